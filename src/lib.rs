@@ -1,0 +1,5 @@
+//! `engine` fine-tunes FunctionGemma (Gemma 3 270M) for tool calling and scores the result.
+pub mod data;
+pub mod error;
+pub mod eval;
+pub mod io;
