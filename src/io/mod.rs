@@ -1,1 +1,2 @@
-//! io
+//! Models in and out: hub, Hugging Face folders, safetensors, GGUF.
+pub mod safetensors;

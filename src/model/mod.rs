@@ -1,0 +1,4 @@
+//! The model: its configuration and the list of its parameters.
+pub mod config;
+pub mod generation_config;
+pub mod param_specs;
