@@ -37,6 +37,8 @@ pub struct TokenTree {
     pub last_rows: Vec<u32>,
     /// First reserved slot of each example, in the order of the examples; empty when nothing is reserved.
     pub reserved: Vec<u32>,
+    /// Free slots per example.
+    pub reserve: usize,
     /// Tokens of all examples before sharing.
     pub num_tokens: usize,
 }
@@ -78,6 +80,14 @@ impl TokenTree {
         self.targets.iter().map(|t| t.weight as f64).sum()
     }
 
+    /// Puts a token at `position` into free slot `index` of an example's reserve; returns the slot.
+    pub fn fill_reserved(&mut self, example: usize, index: usize, position: u32) -> u32 {
+        let slot = self.reserved[example] + index as u32;
+        self.end[slot as usize] = self.reserved[example] + self.reserve as u32;
+        self.slot_positions[slot as usize] = position;
+        slot
+    }
+
     fn build(rows: &[(&[u32], &[bool])], reserve: usize) -> Self {
         let mut nodes = vec![Node::default()];
         let mut child_of: HashMap<(usize, u32), usize> = HashMap::new();
@@ -99,6 +109,7 @@ impl TokenTree {
         let mut tree = Self {
             last_rows: vec![0; rows.len()],
             reserved: if reserve > 0 { vec![0; rows.len()] } else { Vec::new() },
+            reserve,
             num_tokens: rows.iter().map(|(ids, _)| ids.len()).sum(),
             ..Self::default()
         };
