@@ -3,3 +3,4 @@ pub mod data;
 pub mod error;
 pub mod eval;
 pub mod io;
+pub mod train;
