@@ -82,6 +82,11 @@ impl Params {
         &self.spans
     }
 
+    /// The table and the values, to update the ones by the other.
+    pub fn parts(&mut self) -> (&[Span], &mut Tensor) {
+        (&self.spans, &mut self.values)
+    }
+
     /// Number of parameters.
     pub fn len(&self) -> usize {
         self.values.len()
