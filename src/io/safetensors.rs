@@ -7,19 +7,20 @@ use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use half::{bf16, f16};
+use half::bf16;
 use memmap2::Mmap;
 use rayon::prelude::*;
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde_json::{Map, Value, json};
 
+use super::convert;
 use crate::error::{Context, Error, Result};
 use crate::model::param_specs::{ParamSpec, parameter_count};
 use crate::{bail, err};
 
-/// Elements converted between two releases of the file's pages.
-const PIECE: usize = 1 << 23;
-/// Elements converted by one task, and written at once.
+/// Elements encoded and written at once.
+const PIECE: usize = 1 << 20;
+/// Elements encoded by one task.
 const CHUNK: usize = 1 << 16;
 
 /// The dtype of a saved model.
@@ -171,74 +172,16 @@ fn read_tensor(map: &Mmap, view: &TensorView, slot: Slot) -> Result<()> {
     if view.shape() != slot.spec.shape {
         bail!("tensor `{name}` has shape {:?}; the config asks for {:?}", view.shape(), slot.spec.shape);
     }
-    let (convert, size): (fn(&[u8], &mut [f32]), usize) = match view.dtype() {
-        Dtype::F32 => (f32_from_f32, 4),
-        Dtype::F16 => (f32_from_f16, 2),
-        Dtype::BF16 => (f32_from_bf16, 2),
+    let encoding = match view.dtype() {
+        Dtype::F32 => convert::F32,
+        Dtype::F16 => convert::F16,
+        Dtype::BF16 => convert::BF16,
         other => {
             return Err(err!("tensor `{name}` has dtype {other:?}; only F32, F16 and BF16 are read")
                 .hint("use the unquantized checkpoint"));
         }
     };
-    let pieces = slot.out.chunks_mut(PIECE).zip(view.data().chunks(PIECE * size));
-    for (piece, (out, bytes)) in pieces.enumerate() {
-        if let Some(index) = convert_piece(bytes, out, size, convert) {
-            return Err(err!("tensor `{name}` holds {} at element {}", out[index], piece * PIECE + index)
-                .hint("the checkpoint is damaged or its training diverged"));
-        }
-        release_pages(map, bytes);
-    }
-    Ok(())
-}
-
-/// Converts in parallel and gives the index of the first element that is not finite.
-fn convert_piece(bytes: &[u8], out: &mut [f32], size: usize, convert: fn(&[u8], &mut [f32])) -> Option<usize> {
-    let chunks = out.par_chunks_mut(CHUNK).zip(bytes.par_chunks(CHUNK * size)).enumerate();
-    let first_bad = chunks.filter_map(|(chunk, (out, bytes))| {
-        convert(bytes, out);
-        first_not_finite(out).map(|index| chunk * CHUNK + index)
-    });
-    first_bad.min()
-}
-
-/// The index of the first NaN or infinity.
-pub(crate) fn first_not_finite(values: &[f32]) -> Option<usize> {
-    // A search stops early and so runs one element at a time; whole lanes run at memory speed.
-    let clean = values.chunks(64).all(|lane| lane.iter().fold(true, |ok, x| ok & x.is_finite()));
-    if clean { None } else { values.iter().position(|x| !x.is_finite()) }
-}
-
-/// Lets the kernel take back pages that are converted, so that the file and the buffer do not both count as ours.
-#[cfg(unix)]
-fn release_pages(map: &Mmap, bytes: &[u8]) {
-    let offset = bytes.as_ptr() as usize - map.as_ptr() as usize;
-    // SAFETY: the map is a read-only view of a file: dropped pages are read again from it when touched. Failure only
-    // costs memory, so it is ignored.
-    let _ = unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, offset, bytes.len()) };
-}
-
-#[cfg(not(unix))]
-fn release_pages(_: &Mmap, _: &[u8]) {}
-
-/// `bytes` little-endian f32 to f32.
-pub(crate) fn f32_from_f32(bytes: &[u8], out: &mut [f32]) {
-    for (x, b) in out.iter_mut().zip(bytes.as_chunks::<4>().0) {
-        *x = f32::from_le_bytes(*b);
-    }
-}
-
-/// `bytes` little-endian f16 to f32.
-pub(crate) fn f32_from_f16(bytes: &[u8], out: &mut [f32]) {
-    for (x, b) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
-        *x = f16::from_le_bytes(*b).to_f32();
-    }
-}
-
-/// `bytes` little-endian bf16 to f32.
-pub(crate) fn f32_from_bf16(bytes: &[u8], out: &mut [f32]) {
-    for (x, b) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
-        *x = f32::from_bits(u32::from(u16::from_le_bytes(*b)) << 16);
-    }
+    convert::read_tensor(name, map, view.data(), encoding, slot.out)
 }
 
 /// Writes `flat`, laid out by `specs`, as one safetensors file, a chunk at a time. The caller syncs the writer.
@@ -255,16 +198,17 @@ pub fn write_model(writer: &mut impl Write, specs: &[ParamSpec], flat: &[f32], d
     writer.write_all(&(header.len() as u64).to_le_bytes()).context(failed)?;
     writer.write_all(header.as_bytes()).context(failed)?;
     let mut rest = flat;
-    let mut bytes = Vec::with_capacity(CHUNK * dtype.size());
+    let mut bytes = vec![0; PIECE * dtype.size()];
     for spec in specs {
         let (tensor, tail) = rest.split_at(spec.len());
         rest = tail;
-        if let Some(index) = first_not_finite(tensor) {
+        if let Some(index) = convert::first_not_finite(tensor) {
             bail!("tensor `{}` holds {} at element {index}: not saved", spec.name, tensor[index]);
         }
-        for chunk in tensor.chunks(CHUNK) {
-            encode(chunk, dtype, &mut bytes);
-            writer.write_all(&bytes).context(failed)?;
+        for piece in tensor.chunks(PIECE) {
+            let bytes = &mut bytes[..piece.len() * dtype.size()];
+            encode(piece, dtype, bytes);
+            writer.write_all(bytes).context(failed)?;
         }
     }
     Ok(())
@@ -287,10 +231,19 @@ fn header(specs: &[ParamSpec], dtype: SaveDtype) -> String {
     text
 }
 
-fn encode(values: &[f32], dtype: SaveDtype, bytes: &mut Vec<u8>) {
-    bytes.clear();
-    match dtype {
-        SaveDtype::F32 => bytes.extend(values.iter().flat_map(|x| x.to_le_bytes())),
-        SaveDtype::Bf16 => bytes.extend(values.iter().flat_map(|x| bf16::from_f32(*x).to_le_bytes())),
-    }
+/// Little-endian `values`, in parallel.
+fn encode(values: &[f32], dtype: SaveDtype, bytes: &mut [u8]) {
+    let chunks = values.par_chunks(CHUNK).zip(bytes.par_chunks_mut(CHUNK * dtype.size()));
+    chunks.for_each(|(values, bytes)| match dtype {
+        SaveDtype::F32 => {
+            for (x, b) in values.iter().zip(bytes.as_chunks_mut::<4>().0) {
+                *b = x.to_le_bytes();
+            }
+        }
+        SaveDtype::Bf16 => {
+            for (x, b) in values.iter().zip(bytes.as_chunks_mut::<2>().0) {
+                *b = bf16::from_f32(*x).to_le_bytes();
+            }
+        }
+    });
 }
