@@ -1,7 +1,7 @@
 //! The output folder: never somebody else's, never half a model.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use engine::io::folder::{MARKER, OutputFolder};
 use engine::io::safetensors::read_model;
@@ -185,28 +185,22 @@ fn leftovers_of_other_folders_and_living_processes_are_left_alone() {
     }
 }
 
-/// Where [`child_saves_a_second_model`] works.
+/// Set in the child process of [`a_full_disk_leaves_the_old_model`]: where it saves.
 const CHILD_FOLDER: &str = "ENGINE_TEST_FULL_DISK";
-
-#[test]
-#[ignore = "needs ENGINE_TEST_FULL_DISK: run by `a_full_disk_leaves_the_old_model` under a file size limit"]
-fn child_saves_a_second_model() {
-    let parent = PathBuf::from(std::env::var(CHILD_FOLDER).expect("ENGINE_TEST_FULL_DISK"));
-    let output = OutputFolder::claim(&parent.join("out")).unwrap();
-    let result = save(&output, &parent.join("source"), &weights(2));
-    assert_fails(result, &["is as it was", "model.safetensors", "hint: free some space"]);
-}
 
 #[test]
 #[cfg(unix)]
 fn a_full_disk_leaves_the_old_model() {
+    if let Ok(parent) = std::env::var(CHILD_FOLDER) {
+        return save_and_fail(Path::new(&parent));
+    }
     let parent = tempfile::tempdir().unwrap();
     let source = tokenizer_folder(parent.path());
     let output = OutputFolder::claim(&parent.path().join("out")).unwrap();
     save(&output, &source, &weights(1)).unwrap();
 
-    // A file size limit fails a write halfway, as a full disk does, for one process only.
-    let script = "trap '' XFSZ; ulimit -f 16; exec \"$0\" --exact folder::child_saves_a_second_model --ignored";
+    // A file size limit fails a write halfway, as a full disk does, for one process only: this test once more.
+    let script = "trap '' XFSZ; ulimit -f 16; exec \"$0\" --exact folder::a_full_disk_leaves_the_old_model";
     let child = std::process::Command::new("sh")
         .args(["-c", script])
         .arg(std::env::current_exe().unwrap())
@@ -217,4 +211,11 @@ fn a_full_disk_leaves_the_old_model() {
     assert!(child.status.success() && said.contains("1 passed"), "{said}");
     assert_eq!(weights_in(output.path()), weights(1));
     assert_eq!(names(parent.path()), ["out", "source"]);
+}
+
+#[cfg(unix)]
+fn save_and_fail(parent: &Path) {
+    let output = OutputFolder::claim(&parent.join("out")).unwrap();
+    let result = save(&output, &parent.join("source"), &weights(2));
+    assert_fails(result, &["is as it was", "model.safetensors", "hint: free some space"]);
 }
