@@ -42,13 +42,21 @@ impl ModelSource {
     /// # Errors
     /// As [`read_model`] and [`GgufFile::read_model`].
     pub fn load_flat(&self, config: &Gemma3Config) -> Result<Vec<f32>> {
-        let specs = parameter_specs(config);
-        let mut flat = vec![0.0; parameter_count(&specs)];
-        match self {
-            Self::Folder(folder) => read_model(folder, &specs, &mut flat)?,
-            Self::Gguf(file) => GgufFile::open(file)?.read_model(&specs, &mut flat)?,
-        }
+        let mut flat = vec![0.0; parameter_count(&parameter_specs(config))];
+        self.load_into(config, &mut flat)?;
         Ok(flat)
+    }
+
+    /// [`ModelSource::load_flat`] into a buffer of [`parameter_count`] elements.
+    ///
+    /// # Errors
+    /// As [`ModelSource::load_flat`].
+    pub fn load_into(&self, config: &Gemma3Config, flat: &mut [f32]) -> Result<()> {
+        let specs = parameter_specs(config);
+        match self {
+            Self::Folder(folder) => read_model(folder, &specs, flat),
+            Self::Gguf(file) => GgufFile::open(file)?.read_model(&specs, flat),
+        }
     }
 }
 

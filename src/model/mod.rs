@@ -1,5 +1,7 @@
-//! The model: its configuration and the list of its parameters.
+//! The model: its configuration, the table of its parameters, and its one forward.
 pub mod config;
 mod fields;
 pub mod generation_config;
+pub mod gemma3;
 pub mod param_specs;
+pub mod params;

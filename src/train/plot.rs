@@ -1,0 +1,103 @@
+//! The loss plot: training and validation loss against epochs, as an SVG.
+
+use std::path::Path;
+
+use plotters::prelude::*;
+
+use super::metrics::Record;
+use crate::error::Result;
+use crate::{err, eval::report::write_atomically};
+
+const SIZE: (u32, u32) = (900, 540);
+const TRAINING: RGBColor = RGBColor(0x1f, 0x77, 0xb4);
+const VALIDATION: RGBColor = RGBColor(0xd6, 0x27, 0x28);
+const GRID: RGBColor = RGBColor(0xdd, 0xdd, 0xdd);
+const FONT: &str = "sans-serif";
+
+/// One curve: (epoch, loss), in order.
+type Curve = Vec<(f64, f64)>;
+
+/// Writes the plot of `records` to `path`. Returns false, and writes nothing, when there is no finite loss to plot.
+///
+/// Both axes begin at 0. A spike in the training loss is cut off where it would flatten everything else; the title then says so.
+pub fn plot_losses(records: &[Record], path: &Path) -> Result<bool> {
+    let (training, validation) = curves(records);
+    if training.is_empty() && validation.is_empty() {
+        return Ok(false);
+    }
+    let mut svg = String::new();
+    draw(&mut svg, &training, &validation).map_err(|error| err!("cannot draw the loss plot: {error}"))?;
+    write_atomically(path, svg.as_bytes())?;
+    Ok(true)
+}
+
+/// The training and the validation curve, without the points that are not finite.
+fn curves(records: &[Record]) -> (Curve, Curve) {
+    let (mut training, mut validation) = (Curve::new(), Curve::new());
+    for record in records {
+        match record {
+            Record::Train(train) => training.push((train.epoch, train.loss)),
+            Record::Eval(eval) => validation.push((eval.epoch, eval.eval_loss)),
+            Record::Summary(_) => {}
+        }
+    }
+    let finite = |curve: &mut Curve| curve.retain(|(epoch, loss)| epoch.is_finite() && loss.is_finite());
+    finite(&mut training);
+    finite(&mut validation);
+    (training, validation)
+}
+
+/// The top of the loss axis: the highest loss, but at most three times what nine in ten training losses stay under. The
+/// validation loss and the first training loss are never cut.
+fn top(training: &Curve, validation: &Curve) -> f64 {
+    let mut losses: Vec<f64> = training.iter().map(|point| point.1).collect();
+    losses.sort_by(f64::total_cmp);
+    let highest = losses.last().copied().unwrap_or(0.0);
+    let usual = losses.get(losses.len() * 9 / 10).copied().unwrap_or(0.0);
+    let kept = training.iter().take(1).chain(validation).map(|point| point.1).fold(0.0, f64::max);
+    let top = highest.min(3.0 * usual).max(kept);
+    if top > 0.0 { top } else { 1.0 }
+}
+
+type DrawResult<'a> = std::result::Result<(), DrawingAreaErrorKind<<SVGBackend<'a> as DrawingBackend>::ErrorType>>;
+
+fn draw<'a>(svg: &'a mut String, training: &Curve, validation: &Curve) -> DrawResult<'a> {
+    let area = SVGBackend::with_string(svg, SIZE).into_drawing_area();
+    area.fill(&WHITE)?;
+    let top = top(training, validation);
+    let last_epoch = training.iter().chain(validation).map(|point| point.0).fold(0.0, f64::max);
+    let cut = training.iter().any(|point| point.1 > top);
+    let title = if cut { format!("Loss (values above {top:.3} are cut off)") } else { "Loss".to_owned() };
+
+    let mut chart = ChartBuilder::on(&area)
+        .caption(title, (FONT, 24))
+        .margin(16)
+        .x_label_area_size(48)
+        .y_label_area_size(64)
+        .build_cartesian_2d(0.0..last_epoch.max(f64::MIN_POSITIVE), 0.0..top * 1.05)?;
+    chart
+        .configure_mesh()
+        .x_desc("epoch")
+        .y_desc("loss (nats per token)")
+        .label_style((FONT, 15))
+        .axis_desc_style((FONT, 17))
+        .bold_line_style(GRID)
+        .light_line_style(TRANSPARENT)
+        .draw()?;
+    chart
+        .draw_series(LineSeries::new(training.iter().map(|&(epoch, loss)| (epoch, loss.min(top))), TRAINING.stroke_width(2)))?
+        .label("training")
+        .legend(|(x, y)| PathElement::new([(x, y), (x + 24, y)], TRAINING.stroke_width(2)));
+    chart
+        .draw_series(LineSeries::new(validation.iter().copied(), VALIDATION.stroke_width(2)).point_size(4))?
+        .label("validation")
+        .legend(|(x, y)| PathElement::new([(x, y), (x + 24, y)], VALIDATION.stroke_width(2)));
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::UpperRight)
+        .background_style(WHITE)
+        .border_style(GRID)
+        .label_font((FONT, 16))
+        .draw()?;
+    area.present()
+}

@@ -1,0 +1,152 @@
+//! How a run talks while it works: a bar where stderr is a terminal, plain lines where it is not.
+
+use std::fmt;
+use std::io::{self, IsTerminal, Write};
+use std::time::{Duration, Instant};
+
+use indicatif::{HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::metrics::{EvalRecord, TrainRecord};
+
+/// The progress of one job, on stderr.
+pub struct Progress {
+    output: Output,
+    /// What is counted and how often a line is printed: each so many steps. 0: only at the end.
+    name: String,
+    every: u64,
+    total: u64,
+    done: u64,
+    started: Instant,
+}
+
+enum Output {
+    Bar(ProgressBar),
+    Lines(Box<dyn Write + Send>),
+}
+
+impl fmt::Debug for Progress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Progress({}: {} of {})", self.name, self.done, self.total)
+    }
+}
+
+impl Progress {
+    /// Training for `total_steps` optimizer steps. Where stderr is no terminal, one line each `logging_steps` steps and after the
+    /// last.
+    pub fn training(total_steps: u64, logging_steps: u64) -> Self {
+        let style = "{prefix} {bar:20} {pos}/{len}  {msg}";
+        Self::on(stderr_output(total_steps, style), "training", total_steps, logging_steps)
+    }
+
+    /// Anything that is counted up to `total`, e.g. prompts under `score before`. Where stderr is no terminal, one line at the end.
+    pub fn counter(name: &str, total: u64) -> Self {
+        let style = "{prefix} {bar:20} {pos}/{len}, {eta} left";
+        Self::on(stderr_output(total, style), name, total, 0)
+    }
+
+    /// [`training`](Self::training) in lines to `writer`, whatever stderr is.
+    pub fn training_lines(total_steps: u64, logging_steps: u64, writer: Box<dyn Write + Send>) -> Self {
+        Self::on(Output::Lines(writer), "training", total_steps, logging_steps)
+    }
+
+    /// [`counter`](Self::counter) in lines to `writer`, whatever stderr is.
+    pub fn counter_lines(name: &str, total: u64, writer: Box<dyn Write + Send>) -> Self {
+        Self::on(Output::Lines(writer), name, total, 0)
+    }
+
+    fn on(output: Output, name: &str, total: u64, every: u64) -> Self {
+        if let Output::Bar(bar) = &output {
+            bar.set_prefix(name.to_owned());
+            bar.enable_steady_tick(Duration::from_millis(500));
+        }
+        Self { output, name: name.to_owned(), every, total, done: 0, started: Instant::now() }
+    }
+
+    /// Shows a training step.
+    pub fn step(&mut self, record: &TrainRecord) {
+        self.done = record.step;
+        let left = duration_text(self.time_left());
+        let speed = format!("{} tokens/s, {left} left", HumanCount(record.tokens_per_second as u64));
+        match &mut self.output {
+            Output::Bar(bar) => {
+                bar.set_position(record.step);
+                bar.set_message(format!("loss {:.4}, {speed}", record.loss));
+            }
+            Output::Lines(writer) => {
+                let is_due = self.every > 0 && record.step.is_multiple_of(self.every);
+                if is_due || record.step == self.total {
+                    write_line(writer, &format!("step {}/{}  {}, {speed}", record.step, self.total, step_text(record)));
+                }
+            }
+        }
+    }
+
+    /// Shows an evaluation, as a line that stays.
+    pub fn evaluation(&mut self, record: &EvalRecord) {
+        self.println(&format!(
+            "evaluation  epoch {:.2}, loss {:.4}, entropy {:.4}, token accuracy {:.4}",
+            record.epoch, record.eval_loss, record.eval_entropy, record.eval_mean_token_accuracy
+        ));
+    }
+
+    /// Counts `by` more done.
+    pub fn advance(&mut self, by: u64) {
+        self.done += by;
+        if let Output::Bar(bar) = &self.output {
+            bar.set_position(self.done);
+        }
+    }
+
+    /// Prints a line that stays, above the bar if there is one.
+    pub fn println(&mut self, line: &str) {
+        match &mut self.output {
+            Output::Bar(bar) => bar.println(line),
+            Output::Lines(writer) => write_line(writer, line),
+        }
+    }
+
+    /// Ends the job: the bar goes, one line that says how much was done in what time stays.
+    pub fn finish(mut self) {
+        if let Output::Bar(bar) = &self.output {
+            bar.finish_and_clear();
+        }
+        let elapsed = duration_text(self.started.elapsed());
+        let line = format!("{}: {} of {} in {elapsed}", self.name, self.done, self.total);
+        self.println(&line);
+    }
+
+    /// The time that the rest takes if it goes on as it went so far.
+    fn time_left(&self) -> Duration {
+        let left = self.total.saturating_sub(self.done) as f64;
+        self.started.elapsed().mul_f64(left / self.done.max(1) as f64)
+    }
+}
+
+fn stderr_output(total: u64, style: &str) -> Output {
+    if !io::stderr().is_terminal() {
+        return Output::Lines(Box::new(io::stderr()));
+    }
+    let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
+    let style = ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar());
+    Output::Bar(bar.with_style(style.progress_chars("█▉▊▋▌▍▎▏ ")))
+}
+
+fn step_text(record: &TrainRecord) -> String {
+    let TrainRecord { epoch, loss, grad_norm, learning_rate, .. } = record;
+    format!("epoch {epoch:.2}, loss {loss:.4}, grad norm {grad_norm:.2}, learning rate {learning_rate:.2e}")
+}
+
+/// `4.2s`, `1m 05s` or `2h 07m`.
+fn duration_text(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    match seconds {
+        0..60 => format!("{:.1}s", duration.as_secs_f64()),
+        60..3600 => format!("{}m {:02}s", seconds / 60, seconds % 60),
+        _ => format!("{}h {:02}m", seconds / 3600, seconds % 3600 / 60),
+    }
+}
+
+/// A closed stderr must not end a training run: errors are dropped.
+fn write_line(writer: &mut dyn Write, line: &str) {
+    let _ = writeln!(writer, "{line}").and_then(|()| writer.flush());
+}

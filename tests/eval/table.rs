@@ -1,0 +1,83 @@
+//! The table of examples and the score before and after, as they look on the screen.
+
+use console::measure_text_width;
+use engine::eval::report::{Answer, Report, Score, StrictScore};
+use engine::eval::table::{before_after, examples_table};
+use engine::eval::verdict::Expected;
+use serde_json::json;
+
+const CALL: &str =
+    "<start_function_call>call:search_web{query:<escape>Apple stock price<escape>}<end_function_call><start_function_response>";
+
+/// A report of (prompt, output) pairs where `search_web` was due.
+fn report(pairs: &[(&str, &str)]) -> Report {
+    let mut report = Report::default();
+    for (prompt, output) in pairs {
+        let message = json!({"role": "assistant", "tool_calls": [{"name": "search_web", "arguments": {"query": "Apple stock price"}}]});
+        let answer = Answer { prompt: (*prompt).to_owned(), output: (*output).to_owned(), ..Answer::default() };
+        report.add(answer, Expected::from_messages(&[message]).unwrap(), &["search_web".into(), "search_docs".into()]);
+    }
+    report
+}
+
+#[test]
+fn a_wide_table_shows_everything() {
+    let table = examples_table(&report(&[("Price of Apple?", CALL), ("What is the stock price of Apple?", "I do not know.")]), 200);
+    let lines: Vec<&str> = table.lines().collect();
+    assert!(lines[0].starts_with("prompt ") && lines[0].ends_with("verdict"), "{table}");
+    assert!(lines[2].starts_with("Price of Apple?  ") && lines[2].contains(CALL) && lines[2].ends_with("✓ correct"), "{table}");
+    assert!(lines[3].contains("Apple?  I do not know.  ") && lines[3].ends_with("✗ no call"), "{table}");
+    assert_eq!(*lines.last().unwrap(), "1 of 2 correct");
+}
+
+#[test]
+fn a_narrow_table_keeps_to_the_width_and_its_tokens_readable() {
+    let long = "What is the current stock price of Apple, and how has it moved over the last four weeks?";
+    let report = report(&[(long, CALL), ("日本の株価は今いくらですか、教えてください。", "日本".repeat(40).as_str()), ("x", "y")]);
+    for width in 40..160 {
+        let table = examples_table(&report, width);
+        for line in table.lines() {
+            assert!(measure_text_width(line) <= width, "{width}: {line}");
+        }
+        let row = table.lines().nth(2).unwrap();
+        assert!(row.contains("…  ") && row.ends_with("  ✓ correct"), "{width}: {row}");
+        for (open, _) in row.match_indices('<') {
+            let token = &row[open..];
+            assert!(["<call>", "</call>", "<esc>", "<response>"].iter().any(|short| token.starts_with(short)), "{width}: {row}");
+        }
+    }
+    assert!(examples_table(&report, 100).contains("<call>call:search_web{query:<esc>Apple"), "{}", examples_table(&report, 100));
+}
+
+#[test]
+fn a_cell_is_one_line_and_cannot_command_the_terminal() {
+    let table = examples_table(&report(&[("a\nb\tc", "\x1b[2Jx\r\n")]), 80);
+    let row = table.lines().nth(2).unwrap();
+    assert!(row.starts_with("a⏎b c") && row.contains("·[2Jx"), "{row}");
+    assert!(!table.contains('\x1b'));
+}
+
+#[test]
+fn an_empty_report_and_a_tiny_terminal_still_give_a_table() {
+    assert!(examples_table(&Report::default(), 80).contains("0 of 0 correct"));
+    assert!(examples_table(&report(&[("prompt", CALL)]), 0).contains("✓ correct"));
+}
+
+#[test]
+fn before_and_after_stand_side_by_side() {
+    let before = Score { correct: 8, total: 20, strict: StrictScore { format_valid: 2, ..StrictScore::default() } };
+    let strict = StrictScore { format_valid: 18, name: 16, arguments: 1, exact: 0, ..StrictScore::default() };
+    let after = Score { correct: 18, total: 20, strict };
+    assert_eq!(
+        before_after(&before, &after),
+        "\
+score                     before       after
+tool choice              8 of 20    18 of 20     +10
+strict: format           2 of 20    18 of 20     +16
+strict: + name           0 of 20    16 of 20     +16
+strict: + arguments      0 of 20     1 of 20      +1
+strict: exact            0 of 20     0 of 20       =
+"
+    );
+    assert!(before_after(&after, &before).contains("-10"));
+}
