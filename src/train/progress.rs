@@ -11,8 +11,9 @@ use super::metrics::{EvalRecord, TrainRecord};
 /// The progress of one job, on stderr.
 pub struct Progress {
     output: Output,
-    /// What is counted and how often a line is printed: each so many steps. 0: only at the end.
+    /// What is counted.
     name: String,
+    /// In lines: one each so many steps; 0: none but the last.
     every: u64,
     total: u64,
     done: u64,
@@ -118,7 +119,8 @@ impl Progress {
     /// The time that the rest takes if it goes on as it went so far.
     fn time_left(&self) -> Duration {
         let left = self.total.saturating_sub(self.done) as f64;
-        self.started.elapsed().mul_f64(left / self.done.max(1) as f64)
+        let seconds = self.started.elapsed().as_secs_f64() * left / self.done.max(1) as f64;
+        Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
     }
 }
 

@@ -185,7 +185,7 @@ fn goes_on_reading_behind_a_broken_call() {
     assert_eq!(names, ["b", "c"]);
     let kinds: Vec<FaultKind> = output.faults.iter().map(|fault| fault.kind).collect();
     assert_eq!(kinds, [FaultKind::ExpectedCommaOrBrace, FaultKind::ExpectedName]);
-    assert_eq!(output.faults[0].to_string(), "expected `,` or `}` at byte 46");
+    assert_eq!(output.faults[0].to_string(), "expected `,` or `}` at byte 47");
 }
 
 #[test]
