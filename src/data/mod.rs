@@ -1,5 +1,7 @@
 //! From files to tokens: rows -> conversations -> chat template -> [`Example`] -> token tree.
 
+pub mod tree;
+
 /// One training or evaluation example as the model sees it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Example {

@@ -1,0 +1,180 @@
+//! Generation: all prompts decoded together over a KV cache, their common prefixes computed once.
+//!
+//! The prompts form a token tree in which each is followed by free slots; a decoded token takes the next free slot of
+//! its prompt, so that the mask of training serves here too. See [`crate::data::tree`].
+
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use crate::backend::cpu::sum_of;
+use crate::bail;
+use crate::data::tree::TokenTree;
+use crate::dispatch;
+use crate::error::Result;
+use crate::model::gemma3::{Gemma3, KvCache};
+use crate::tape::Tape;
+use crate::tensor::Tensor;
+
+/// Most slots (prompt and new tokens) that are decoded together.
+const MAX_SLOTS: usize = 1 << 15;
+
+/// How the next token is chosen and when to stop.
+#[derive(Clone, Debug)]
+pub struct GenerateOptions {
+    pub max_new_tokens: usize,
+    /// A generated token of these ends the output (and is its last token).
+    pub stop: Vec<u32>,
+    /// None: greedy, the first of equal logits.
+    pub sampling: Option<Sampling>,
+}
+
+/// Sampling as transformers does it: temperature, then top-k, then top-p, then a draw.
+#[derive(Clone, Debug)]
+pub struct Sampling {
+    pub temperature: f64,
+    /// 0: no limit.
+    pub top_k: usize,
+    /// 1: no limit.
+    pub top_p: f64,
+    /// Each prompt draws from its own stream of this seed: an output does not depend on what it is decoded beside.
+    pub seed: u64,
+}
+
+/// Generates from every prompt. Returns the new tokens of each, the stopping one included.
+///
+/// `progress` is called with the number of outputs that have ended. An empty prompt is an error.
+pub fn generate(
+    model: &Gemma3,
+    prompts: &[&[u32]],
+    options: &GenerateOptions,
+    mut progress: impl FnMut(usize),
+) -> Result<Vec<Vec<u32>>> {
+    if let Some(i) = prompts.iter().position(|p| p.is_empty()) {
+        bail!("prompt {} is empty", i + 1);
+    }
+    let mut outputs = Vec::with_capacity(prompts.len());
+    let longest = prompts.iter().map(|p| p.len()).max().unwrap_or(0) + options.max_new_tokens;
+    for group in prompts.chunks((MAX_SLOTS / longest.max(1)).max(1)) {
+        let done = outputs.len();
+        outputs.extend(decode_group(model, group, options, done, |n| progress(done + n))?);
+    }
+    Ok(outputs)
+}
+
+/// A prompt that is being continued.
+struct Sequence {
+    prompt: usize,
+    tokens: Vec<u32>,
+    rng: Option<ChaCha8Rng>,
+}
+
+fn decode_group(
+    model: &Gemma3,
+    prompts: &[&[u32]],
+    options: &GenerateOptions,
+    first: usize,
+    mut progress: impl FnMut(usize),
+) -> Result<Vec<Vec<u32>>> {
+    let mut tree = TokenTree::with_reserve(prompts, options.max_new_tokens.max(1));
+    let mut cache = model.kv_cache(&tree);
+    let mut tape = Tape::inference(model.device());
+    let hidden = model.forward(&mut tape, &model.batch(&tree), Some(&mut cache))?;
+    let mut logits = model.logits(&mut tape, &hidden, &tree.last_rows)?;
+    drop(hidden);
+    let stream = |i: usize, s: &Sampling| {
+        let mut rng = ChaCha8Rng::seed_from_u64(s.seed);
+        rng.set_stream((first + i) as u64);
+        rng
+    };
+    let start = |prompt| Sequence {
+        prompt,
+        tokens: Vec::new(),
+        rng: options.sampling.as_ref().map(|s| stream(prompt, s)),
+    };
+    let mut active: Vec<Sequence> = (0..prompts.len()).map(start).collect();
+    let mut outputs = vec![Vec::new(); prompts.len()];
+    for step in 0..options.max_new_tokens {
+        choose(&logits, &mut active, options);
+        let ended = |s: &Sequence| s.tokens.last().is_some_and(|t| options.stop.contains(t));
+        for sequence in active.extract_if(.., |s| ended(s) || step + 1 == options.max_new_tokens) {
+            outputs[sequence.prompt] = sequence.tokens;
+        }
+        progress(prompts.len() - active.len());
+        if active.is_empty() {
+            break;
+        }
+        // Rows go in the order of their slots.
+        active.sort_by_key(|s| tree.reserved[s.prompt]);
+        logits = decode_step(model, &mut tree, &mut cache, prompts, &active)?;
+    }
+    Ok(outputs)
+}
+
+/// Logits after the last token of every active sequence.
+fn decode_step(
+    model: &Gemma3,
+    tree: &mut TokenTree,
+    cache: &mut KvCache,
+    prompts: &[&[u32]],
+    active: &[Sequence],
+) -> Result<Tensor> {
+    let (mut ids, mut slots, mut positions) = (Vec::new(), Vec::new(), Vec::new());
+    for sequence in active {
+        let Some((&last, before)) = sequence.tokens.split_last() else { bail!("internal: nothing to decode") };
+        let position = prompts[sequence.prompt].len() + before.len();
+        ids.push(last);
+        positions.push(position as u32);
+        slots.push(tree.fill_reserved(sequence.prompt, before.len(), position as u32));
+    }
+    let mut tape = Tape::inference(model.device());
+    let batch = model.batch_of(tree, &ids, &slots, &positions);
+    let hidden = model.forward(&mut tape, &batch, Some(cache))?;
+    let rows: Vec<u32> = (0..ids.len() as u32).collect();
+    model.logits(&mut tape, &hidden, &rows)
+}
+
+/// Appends the chosen token to each sequence; row i of the logits belongs to sequence i.
+fn choose(logits: &Tensor, active: &mut [Sequence], options: &GenerateOptions) {
+    let v = logits.shape()[1];
+    dispatch!(logits.dtype(), T => {
+        for (row, sequence) in logits.as_slice::<T>().chunks_exact(v).zip(active) {
+            let token = match (&options.sampling, &mut sequence.rng) {
+                (Some(sampling), Some(rng)) => sample(row, sampling, rng),
+                _ => argmax(row),
+            };
+            sequence.tokens.push(token as u32);
+        }
+    });
+}
+
+/// Index of the largest logit, the first of equals.
+fn argmax<T: PartialOrd>(logits: &[T]) -> usize {
+    (1..logits.len()).fold(0, |best, i| if logits[i] > logits[best] { i } else { best })
+}
+
+fn sample<T: crate::backend::cpu::Real>(logits: &[T], sampling: &Sampling, rng: &mut ChaCha8Rng) -> usize {
+    let mut candidates: Vec<(usize, f64)> = logits.iter().map(|x| x.to_f64()).enumerate().collect();
+    let descending = |a: &(usize, f64), b: &(usize, f64)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
+    if sampling.top_k > 0 && sampling.top_k < candidates.len() {
+        candidates.select_nth_unstable_by(sampling.top_k - 1, descending);
+        candidates.truncate(sampling.top_k);
+    }
+    candidates.sort_by(descending);
+    let largest = candidates[0].1;
+    let mut weights: Vec<f64> =
+        candidates.iter().map(|&(_, x)| ((x - largest) / sampling.temperature).exp()).collect();
+    let total = sum_of(weights.len(), |i| weights[i]);
+    // The smallest set of most likely tokens whose probabilities reach top_p.
+    let mut reached = 0.0;
+    let keep = weights.iter().position(|w| {
+        reached += w / total;
+        reached >= sampling.top_p
+    });
+    weights.truncate(keep.map_or(weights.len(), |last| last + 1));
+    let mut point = rng.random::<f64>() * weights.iter().sum::<f64>();
+    let drawn = weights.iter().position(|&w| {
+        point -= w;
+        point < 0.0
+    });
+    candidates[drawn.unwrap_or(weights.len() - 1)].0
+}

@@ -1,0 +1,294 @@
+//! GGUF files, versions 2 and 3: the header read with every count and offset checked, tensors decoded from a map.
+//!
+//! Format: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>. The file is magic, version, two counts, the
+//! metadata pairs, the tensor list (name, sizes, type, offset), and from the next multiple of `general.alignment` the data.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use memmap2::Mmap;
+
+use super::convert::{self, Encoding};
+use super::gguf_blocks::{encoding, type_name};
+use crate::error::{Context, Result};
+use crate::{bail, err};
+
+/// Most metadata pairs, and most tensors, that are taken.
+const MAX_COUNT: u64 = 1 << 16;
+
+/// A metadata value. The elements of arrays are of no use here and are only skipped.
+#[derive(Clone, Debug, PartialEq)]
+pub enum MetaValue {
+    /// Any unsigned integer, or a signed one that is not negative.
+    Unsigned(u64),
+    /// A negative integer.
+    Negative(i64),
+    /// Any float.
+    Float(f64),
+    /// A truth value.
+    Bool(bool),
+    /// A string.
+    Text(String),
+    /// An array of this many elements.
+    Array(u64),
+}
+
+/// Where a tensor is and how it is stored.
+struct TensorInfo {
+    /// Rows first, as everywhere in this crate (the file has it the other way round).
+    shape: Vec<usize>,
+    encoding: Encoding,
+    /// Bytes of the file.
+    data: Range<usize>,
+}
+
+/// An open GGUF file.
+pub struct GgufFile {
+    path: PathBuf,
+    map: Mmap,
+    metadata: HashMap<String, MetaValue>,
+    tensors: HashMap<String, TensorInfo>,
+}
+
+impl GgufFile {
+    /// Maps the file and reads its header.
+    ///
+    /// # Errors
+    /// The file is missing, not a GGUF, of another version, cut short, or inconsistent; a tensor has a type that is not
+    /// read (the error names both).
+    pub fn open(path: &Path) -> Result<Self> {
+        let failed = || format!("cannot read the GGUF `{}`", path.display());
+        let file = File::open(path).context(failed)?;
+        // SAFETY: the map is only read as bytes, which are checked; a file that another program changes meanwhile gives
+        // other numbers, and one that it cuts short ends this process, as for everyone who maps model files.
+        let map = unsafe { Mmap::map(&file) }.context(failed)?;
+        let (metadata, tensors) = read_header(&map).context(failed)?;
+        Ok(Self { path: path.into(), map, metadata, tensors })
+    }
+
+    /// Where the file is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The value of a metadata key.
+    pub fn metadata(&self, key: &str) -> Option<&MetaValue> {
+        self.metadata.get(key)
+    }
+
+    /// The names of all tensors, in no order.
+    pub fn tensor_names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
+    /// The shape of a tensor, rows first.
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.tensors.get(name).map(|tensor| tensor.shape.as_slice())
+    }
+
+    /// Decodes a tensor to f32, row-major.
+    ///
+    /// # Errors
+    /// There is no such tensor, it has another number of elements than `out`, or holds NaN or infinity.
+    pub fn read_tensor(&self, name: &str, out: &mut [f32]) -> Result<()> {
+        let Some(tensor) = self.tensors.get(name) else { bail!("tensor `{name}` is missing") };
+        if tensor.shape.iter().product::<usize>() != out.len() {
+            bail!("tensor `{name}` has shape {:?}, not {} elements", tensor.shape, out.len());
+        }
+        convert::read_tensor(name, &self.map, &self.map[tensor.data.clone()], tensor.encoding, out)
+    }
+}
+
+type Header = (HashMap<String, MetaValue>, HashMap<String, TensorInfo>);
+
+fn read_header(bytes: &[u8]) -> Result<Header> {
+    let mut cursor = Cursor { bytes, at: 0 };
+    if cursor.take(4).ok() != Some(b"GGUF") {
+        return Err(err!("the file does not start with `GGUF`").hint("is it a GGUF file, and downloaded whole?"));
+    }
+    match cursor.u32()? {
+        2 | 3 => {}
+        version if matches!(version.swap_bytes(), 2 | 3) => bail!("the file is big-endian, which is not supported"),
+        version => bail!("the file has version {version}; only 2 and 3 are read"),
+    }
+    let tensor_count = cursor.count("tensors")?;
+    let pair_count = cursor.count("metadata pairs")?;
+    let mut metadata = HashMap::new();
+    for _ in 0..pair_count {
+        let key = cursor.string()?;
+        let value = cursor.value().context(|| format!("metadata `{key}` is broken"))?;
+        metadata.insert(key, value);
+    }
+    let raw: Vec<RawTensor> = (0..tensor_count).map(|_| cursor.tensor()).collect::<Result<_>>()?;
+    let start = cursor.at.next_multiple_of(alignment(&metadata)?);
+    Ok((metadata, place_tensors(raw, start, bytes.len())?))
+}
+
+fn alignment(metadata: &HashMap<String, MetaValue>) -> Result<usize> {
+    match metadata.get("general.alignment") {
+        None => Ok(32),
+        Some(&MetaValue::Unsigned(n)) if n.is_power_of_two() && n <= 1 << 20 => Ok(n as usize),
+        Some(other) => Err(err!("`general.alignment` is {other:?}; expected a power of two up to {}", 1 << 20)),
+    }
+}
+
+/// A tensor as the file lists it: name, sizes (columns first), type, offset in the data.
+struct RawTensor {
+    name: String,
+    sizes: Vec<u64>,
+    kind: u32,
+    offset: u64,
+}
+
+/// Turns offsets into ranges of the file, which must lie in it and not overlap.
+fn place_tensors(raw: Vec<RawTensor>, start: usize, file_size: usize) -> Result<HashMap<String, TensorInfo>> {
+    let mut tensors = HashMap::with_capacity(raw.len());
+    let mut ranges = Vec::with_capacity(raw.len());
+    for tensor in raw {
+        let info = place_tensor(&tensor, start, file_size)?;
+        ranges.push((info.data.clone(), tensor.name.clone()));
+        if tensors.insert(tensor.name.clone(), info).is_some() {
+            bail!("tensor `{}` is listed twice", tensor.name);
+        }
+    }
+    ranges.sort_by_key(|(range, _)| (range.start, range.end));
+    match ranges.windows(2).find(|pair| pair[0].0.end > pair[1].0.start) {
+        Some(pair) => Err(err!("tensors `{}` and `{}` overlap", pair[0].1, pair[1].1)),
+        None => Ok(tensors),
+    }
+}
+
+fn place_tensor(tensor: &RawTensor, start: usize, file_size: usize) -> Result<TensorInfo> {
+    let RawTensor { name, sizes, kind, offset } = tensor;
+    let Some(encoding) = encoding(*kind) else {
+        return Err(err!("tensor `{name}` has the unknown block type `{}`", type_name(*kind)).hint(
+            "use a GGUF in F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K or Q6_K (for example a `Q8_0` file)",
+        ));
+    };
+    let elements = sizes.iter().try_fold(1u64, |product, &size| product.checked_mul(size));
+    let Some(elements) = elements.filter(|&n| n > 0 && n <= 1 << 40) else {
+        bail!("tensor `{name}` has the absurd sizes {sizes:?}");
+    };
+    if sizes.first().is_none_or(|columns| columns % encoding.elements as u64 != 0) {
+        bail!("tensor `{name}` has rows of {sizes:?} elements in blocks of {}", encoding.elements);
+    }
+    let size = elements / encoding.elements as u64 * encoding.bytes as u64;
+    let end = offset.checked_add(start as u64).and_then(|begin| begin.checked_add(size));
+    match end {
+        Some(end) if end <= file_size as u64 => {
+            let data = (end - size) as usize..end as usize;
+            Ok(TensorInfo { shape: sizes.iter().rev().map(|&n| n as usize).collect(), encoding, data })
+        }
+        _ => Err(err!("tensor `{name}` ends after the end of the file ({file_size} bytes)")
+            .hint("the file is cut short: download or copy it again")),
+    }
+}
+
+/// Reads little-endian values and never past the end.
+struct Cursor<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Cursor<'a> {
+    fn take(&mut self, count: u64) -> Result<&'a [u8]> {
+        let rest = &self.bytes[self.at..];
+        if count > rest.len() as u64 {
+            return Err(err!("the header ends at byte {} where {count} more were expected", self.bytes.len())
+                .hint("the file is damaged or cut short: download or copy it again"));
+        }
+        self.at += count as usize;
+        Ok(&rest[..count as usize])
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N]> {
+        let mut array = [0; N];
+        array.copy_from_slice(self.take(N as u64)?);
+        Ok(array)
+    }
+
+    fn u32(&mut self) -> Result<u32> {
+        self.array().map(u32::from_le_bytes)
+    }
+
+    fn u64(&mut self) -> Result<u64> {
+        self.array().map(u64::from_le_bytes)
+    }
+
+    fn count(&mut self, what: &str) -> Result<u64> {
+        match self.u64()? {
+            count if count <= MAX_COUNT => Ok(count),
+            count => Err(err!("the file claims {count} {what}; at most {MAX_COUNT} are taken")),
+        }
+    }
+
+    fn string(&mut self) -> Result<String> {
+        let length = self.u64()?;
+        let at = self.at;
+        match std::str::from_utf8(self.take(length)?) {
+            Ok(text) => Ok(text.into()),
+            Err(_) => Err(err!("the string at byte {at} is not UTF-8")),
+        }
+    }
+
+    fn value(&mut self) -> Result<MetaValue> {
+        match self.u32()? {
+            9 => self.skip_array(),
+            kind => self.scalar(kind),
+        }
+    }
+
+    fn scalar(&mut self, kind: u32) -> Result<MetaValue> {
+        let signed = |n: i64| u64::try_from(n).map_or(MetaValue::Negative(n), MetaValue::Unsigned);
+        Ok(match kind {
+            0 => MetaValue::Unsigned(self.array::<1>()?[0].into()),
+            1 => signed(i8::from_le_bytes(self.array()?).into()),
+            2 => MetaValue::Unsigned(u16::from_le_bytes(self.array()?).into()),
+            3 => signed(i16::from_le_bytes(self.array()?).into()),
+            4 => MetaValue::Unsigned(self.u32()?.into()),
+            5 => signed(i32::from_le_bytes(self.array()?).into()),
+            6 => MetaValue::Float(f32::from_le_bytes(self.array()?).into()),
+            7 => MetaValue::Bool(self.array::<1>()?[0] != 0),
+            8 => MetaValue::Text(self.string()?),
+            10 => MetaValue::Unsigned(self.u64()?),
+            11 => signed(i64::from_le_bytes(self.array()?)),
+            12 => MetaValue::Float(f64::from_le_bytes(self.array()?)),
+            other => bail!("unknown value type {other}"),
+        })
+    }
+
+    fn skip_array(&mut self) -> Result<MetaValue> {
+        let kind = self.u32()?;
+        let count = self.u64()?;
+        let size = match kind {
+            0 | 1 | 7 => 1,
+            2 | 3 => 2,
+            4..=6 => 4,
+            10..=12 => 8,
+            // Each string is at least its own length's 8 bytes: an absurd count soon reaches the end of the file.
+            8 => {
+                for _ in 0..count {
+                    let length = self.u64()?;
+                    self.take(length)?;
+                }
+                return Ok(MetaValue::Array(count));
+            }
+            other => bail!("arrays of value type {other} are not supported"),
+        };
+        let Some(size) = count.checked_mul(size) else { bail!("the array claims {count} elements") };
+        self.take(size)?;
+        Ok(MetaValue::Array(count))
+    }
+
+    fn tensor(&mut self) -> Result<RawTensor> {
+        let name = self.string()?;
+        let dimensions = self.u32()?;
+        if !(1..=4).contains(&dimensions) {
+            bail!("tensor `{name}` has {dimensions} dimensions; expected 1 to 4");
+        }
+        let sizes = (0..dimensions).map(|_| self.u64()).collect::<Result<_>>()?;
+        Ok(RawTensor { name, sizes, kind: self.u32()?, offset: self.u64()? })
+    }
+}

@@ -1,0 +1,186 @@
+//! A Gemma 3 in a GGUF: llama.cpp's tensor names and metadata against Hugging Face's.
+
+use std::collections::HashSet;
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::gguf::{GgufFile, MetaValue};
+use crate::error::{Context, Result};
+use crate::model::config::Gemma3Config;
+use crate::model::param_specs::{ParamSpec, parameter_count};
+use crate::{bail, err};
+
+/// Metadata keys (after `gemma3.`) and the config fields they must agree with.
+const KEYS: [(&str, &str); 10] = [
+    ("embedding_length", "hidden_size"),
+    ("feed_forward_length", "intermediate_size"),
+    ("block_count", "num_hidden_layers"),
+    ("attention.head_count", "num_attention_heads"),
+    ("attention.head_count_kv", "num_key_value_heads"),
+    ("attention.key_length", "head_dim"),
+    ("attention.sliding_window", "sliding_window"),
+    ("attention.layer_norm_rms_epsilon", "rms_norm_eps"),
+    ("rope.freq_base", "rope_theta"),
+    ("context_length", "max_position_embeddings"),
+];
+
+impl GgufFile {
+    /// The config of the model: `folder/config.json` checked against the metadata, or made from it where there is none.
+    ///
+    /// # Errors
+    /// The file is not a Gemma 3, metadata is missing, or the two contradict each other (the error names the field).
+    pub fn config(&self, folder: &Path) -> Result<Gemma3Config> {
+        match self.metadata("general.architecture") {
+            Some(MetaValue::Text(name)) if name == "gemma3" => {}
+            Some(MetaValue::Text(name)) => bail!("`{}` holds a `{name}` model, not `gemma3`", self.path().display()),
+            _ => bail!("`{}` does not say its `general.architecture`", self.path().display()),
+        }
+        let failed = || format!("cannot use the GGUF `{}`", self.path().display());
+        if folder.join("config.json").exists() {
+            let config = Gemma3Config::load(folder)?;
+            self.check_against(&config).context(failed)?;
+            return Ok(config);
+        }
+        self.config_from_metadata().and_then(Gemma3Config::from_value).context(failed)
+    }
+
+    /// Reads all weights into `out`, laid out by `specs`.
+    ///
+    /// # Errors
+    /// A tensor is missing, unknown, of another shape, or holds NaN or infinity.
+    ///
+    /// # Panics
+    /// When `out` has another length than `specs` asks for.
+    pub fn read_model(&self, specs: &[ParamSpec], out: &mut [f32]) -> Result<()> {
+        assert_eq!(out.len(), parameter_count(specs), "the buffer must hold exactly the parameters");
+        let failed = || format!("cannot load the weights of `{}`", self.path().display());
+        let names: Vec<String> = specs.iter().map(|spec| gguf_name(&spec.name)).collect();
+        let known: HashSet<&str> = names.iter().map(String::as_str).collect();
+        if let Some(extra) = self.tensor_names().find(|name| !known.contains(name)) {
+            return Err(err!("tensor `{extra}` does not belong to the model that the config describes"))
+                .context(failed);
+        }
+        let mut rest = out;
+        for (spec, name) in specs.iter().zip(&names) {
+            let (tensor, tail) = rest.split_at_mut(spec.len());
+            rest = tail;
+            self.read_parameter(spec, name, tensor).context(failed)?;
+        }
+        Ok(())
+    }
+
+    fn read_parameter(&self, spec: &ParamSpec, name: &str, out: &mut [f32]) -> Result<()> {
+        if let Some(shape) = self.shape(name).filter(|&shape| shape != spec.shape) {
+            bail!("tensor `{name}` has shape {shape:?}; the config asks for {:?}", spec.shape);
+        }
+        self.read_tensor(name, out)?;
+        if spec.name.ends_with("norm.weight") {
+            // llama.cpp stores 1 + weight.
+            out.iter_mut().for_each(|weight| *weight -= 1.0);
+        }
+        Ok(())
+    }
+
+    /// The number behind `gemma3.key`, integers exactly.
+    fn number(&self, key: &str) -> Option<Value> {
+        match self.metadata(&format!("gemma3.{key}"))? {
+            MetaValue::Unsigned(n) => Some(json!(n)),
+            MetaValue::Negative(n) => Some(json!(n)),
+            // Through the shortest decimal of the f32 it was stored as: 1e-6, not 9.99999997e-7.
+            MetaValue::Float(x) => (*x as f32).to_string().parse::<f64>().ok().map(|x| json!(x)),
+            _ => None,
+        }
+    }
+
+    fn check_against(&self, config: &Gemma3Config) -> Result<()> {
+        let fields = [
+            config.hidden_size as f64,
+            config.intermediate_size as f64,
+            config.num_hidden_layers as f64,
+            config.num_attention_heads as f64,
+            config.num_key_value_heads as f64,
+            config.head_dim as f64,
+            config.sliding_window as f64,
+            config.rms_norm_eps,
+            config.rope_theta,
+        ];
+        for ((key, field), expected) in KEYS.iter().zip(fields) {
+            let found = self.number(key).and_then(|value| value.as_f64());
+            if let Some(found) = found.filter(|found| (found - expected).abs() > 1e-6 * expected.abs()) {
+                return Err(err!("its `gemma3.{key}` is {found}, but `{field}` in `config.json` is {expected}")
+                    .hint("take the config of the same model, or leave it out: the GGUF then makes one"));
+            }
+        }
+        Ok(())
+    }
+
+    /// A `config.json` of what the metadata says.
+    fn config_from_metadata(&self) -> Result<Value> {
+        let Some(&[vocab_size, _]) = self.shape("token_embd.weight") else {
+            bail!("tensor `token_embd.weight` is missing")
+        };
+        let mut config = json!({
+            "architectures": ["Gemma3ForCausalLM"],
+            "model_type": "gemma3_text",
+            "vocab_size": vocab_size,
+            "hidden_activation": "gelu_pytorch_tanh",
+            "attention_bias": false,
+            "tie_word_embeddings": true,
+        });
+        for (key, field) in KEYS {
+            match self.number(key) {
+                Some(value) => config[field] = value,
+                None if field == "rope_theta" => {}
+                None => bail!("metadata `gemma3.{key}` is missing"),
+            }
+        }
+        config["query_pre_attn_scalar"] = config["head_dim"].clone();
+        config["rope_local_base_freq"] = self.number("rope.freq_base_swa").unwrap_or(json!(1e4));
+        let optional = [
+            ("attention.sliding_window_pattern", "sliding_window_pattern"),
+            ("final_logit_softcapping", "final_logit_softcapping"),
+            ("attn_logit_softcapping", "attn_logit_softcapping"),
+        ];
+        for (key, field) in optional {
+            if let Some(value) = self.number(key) {
+                config[field] = value;
+            }
+        }
+        if let Some(factor) = self.number("rope.scaling.factor").filter(|factor| factor.as_f64() != Some(1.0)) {
+            config["rope_scaling"] = json!({"factor": factor});
+        }
+        for (key, field) in [("bos", "bos_token_id"), ("eos", "eos_token_id"), ("padding", "pad_token_id")] {
+            if let Some(MetaValue::Unsigned(id)) = self.metadata(&format!("tokenizer.ggml.{key}_token_id")) {
+                config[field] = json!(id);
+            }
+        }
+        Ok(config)
+    }
+}
+
+/// llama.cpp's name of the parameter that Hugging Face calls `name`.
+fn gguf_name(name: &str) -> String {
+    let Some(rest) = name.strip_prefix("model.layers.") else {
+        let top = if name == "model.embed_tokens.weight" { "token_embd" } else { "output_norm" };
+        return format!("{top}.weight");
+    };
+    let (layer, part) = rest.split_once('.').unwrap_or((rest, ""));
+    let part = match part.strip_suffix(".weight").unwrap_or(part) {
+        "input_layernorm" => "attn_norm",
+        "self_attn.q_proj" => "attn_q",
+        "self_attn.k_proj" => "attn_k",
+        "self_attn.v_proj" => "attn_v",
+        "self_attn.q_norm" => "attn_q_norm",
+        "self_attn.k_norm" => "attn_k_norm",
+        "self_attn.o_proj" => "attn_output",
+        "post_attention_layernorm" => "post_attention_norm",
+        "pre_feedforward_layernorm" => "ffn_norm",
+        "mlp.gate_proj" => "ffn_gate",
+        "mlp.up_proj" => "ffn_up",
+        "mlp.down_proj" => "ffn_down",
+        "post_feedforward_layernorm" => "post_ffw_norm",
+        other => other,
+    };
+    format!("blk.{layer}.{part}.weight")
+}

@@ -1,0 +1,48 @@
+//! `engine import`: a GGUF and a tokenizer become a Hugging Face folder.
+
+use std::path::{Path, PathBuf};
+
+use super::folder::{OutputFolder, SavedModel};
+use super::safetensors::SaveDtype;
+use super::source::ModelSource;
+use crate::err;
+use crate::error::{Context, Result};
+use crate::model::generation_config::GenerationConfig;
+
+/// Decodes `file` and saves it to `output` with the tokenizer files, configs and chat template of `tokenizer`.
+/// `config.json` may be missing there: the GGUF's metadata then makes one.
+///
+/// # Errors
+/// The GGUF or the tokenizer folder cannot be used, or `output` is not ours; nothing is left behind.
+pub fn import_gguf(file: &Path, tokenizer: &Path, output: &Path, dtype: SaveDtype) -> Result<PathBuf> {
+    if !tokenizer.join("tokenizer.json").is_file() {
+        return Err(err!("`{}` has no `tokenizer.json`", tokenizer.display()).hint(
+            "give `--tokenizer` the folder of the original checkpoint, or of any model with the same tokenizer",
+        ));
+    }
+    OutputFolder::check(output)?;
+    let gguf = super::gguf::GgufFile::open(file)?;
+    let config = gguf.config(tokenizer)?;
+    let generation_config = GenerationConfig::load(tokenizer, &config)?;
+    let template = read_template(tokenizer)?;
+    let flat = ModelSource::Gguf(file.into()).load_flat(&config)?;
+    let folder = OutputFolder::claim(output)?;
+    folder.save_model(&SavedModel {
+        source: tokenizer,
+        config: &config,
+        generation_config: &generation_config,
+        flat: &flat,
+        dtype,
+        chat_template: template.as_deref(),
+    })?;
+    Ok(folder.path().into())
+}
+
+/// The folder's `chat_template.jinja`, if it has one.
+fn read_template(folder: &Path) -> Result<Option<String>> {
+    let path = folder.join("chat_template.jinja");
+    match std::fs::read_to_string(&path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        read => read.map(Some).context(|| format!("cannot read `{}`", path.display())),
+    }
+}

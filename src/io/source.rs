@@ -1,0 +1,114 @@
+//! What `--model` means: a folder, a GGUF with its tokenizer beside it, or a model of the hub.
+
+use std::path::{Path, PathBuf};
+
+use super::{gguf::GgufFile, safetensors::read_model};
+use crate::err;
+use crate::error::Result;
+use crate::model::config::Gemma3Config;
+use crate::model::param_specs::{parameter_count, parameter_specs};
+
+/// A model on disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ModelSource {
+    /// A Hugging Face folder.
+    Folder(PathBuf),
+    /// A GGUF file; the tokenizer and the chat template are in its folder.
+    Gguf(PathBuf),
+}
+
+impl ModelSource {
+    /// The folder with the tokenizer, the chat template and the configs.
+    pub fn folder(&self) -> &Path {
+        match self {
+            Self::Folder(folder) => folder,
+            Self::Gguf(file) => file.parent().unwrap_or(Path::new("")),
+        }
+    }
+
+    /// The checked config: `config.json`, or for a GGUF without one what its metadata says.
+    ///
+    /// # Errors
+    /// As [`Gemma3Config::load`] and [`GgufFile::open`]; the config and the GGUF contradict each other.
+    pub fn load_config(&self) -> Result<Gemma3Config> {
+        match self {
+            Self::Folder(folder) => Gemma3Config::load(folder),
+            Self::Gguf(file) => GgufFile::open(file)?.config(self.folder()),
+        }
+    }
+
+    /// The weights as f32, laid out by [`parameter_specs`].
+    ///
+    /// # Errors
+    /// As [`read_model`] and [`GgufFile::read_model`].
+    pub fn load_flat(&self, config: &Gemma3Config) -> Result<Vec<f32>> {
+        let specs = parameter_specs(config);
+        let mut flat = vec![0.0; parameter_count(&specs)];
+        match self {
+            Self::Folder(folder) => read_model(folder, &specs, &mut flat)?,
+            Self::Gguf(file) => GgufFile::open(file)?.read_model(&specs, &mut flat)?,
+        }
+        Ok(flat)
+    }
+}
+
+/// Finds the model that `spec` names: an existing folder, a `.gguf` file, or an `owner/name` of the hub, which is
+/// downloaded unless it is in the cache.
+///
+/// # Errors
+/// Nothing of that name exists, the GGUF has no tokenizer beside it, or the hub refuses.
+pub fn resolve_model(spec: &str) -> Result<ModelSource> {
+    let path = Path::new(spec);
+    if path.is_dir() {
+        return Ok(ModelSource::Folder(path.into()));
+    }
+    if path.is_file() {
+        return resolve_file(path);
+    }
+    if is_hub_id(spec) && !spec.ends_with(".gguf") {
+        download(spec).map(ModelSource::Folder)
+    } else {
+        Err(not_found(spec))
+    }
+}
+
+fn resolve_file(path: &Path) -> Result<ModelSource> {
+    let shown = path.display();
+    if path.extension().is_none_or(|extension| !extension.eq_ignore_ascii_case("gguf")) {
+        return Err(err!("the model `{shown}` is a file").hint("give the folder it is in, or a `.gguf` file"));
+    }
+    let source = ModelSource::Gguf(path.into());
+    if !source.folder().join("tokenizer.json").is_file() {
+        return Err(err!("there is no `tokenizer.json` beside `{shown}`").hint(format!(
+            "put the checkpoint's tokenizer files beside it, or run \
+             `engine import --gguf {shown} --tokenizer DIR --output DIR`"
+        )));
+    }
+    Ok(source)
+}
+
+/// `owner/name`, both of letters, digits, `.`, `_` and `-`, neither starting with a dot.
+pub fn is_hub_id(spec: &str) -> bool {
+    let part = |part: &str| {
+        let mut letters = part.chars();
+        let rest = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+        letters.next().is_some_and(|c| c.is_ascii_alphanumeric() || c == '_') && letters.all(rest)
+    };
+    spec.split_once('/').is_some_and(|(owner, name)| part(owner) && part(name))
+}
+
+fn not_found(spec: &str) -> crate::error::Error {
+    err!("the model `{spec}` does not exist")
+        .hint("give a folder, a `.gguf` file, or a hub id such as `google/functiongemma-270m-it`")
+}
+
+#[cfg(feature = "hub")]
+fn download(id: &str) -> Result<PathBuf> {
+    super::hub::download_model(id)
+}
+
+#[cfg(not(feature = "hub"))]
+fn download(id: &str) -> Result<PathBuf> {
+    Err(not_found(id)
+        .context(format!("`{id}` is no folder, and this build cannot download from the hub (feature `hub`)")))
+}

@@ -1,0 +1,161 @@
+//! A model's parameters and their gradients: one flat run of numbers each, in the order of the parameter table.
+//!
+//! Flat, because then clipping and AdamW are one pass, a checkpoint is one buffer, and matrices that are adjacent in
+//! the table (q, k, v; gate, up) are one fused matrix without a copy.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::rc::Rc;
+
+use crate::err;
+use crate::error::Result;
+use crate::model::param_specs::ParamSpec;
+use crate::tensor::{DType, Device, Element, Tensor};
+
+/// Where a parameter lies in the flat run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Span {
+    pub name: String,
+    pub shape: Vec<usize>,
+    pub offset: usize,
+    /// Whether weight decay applies (matrices, not norms).
+    pub decay: bool,
+}
+
+impl Span {
+    pub fn range(&self) -> Range<usize> {
+        self.offset..self.offset + self.shape.iter().product::<usize>()
+    }
+}
+
+/// A parameter, or several adjacent ones fused, as an op sees it.
+#[derive(Clone, Debug)]
+pub struct Param {
+    /// Name of the (first) parameter.
+    pub name: Rc<str>,
+    /// Its values, a view into the flat run.
+    pub value: Tensor,
+    offset: usize,
+}
+
+impl Param {
+    pub fn shape(&self) -> &[usize] {
+        self.value.shape()
+    }
+
+    pub fn dtype(&self) -> DType {
+        self.value.dtype()
+    }
+
+    fn range(&self) -> Range<usize> {
+        self.offset..self.offset + self.value.len()
+    }
+}
+
+/// All parameters of a model.
+pub struct Params {
+    /// The flat run of values.
+    pub values: Tensor,
+    spans: Rc<[Span]>,
+    index: HashMap<String, usize>,
+}
+
+impl Params {
+    /// Parameters laid out as `specs` say; `values` holds them back to back.
+    pub fn new(specs: &[ParamSpec], values: Tensor) -> Result<Self> {
+        let mut spans = Vec::with_capacity(specs.len());
+        let mut offset = 0;
+        for spec in specs {
+            let span = Span { name: spec.name.clone(), shape: spec.shape.clone(), offset, decay: spec.decay };
+            offset = span.range().end;
+            spans.push(span);
+        }
+        if offset != values.len() {
+            return Err(err!("internal: {} values for {offset} parameters", values.len()));
+        }
+        let index = spans.iter().enumerate().map(|(i, s)| (s.name.clone(), i)).collect();
+        Ok(Self { values, spans: spans.into(), index })
+    }
+
+    /// The table with offsets.
+    pub fn spans(&self) -> &[Span] {
+        &self.spans
+    }
+
+    /// The table and the values, to update the ones by the other.
+    pub fn parts(&mut self) -> (&[Span], &mut Tensor) {
+        (&self.spans, &mut self.values)
+    }
+
+    /// Number of parameters.
+    pub fn len(&self) -> usize {
+        self.values.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.values.is_empty()
+    }
+
+    /// The parameter of this name.
+    ///
+    /// # Panics
+    /// When there is none: names come from the table itself.
+    pub fn get(&self, name: &str) -> Param {
+        self.fused(&[name])
+    }
+
+    /// Matrices that follow one another in the table, as one with their rows on top of each other.
+    ///
+    /// # Panics
+    /// When they are not adjacent or their columns differ.
+    pub fn fused(&self, names: &[&str]) -> Param {
+        let spans: Vec<&Span> = names.iter().map(|name| &self.spans[self.index[*name]]).collect();
+        assert!(spans.windows(2).all(|w| w[0].range().end == w[1].offset && w[0].shape[1..] == w[1].shape[1..]));
+        let mut shape = spans[0].shape.clone();
+        shape[0] = spans.iter().map(|s| s.shape[0]).sum();
+        let offset = spans[0].offset;
+        Param { name: spans[0].name.as_str().into(), value: self.values.view(offset, &shape), offset }
+    }
+
+    /// Zeroed gradients for all parameters.
+    pub fn gradients(&self) -> Gradients {
+        let values = Tensor::zeros(self.values.device(), &[self.len()], self.values.dtype());
+        Gradients { values, spans: self.spans.clone(), touched: vec![false; self.spans.len()] }
+    }
+
+    /// A zeroed tensor as long as the flat run: an optimizer moment.
+    pub fn zeros(&self, device: &Device) -> Tensor {
+        Tensor::zeros(device, &[self.len()], self.values.dtype())
+    }
+}
+
+/// The accumulated gradients of all parameters (`+=`).
+pub struct Gradients {
+    /// The flat run, in the layout of [`Params`].
+    pub values: Tensor,
+    spans: Rc<[Span]>,
+    touched: Vec<bool>,
+}
+
+impl Gradients {
+    /// A parameter's part, to add to.
+    pub fn slice<T: Element>(&mut self, param: &Param) -> Result<&mut [T]> {
+        let range = param.range();
+        let first = self.spans.partition_point(|s| s.offset < range.start);
+        for (span, touched) in self.spans[first..].iter().zip(&mut self.touched[first..]) {
+            if span.offset >= range.end {
+                break;
+            }
+            *touched = true;
+        }
+        Ok(&mut self.values.as_mut()?[range])
+    }
+
+    /// An error naming a parameter that no backward has added to: the silent fault of a hand-written tape.
+    pub fn check_all_touched(&self) -> Result<()> {
+        match self.touched.iter().position(|&touched| !touched) {
+            Some(i) => Err(err!("internal: parameter `{}` received no gradient", self.spans[i].name)),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,16 @@
+//! The ops: a file each, with the public function that goes on the tape, its backward, and `mod cpu`.
+//!
+//! One alphabet of shapes, everywhere: N tokens of a batch, D hidden, F intermediate, V vocab, H heads, K kv heads,
+//! Dh head_dim, S slots of keys. Tensors are row-major, activations have one row per token.
+
+pub mod adamw;
+pub mod attention;
+pub mod attention_mask;
+pub mod clip;
+pub mod cross_entropy;
+pub mod embedding;
+pub mod geglu;
+pub mod linear;
+pub mod residual;
+pub mod rmsnorm;
+pub mod rope;

@@ -1,0 +1,37 @@
+//! Evaluation loss: the same forward, in trees as large as fit, averaged over all scored tokens.
+
+use crate::data::Example;
+use crate::data::tree::TokenTree;
+use crate::error::Result;
+use crate::model::gemma3::Gemma3;
+use crate::ops::cross_entropy::{LossSums, linear_cross_entropy};
+use crate::tape::Tape;
+
+/// Tokens, before sharing, of one evaluation batch: large, for the more rows, the more prefixes are shared.
+const BATCH_TOKENS: usize = 8192;
+
+/// Loss sums over all scored tokens of `examples`. How they are batched does not change the result: nothing is padded,
+/// and the mean is over tokens (TRL averages the means of its batches instead).
+pub fn evaluate(model: &Gemma3, examples: &[Example]) -> Result<LossSums> {
+    let mut sums = LossSums::default();
+    let mut rest = examples;
+    while !rest.is_empty() {
+        let (batch, tail) = rest.split_at(batch_len(rest));
+        rest = tail;
+        let tree = TokenTree::from_examples(&batch.iter().collect::<Vec<_>>());
+        let mut tape = Tape::inference(model.device());
+        let hidden = model.forward(&mut tape, &model.batch(&tree), None)?;
+        sums += linear_cross_entropy(&mut tape, &hidden, &model.embedding(), &tree.targets, 1.0)?;
+    }
+    Ok(sums)
+}
+
+/// How many of the first examples make a batch: at least one.
+fn batch_len(examples: &[Example]) -> usize {
+    let mut tokens = 0;
+    let fits = examples.iter().take_while(|e| {
+        tokens += e.ids.len();
+        tokens <= BATCH_TOKENS
+    });
+    fits.count().max(1)
+}
