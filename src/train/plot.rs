@@ -19,7 +19,7 @@ type Curve = Vec<(f64, f64)>;
 
 /// Writes the plot of `records` to `path`. Returns false, and writes nothing, when there is no finite loss to plot.
 ///
-/// Both axes begin at 0. A spike in the training loss is cut off where it would flatten everything else; the title then says so.
+/// Both axes begin at 0. A spike in the training loss that would flatten everything else is cut off, and the title says so.
 pub fn plot_losses(records: &[Record], path: &Path) -> Result<bool> {
     let (training, validation) = curves(records);
     if training.is_empty() && validation.is_empty() {
@@ -87,7 +87,9 @@ fn draw<'a>(svg: &'a mut String, training: &Curve, validation: &Curve) -> DrawRe
     // A line through one point would be invisible: it gets a dot. Evaluations are few, and all get one.
     let dot = if training.len() == 1 { 4 } else { 0 };
     let cut_off = training.iter().map(|&(epoch, loss)| (epoch, loss.min(top))).collect();
-    for (name, curve, color, dot) in [("training", cut_off, TRAINING, dot), ("validation", validation.clone(), VALIDATION, 4)] {
+    for (name, curve, color, dot) in
+        [("training", cut_off, TRAINING, dot), ("validation", validation.clone(), VALIDATION, 4)]
+    {
         if curve.is_empty() {
             continue;
         }

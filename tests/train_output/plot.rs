@@ -30,7 +30,8 @@ fn tutorial_like() -> Vec<Record> {
 
 /// The points of the polyline of colour `color`.
 fn polyline(svg: &str, color: &str) -> Vec<(f64, f64)> {
-    let line = svg.lines().find(|line| line.starts_with("<polyline") && line.contains(color) && line.matches(',').count() > 2);
+    let line =
+        svg.lines().find(|line| line.starts_with("<polyline") && line.contains(color) && line.matches(',').count() > 2);
     let line = line.unwrap_or_else(|| panic!("no curve of {color} in {svg}"));
     let points = line.split("points=\"").nth(1).unwrap().split('"').next().unwrap();
     let number = |text: &str| text.parse::<f64>().unwrap();

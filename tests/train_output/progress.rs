@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use engine::train::progress::Progress;
 
@@ -29,10 +30,10 @@ impl Write for Log {
 }
 
 #[test]
-fn a_log_gets_one_line_each_logging_steps_and_one_for_the_last_step() {
+fn a_log_gets_one_line_for_each_record() {
     let log = Log::default();
-    let mut progress = Progress::training_lines(7, 3, Box::new(log.clone()));
-    for step in 1..=7 {
+    let mut progress = Progress::training_lines(7, Box::new(log.clone()));
+    for step in [3, 6, 7] {
         progress.step(&train_record(step, 1.0));
     }
     let steps: Vec<String> = log.lines().iter().map(|line| line.split("  ").next().unwrap().to_owned()).collect();
@@ -44,9 +45,24 @@ fn a_log_gets_one_line_each_logging_steps_and_one_for_the_last_step() {
 }
 
 #[test]
+fn the_time_left_goes_by_the_time_so_far() {
+    let log = Log::default();
+    let mut progress = Progress::training_lines(3600 * 2 + 1, Box::new(log.clone()));
+    std::thread::sleep(Duration::from_millis(1020));
+    progress.step(&train_record(1, 1.0));
+    assert!(
+        log.lines()[0].ends_with(", 2h 02m left") || log.lines()[0].ends_with(", 2h 03m left"),
+        "{:?}",
+        log.lines()
+    );
+    progress.step(&train_record(65, 1.0));
+    assert!(log.lines()[1].ends_with("s left") && log.lines()[1].contains(", 1m "), "{:?}", log.lines());
+}
+
+#[test]
 fn evaluations_and_messages_are_lines_between_the_steps() {
     let log = Log::default();
-    let mut progress = Progress::training_lines(2, 1, Box::new(log.clone()));
+    let mut progress = Progress::training_lines(2, Box::new(log.clone()));
     progress.step(&train_record(1, 1.0));
     progress.evaluation(&eval_record(1, 0.6487));
     progress.println("saved");
@@ -63,8 +79,8 @@ fn evaluations_and_messages_are_lines_between_the_steps() {
 fn a_counter_says_at_the_end_how_much_was_done() {
     let log = Log::default();
     let mut progress = Progress::counter_lines("score before", 20, Box::new(log.clone()));
-    progress.advance(12);
-    progress.advance(8);
+    progress.set_done(12);
+    progress.set_done(20);
     assert_eq!(log.lines(), [""; 0]);
     progress.finish();
     assert!(log.lines()[0].starts_with("score before: 20 of 20 in "), "{:?}", log.lines());
@@ -73,10 +89,14 @@ fn a_counter_says_at_the_end_how_much_was_done() {
 #[test]
 fn numbers_that_are_not_finite_are_shown_and_do_no_harm() {
     let log = Log::default();
-    let mut progress = Progress::training_lines(0, 0, Box::new(log.clone()));
+    let mut progress = Progress::training_lines(0, Box::new(log.clone()));
     let record = engine::train::metrics::TrainRecord { tokens_per_second: f64::INFINITY, ..train_record(0, f64::NAN) };
     progress.step(&record);
     assert!(log.lines()[0].contains("loss NaN"), "{:?}", log.lines());
+    let mut endless = Progress::training_lines(u64::MAX, Box::new(log.clone()));
+    std::thread::sleep(Duration::from_millis(1100));
+    endless.step(&train_record(0, 1.0));
+    assert_eq!(log.lines().len(), 2);
 }
 
 #[test]
@@ -90,7 +110,7 @@ fn a_writer_that_is_gone_does_not_stop_the_run() {
             Ok(())
         }
     }
-    let mut progress = Progress::training_lines(1, 1, Box::new(Closed));
+    let mut progress = Progress::training_lines(1, Box::new(Closed));
     progress.step(&train_record(1, 1.0));
     progress.finish();
 }

@@ -22,7 +22,11 @@ fn every_step_has_the_rate_of_transformers() {
         for (step, rate) in rates.into_iter().enumerate() {
             let error = (schedule.at(step) - rate).abs();
             // The same formula in f64, evaluated in another order: a few roundings of values up to the peak.
-            assert!(error <= 4.0 * f64::EPSILON * learning_rate, "{schedule:?} step {step}: {} is not {rate}", schedule.at(step));
+            assert!(
+                error <= 4.0 * f64::EPSILON * learning_rate,
+                "{schedule:?} step {step}: {} is not {rate}",
+                schedule.at(step)
+            );
         }
     }
 }
