@@ -78,7 +78,9 @@ impl Checkpoint {
 /// What is scored when no flag says it: as in TRL, the completion of a prompt/completion row and all of any other.
 pub fn default_loss(row: &Row) -> LossOn {
     match &row.content {
-        RowContent::Chat { prompt_messages: Some(_), .. } | RowContent::Text { prompt: Some(_), .. } => LossOn::Completion,
+        RowContent::Chat { prompt_messages: Some(_), .. } | RowContent::Text { prompt: Some(_), .. } => {
+            LossOn::Completion
+        }
         _ => LossOn::All,
     }
 }
@@ -86,7 +88,9 @@ pub fn default_loss(row: &Row) -> LossOn {
 /// What the flags say to score; None: it depends on the row.
 pub fn loss_on(args: &RowArgs) -> Result<Option<LossOn>> {
     match (args.completion_only_loss, args.assistant_only_loss) {
-        (Some(true), true) => Err(Error::usage("`--completion-only-loss` and `--assistant-only-loss` exclude each other")),
+        (Some(true), true) => {
+            Err(Error::usage("`--completion-only-loss` and `--assistant-only-loss` exclude each other"))
+        }
         (_, true) => Ok(Some(LossOn::Assistant)),
         (Some(true), _) => Ok(Some(LossOn::Completion)),
         (Some(false), _) => Ok(Some(LossOn::All)),
@@ -118,8 +122,7 @@ pub fn device(args: &ModelArgs) -> Result<Device> {
     }
     match args.dtype {
         DtypeArg::F32 => Ok(Device::cpu()),
-        DtypeArg::Bf16 => {
-            Err(crate::err!("the `cpu` device computes in f32").hint("use `--dtype f32`; weights are saved by `--save-dtype`"))
-        }
+        DtypeArg::Bf16 => Err(crate::err!("the `cpu` device computes in f32")
+            .hint("use `--dtype f32`; weights are saved by `--save-dtype`")),
     }
 }

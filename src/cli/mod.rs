@@ -43,7 +43,8 @@ fn run() -> Result<ExitCode> {
         Command::Generate(args) => generate::run(&args)?,
         Command::Preview(args) => preview::run(&args)?,
         Command::Import(args) => {
-            let folder = crate::io::import::import_gguf(&args.gguf, &args.tokenizer, &args.output, args.save_dtype.into())?;
+            let folder =
+                crate::io::import::import_gguf(&args.gguf, &args.tokenizer, &args.output, args.save_dtype.into())?;
             println!("{}", folder.display());
         }
         Command::Init(args) => init::run(&args)?,

@@ -27,11 +27,8 @@ pub fn score(
     }
     let ids: Vec<&[u32]> = prompts.iter().map(|p| &p.ids[..]).collect();
     let mut progress = Progress::counter(title, ids.len() as u64);
-    let mut done = 0;
-    let outputs = generate(model, &ids, &checkpoint.generate_options(args), |n| {
-        progress.advance((n - done) as u64);
-        done = n;
-    })?;
+    let options = checkpoint.generate_options(args);
+    let outputs = generate(model, &ids, &options, |done| progress.set_done(done as u64))?;
     progress.finish();
     let mut report = Report::default();
     for (prompt, token_ids) in prompts.into_iter().zip(outputs) {

@@ -113,7 +113,7 @@ impl<'a> Run<'a> {
     fn train(&self, model: &mut Gemma3) -> Result<Outcome> {
         let started = Instant::now();
         let mut metrics = MetricsWriter::create(&self.folder.path().join("metrics.jsonl"))?;
-        let mut progress = Progress::training(self.options.schedule.total_steps as u64, self.options.logging_steps);
+        let mut progress = Progress::training(self.options.schedule.total_steps as u64);
         let mut records = Vec::new();
         let mut observe = |record: &Record| {
             match record {
