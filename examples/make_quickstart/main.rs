@@ -33,10 +33,10 @@ struct Arguments {
     #[arg(long, default_value_t = 48_000)]
     rows: usize,
     /// Consecutive rows that declare the same tools in the same order
-    #[arg(long, default_value_t = 16)]
+    #[arg(long, default_value_t = 8)]
     group: usize,
     /// Tokens of the vocabulary, control tokens and bytes included
-    #[arg(long, default_value_t = 2_560)]
+    #[arg(long, default_value_t = 4_096)]
     vocab_size: usize,
 }
 

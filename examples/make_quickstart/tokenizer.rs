@@ -57,7 +57,11 @@ pub fn train(rows: &[Value], vocab_size: usize) -> Result<Value> {
         .initial_alphabet(alphabet.iter().copied().collect())
         .build()
         .into();
-    let texts = rows.iter().flat_map(plain_texts);
+    let texts = rows.iter().enumerate().flat_map(|(i, row)| {
+        let declared_before = i > 0 && rows[i - 1]["tools"] == row["tools"];
+        let declarations = if declared_before { Vec::new() } else { declaration_texts(row) };
+        declarations.into_iter().chain(message_texts(row))
+    });
     tokenizer.train(&mut trainer, texts).map_err(failed)?;
     assemble(&tokenizer, &alphabet)
 }
@@ -110,8 +114,8 @@ fn assemble(tokenizer: &Tokenizer, alphabet: &[char]) -> Result<Value> {
     }))
 }
 
-/// The stretches of text between control tokens, roughly as a chat template writes them.
-fn plain_texts(row: &Value) -> Vec<String> {
+/// The stretches of text between control tokens in a row's declarations, roughly as a chat template writes them.
+fn declaration_texts(row: &Value) -> Vec<String> {
     let mut texts = Vec::new();
     for tool in row["tools"].as_array().into_iter().flatten() {
         let function = &tool["function"];
@@ -124,6 +128,12 @@ fn plain_texts(row: &Value) -> Vec<String> {
         }
         texts.extend(["],type:".to_string(), "OBJECT".to_string(), "}}".to_string()]);
     }
+    texts
+}
+
+/// The stretches of text between control tokens in a row's messages.
+fn message_texts(row: &Value) -> Vec<String> {
+    let mut texts = Vec::new();
     for message in row["messages"].as_array().into_iter().flatten() {
         let role = if message["role"] == "assistant" { "model".to_string() } else { text(&message["role"]) };
         texts.push(format!("{role}\n{}", text(&message["content"])));
