@@ -137,7 +137,8 @@ fn unserved(pool: &Pool, tools: &[Tool], rng: &mut ChaCha8Rng) -> (String, Answe
 fn foreign_to_searches(pool: &Pool, tools: &[Tool], rng: &mut ChaCha8Rng) -> String {
     let covered: Vec<usize> = tools.iter().flat_map(|tool| tool.topics()).copied().collect();
     let unsaid = tools.iter().any(|tool| matches!(tool.covers, Covers::Unsaid(_)));
-    let missing = [Side::Work, Side::World].into_iter().find(|&side| covered.iter().all(|&i| pool.topics[i].side != side));
+    let missing =
+        [Side::Work, Side::World].into_iter().find(|&side| covered.iter().all(|&i| pool.topics[i].side != side));
     if let (Some(side), false, true) = (missing, unsaid, rng.random_bool(0.6)) {
         let served: Vec<usize> = tools.iter().filter_map(Tool::action).collect();
         loop {
@@ -181,7 +182,8 @@ fn request(pool: &Pool, tools: &[Tool], rng: &mut ChaCha8Rng) -> (Phrase, Vec<Ca
     match &tool.covers {
         Covers::Action(action) => {
             let phrase = action_request(pool, *action, rng);
-            let call = Call { name: tool.name.clone(), arguments: action_arguments(pool, *action, &phrase), search: false };
+            let call =
+                Call { name: tool.name.clone(), arguments: action_arguments(pool, *action, &phrase), search: false };
             (phrase, vec![call])
         }
         Covers::Topics(topics, parameter) => {
@@ -221,7 +223,10 @@ fn search_call(tool: &Tool, parameter: &str, phrase: &Phrase) -> Call {
 fn action_arguments(pool: &Pool, action: usize, phrase: &Phrase) -> Value {
     let mut arguments = Map::new();
     for (name, words) in &phrase.arguments {
-        let kind = pool.actions[action].parameters.get(name).map_or("string", |declared| declared.split(':').next().unwrap_or(""));
+        let kind = pool.actions[action]
+            .parameters
+            .get(name)
+            .map_or("string", |declared| declared.split(':').next().unwrap_or(""));
         let value = match kind {
             "integer" => json!(words.parse::<i64>().unwrap_or_else(|_| panic!("`{words}` is no integer"))),
             "boolean" => json!(words == "true"),

@@ -11,7 +11,8 @@ const WINDOW: usize = 256;
 
 /// `config.json` with Hugging Face's names, for a vocabulary of `vocab_size` tokens.
 pub fn config(vocab_size: usize) -> Value {
-    let layer_types: Vec<&str> = (1..=LAYERS).map(|i| if i % 6 == 0 { "full_attention" } else { "sliding_attention" }).collect();
+    let layer_types: Vec<&str> =
+        (1..=LAYERS).map(|i| if i % 6 == 0 { "full_attention" } else { "sliding_attention" }).collect();
     json!({
         "_sliding_window_pattern": 6,
         "architectures": ["Gemma3ForCausalLM"],

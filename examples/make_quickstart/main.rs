@@ -72,6 +72,11 @@ fn run(arguments: &Arguments) -> Result<()> {
         let path = model.join(name);
         fs::write(&path, format!("{value:#}\n")).context(|| format!("cannot write `{}`", path.display()))?;
     }
-    println!("{} rows and a vocabulary of {} in `{}`", rows.len(), arguments.vocab_size, arguments.output_dir.display());
+    println!(
+        "{} rows and a vocabulary of {} in `{}`",
+        rows.len(),
+        arguments.vocab_size,
+        arguments.output_dir.display()
+    );
     Ok(())
 }

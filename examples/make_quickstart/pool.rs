@@ -82,7 +82,9 @@ impl Pool {
         let held_out = rows
             .iter()
             .flat_map(|text| text.lines())
-            .map(|line| Ok(telling_words(&serde_json::from_str::<HeldOut>(line).context(|| "quickstart row")?.user_content)))
+            .map(|line| {
+                Ok(telling_words(&serde_json::from_str::<HeldOut>(line).context(|| "quickstart row")?.user_content))
+            })
             .collect::<Result<_>>()?;
         Ok(Self { topics, actions, words, held_out })
     }
@@ -102,8 +104,8 @@ impl Pool {
 /// Lower-case words of three letters or more without the commonest ones and without a plural's `s`.
 fn telling_words(text: &str) -> HashSet<String> {
     const COMMON: [&str; 23] = [
-        "what", "which", "when", "where", "who", "how", "does", "did", "the", "and", "for", "our", "this", "long", "should", "show", "will",
-        "from", "there", "have", "are", "was", "find",
+        "what", "which", "when", "where", "who", "how", "does", "did", "the", "and", "for", "our", "this", "long",
+        "should", "show", "will", "from", "there", "have", "are", "was", "find",
     ];
     text.to_lowercase()
         .split(|c: char| !c.is_alphanumeric())

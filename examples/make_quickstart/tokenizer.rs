@@ -121,7 +121,8 @@ fn declaration_texts(row: &Value) -> Vec<String> {
         let function = &tool["function"];
         texts.push(format!("declaration:{}{{description:", text(&function["name"])));
         texts.push(text(&function["description"]));
-        for (i, (name, property)) in function["parameters"]["properties"].as_object().into_iter().flatten().enumerate() {
+        for (i, (name, property)) in function["parameters"]["properties"].as_object().into_iter().flatten().enumerate()
+        {
             texts.push(format!("{}{name}:{{description:", if i == 0 { ",parameters:{properties:{" } else { "}," }));
             texts.push(text(&property["description"]));
             texts.extend([",type:".to_string(), text(&property["type"]).to_uppercase(), "}},required:[".to_string()]);

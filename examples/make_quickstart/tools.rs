@@ -58,11 +58,11 @@ const WORLD: [&str; 8] = [
 ];
 /// Code names of search tools. Half of the names are drawn from here, the others are made of syllables.
 const CODES: [&str; 60] = [
-    "orion", "vega", "hydra", "juno", "ceres", "pallas", "hermes", "athena", "odin", "freya", "loki", "thor", "cedar", "maple", "willow",
-    "birch", "amber", "opal", "ruby", "topaz", "onyx", "jade", "coral", "pearl", "heron", "robin", "finch", "otter", "beaver", "panther",
-    "comet", "meteor", "pulsar", "quasar", "nova", "titan", "rhea", "dione", "mimas", "ariel", "delphi", "sphinx", "argus", "echo", "iris",
-    "helios", "selene", "castor", "pollux", "rigel", "harbor", "beacon", "anchor", "compass", "lantern", "prism", "cobalt", "indigo", "saffron",
-    "sienna",
+    "orion", "vega", "hydra", "juno", "ceres", "pallas", "hermes", "athena", "odin", "freya", "loki", "thor", "cedar",
+    "maple", "willow", "birch", "amber", "opal", "ruby", "topaz", "onyx", "jade", "coral", "pearl", "heron", "robin",
+    "finch", "otter", "beaver", "panther", "comet", "meteor", "pulsar", "quasar", "nova", "titan", "rhea", "dione",
+    "mimas", "ariel", "delphi", "sphinx", "argus", "echo", "iris", "helios", "selene", "castor", "pollux", "rigel",
+    "harbor", "beacon", "anchor", "compass", "lantern", "prism", "cobalt", "indigo", "saffron", "sienna",
 ];
 
 /// Draws the tools of one group of rows, in random order, no name twice.
@@ -90,7 +90,8 @@ fn sides(pool: &Pool, rng: &mut ChaCha8Rng) -> Vec<Tool> {
         let mut covered = pool.side(side);
         covered.shuffle(rng);
         if rng.random_bool(0.5) {
-            let noun = if side == Side::Work { ["intranet", "internal", "company"] } else { ["internet", "public", "web"] };
+            let noun =
+                if side == Side::Work { ["intranet", "internal", "company"] } else { ["internet", "public", "web"] };
             let noun = noun.choose(rng).expect("nouns").to_string();
             let about = everything.choose(rng).expect("descriptions").to_string();
             tools.push(search_tool(&noun, &about, covered, rng));
@@ -120,7 +121,8 @@ fn topics(pool: &Pool, least: usize, most: usize, rng: &mut ChaCha8Rng) -> Vec<T
 
 /// A search tool whose description names each of its topics.
 fn topic_tool(pool: &Pool, covered: Vec<usize>, rng: &mut ChaCha8Rng) -> Tool {
-    let about: Vec<&str> = covered.iter().map(|&i| pool.topics[i].about.choose(rng).expect("descriptions").as_str()).collect();
+    let about: Vec<&str> =
+        covered.iter().map(|&i| pool.topics[i].about.choose(rng).expect("descriptions").as_str()).collect();
     let about = match about.split_last() {
         Some((last, [])) => last.to_string(),
         Some((last, rest)) => format!("{} and {last}", rest.join("; ")),
@@ -167,7 +169,11 @@ fn unsaid(pool: &Pool, rng: &mut ChaCha8Rng) -> Vec<Tool> {
                 4 => format!("Finds entries in the {title} catalog."),
                 _ => "A search service.".to_string(),
             };
-            Tool { declaration: declaration(&name, &description, parameters.clone()), name, covers: Covers::Unsaid(parameter.clone()) }
+            Tool {
+                declaration: declaration(&name, &description, parameters.clone()),
+                name,
+                covers: Covers::Unsaid(parameter.clone()),
+            }
         })
         .collect();
     if rng.random_bool(0.2) {
@@ -192,7 +198,9 @@ fn action_tool(pool: &Pool, index: usize, rng: &mut ChaCha8Rng) -> Tool {
         let (kind, description) = declared.split_once(": ").expect("a parameter is `type: description`");
         let property = match kind {
             "string" | "integer" | "boolean" => json!({ "type": kind, "description": description }),
-            words => json!({ "type": "string", "description": description, "enum": words.split('|').collect::<Vec<_>>() }),
+            words => {
+                json!({ "type": "string", "description": description, "enum": words.split('|').collect::<Vec<_>>() })
+            }
         };
         properties.insert(name.clone(), property);
         let marks = [format!("[{name}:"), format!("[{name}=")];
@@ -251,7 +259,8 @@ fn code_name(rng: &mut ChaCha8Rng) -> String {
     if rng.random_bool(0.5) {
         return CODES.choose(rng).expect("code names").to_string();
     }
-    const ONSETS: [&str; 18] = ["b", "d", "f", "g", "k", "l", "m", "n", "p", "r", "s", "t", "v", "z", "br", "tr", "st", "kl"];
+    const ONSETS: [&str; 18] =
+        ["b", "d", "f", "g", "k", "l", "m", "n", "p", "r", "s", "t", "v", "z", "br", "tr", "st", "kl"];
     const VOWELS: [&str; 7] = ["a", "e", "i", "o", "u", "ia", "eo"];
     const CODAS: [&str; 7] = ["", "", "n", "r", "s", "x", "l"];
     let syllables = rng.random_range(2..=3);
