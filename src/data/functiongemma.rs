@@ -154,12 +154,10 @@ fn push_declaration(out: &mut String, tool: &Value) -> Result<()> {
     let parameters = &function["parameters"];
     if truthy(parameters) {
         *out += ",parameters:{";
-        if let Value::Object(properties) = &parameters["properties"] {
-            if !properties.is_empty() {
-                *out += "properties:{";
-                push_properties(out, properties)?;
-                *out += "},";
-            }
+        if let Some(properties) = parameters["properties"].as_object().filter(|map| !map.is_empty()) {
+            *out += "properties:{";
+            push_properties(out, properties)?;
+            *out += "},";
         }
         if truthy(&parameters["required"]) {
             *out += &format!("required:[{}],", escaped_list(&parameters["required"])?);
