@@ -154,12 +154,10 @@ fn push_declaration(out: &mut String, tool: &Value) -> Result<()> {
     let parameters = &function["parameters"];
     if truthy(parameters) {
         *out += ",parameters:{";
-        if let Value::Object(properties) = &parameters["properties"] {
-            if !properties.is_empty() {
-                *out += "properties:{";
-                push_properties(out, properties)?;
-                *out += "},";
-            }
+        if let Some(properties) = parameters["properties"].as_object().filter(|map| !map.is_empty()) {
+            *out += "properties:{";
+            push_properties(out, properties)?;
+            *out += "},";
         }
         if truthy(&parameters["required"]) {
             *out += &format!("required:[{}],", escaped_list(&parameters["required"])?);
@@ -223,11 +221,8 @@ fn push_items(out: &mut String, items: &Value) -> Result<()> {
                 out.push('}');
             }
             ("required", value) => *out += &format!("[{}]", escaped_list(value)?),
-            ("type", Value::Array(kinds)) => {
-                let kinds = kinds.iter().map(|kind| Value::from(upper(Some(kind)))).collect();
-                push_value(out, &Value::Array(kinds), true);
-            }
-            ("type", kind) => push_value(out, &Value::from(upper(Some(kind))), true),
+            ("type", Value::String(kind)) => push_value(out, &kind.to_uppercase().into(), true),
+            ("type", kinds) => push_value(out, &upper_each(kinds)?, true),
             (_, value) => push_value(out, value, true),
         }
     }
@@ -287,6 +282,15 @@ fn escaped_list(value: &Value) -> Result<String> {
 
 fn upper(value: Option<&Value>) -> String {
     text_or_nothing(value).to_uppercase()
+}
+
+/// A list of types, each in capitals.
+fn upper_each(kinds: &Value) -> Result<Value> {
+    match kinds {
+        Value::Array(kinds) => Ok(kinds.iter().map(|kind| upper(Some(kind))).collect()),
+        Value::Object(kinds) => Ok(kinds.keys().map(|kind| kind.to_uppercase()).collect()),
+        other => Err(err!("the `type` of array items is neither a name nor a list of names but `{other}`")),
+    }
 }
 
 fn text_or_nothing(value: Option<&Value>) -> String {

@@ -19,26 +19,29 @@ pub fn fetch_dataset(id: &str, _split: Option<&str>) -> Result<Picked> {
 /// No network, no such dataset, a licence that has not been accepted (says where), no data files for the split.
 #[cfg(feature = "hub")]
 pub fn fetch_dataset(id: &str, split: Option<&str>) -> Result<Picked> {
-    use super::dataset::pick_files;
-    use crate::error::Context;
-
     let mut builder = hf_hub::api::sync::ApiBuilder::from_env();
     if let Some(token) = std::env::var("HF_TOKEN").ok().filter(|token| !token.trim().is_empty()) {
         builder = builder.with_token(Some(token.trim().to_string()));
     }
+    fetch_dataset_from(builder, id, split)
+}
+
+/// [`fetch_dataset`] from the hub, cache and account that `builder` names.
+#[cfg(feature = "hub")]
+pub fn fetch_dataset_from(builder: hf_hub::api::sync::ApiBuilder, id: &str, split: Option<&str>) -> Result<Picked> {
+    use super::dataset::pick_files;
+    use crate::error::Context;
+
     let api = builder.build().map_err(|error| refused(id, &error.to_string()))?;
     let repo = api.dataset(id.to_string());
     let info = repo.info().map_err(|error| refused(id, &error.to_string()))?;
     let names: Vec<String> = info.siblings.into_iter().map(|sibling| sibling.rfilename).collect();
     let picked = pick_files(&names, split).context(|| format!("in the dataset `{id}`"))?;
-    let files = picked
-        .files
-        .iter()
-        .map(|name| match repo.get(name) {
-            Ok(path) => Ok(path.display().to_string()),
-            Err(error) => Err(refused(id, &error.to_string())),
-        })
-        .collect::<Result<Vec<_>>>()?;
+    let path = |name: &String| match repo.get(name) {
+        Ok(path) => Ok(path.display().to_string()),
+        Err(error) => Err(refused(id, &error.to_string())),
+    };
+    let files = picked.files.iter().map(path).collect::<Result<Vec<_>>>()?;
     Ok(Picked { files, ..picked })
 }
 

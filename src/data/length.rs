@@ -43,7 +43,7 @@ impl MaxLength {
         match self.policy {
             Overlong::Refuse => {
                 let first = examples.iter().find(|example| too_long(example)).map_or("", |example| &example.origin);
-                return Err(err!("{found}: the first is `{first}`; {longest}").hint(hint));
+                Err(err!("{found}: the first is `{first}`; {longest}").hint(hint))
             }
             Overlong::Drop => {
                 examples.retain(|example| !too_long(example));

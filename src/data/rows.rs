@@ -80,17 +80,18 @@ impl Row {
     }
 }
 
-/// What a user should know about `rows` before training on them: tool properties that the template leaves out (each
-/// named once), and a mix of rows that call themselves `train` and something else.
+/// What a user should know about `rows` before training on them: tool properties that the template leaves out (of
+/// the first hundred distinct lists of tools), and a mix of rows that call themselves `train` and something else.
 pub fn row_warnings(rows: &[Row]) -> Vec<String> {
     let mut warnings = Vec::new();
     let mut seen: Vec<&[Value]> = Vec::new();
     for row in rows {
-        if let RowContent::Chat { tools, .. } = &row.content {
-            if !seen.contains(&&tools[..]) && seen.len() < 100 {
-                seen.push(tools);
-                warnings.extend(dropped_property_warnings(tools));
-            }
+        if let RowContent::Chat { tools, .. } = &row.content
+            && seen.len() < 100
+            && !seen.contains(&&tools[..])
+        {
+            seen.push(tools);
+            warnings.extend(dropped_property_warnings(tools));
         }
     }
     let mut splits: Vec<&str> = rows.iter().filter_map(|row| row.split.as_deref()).collect();
