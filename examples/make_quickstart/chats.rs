@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use crate::phrase::{Phrase, expand};
 use crate::pool::{Pool, Side};
-use crate::tools::{Covers, Tool, draw_tools, near};
+use crate::tools::{Covers, Stage, Tool, draw_tools, near};
 
 const SYSTEM: &str = "You are a model that can do function calling with the following functions";
 /// Requests for a topic's `things`.
@@ -47,12 +47,18 @@ const SMALL_TALK: [(&str, &str); 8] = [
     ("Bye!", "Goodbye!"),
 ];
 
-/// `count` rows as JSON objects `{"messages", "tools"}`; each run of `group` rows has the same tools.
+/// `count` rows as JSON objects `{"messages", "tools"}`; each run of `group` rows has the same tools. The first tenth has
+/// one tool, the next tenth two: copying words into a call is learned there, and soon.
 pub fn write_chats(pool: &Pool, seed: u64, count: usize, group: usize) -> Vec<Value> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut rows = Vec::with_capacity(count);
     while rows.len() < count {
-        let tools = draw_tools(pool, &mut rng);
+        let stage = match 10 * rows.len() / count {
+            0 => Stage::OneTool,
+            1 => Stage::TwoTools,
+            _ => Stage::All,
+        };
+        let tools = draw_tools(pool, stage, &mut rng);
         let declarations: Vec<&Value> = tools.iter().map(|tool| &tool.declaration).collect();
         for _ in 0..group.min(count - rows.len()) {
             let mut messages = vec![json!({ "role": "developer", "content": SYSTEM })];

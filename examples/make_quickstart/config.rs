@@ -8,6 +8,8 @@ const HIDDEN: usize = 192;
 const INTERMEDIATE: usize = 576;
 const HEAD_DIM: usize = 64;
 const WINDOW: usize = 256;
+/// About 1 / sqrt(hidden): embeddings, multiplied by sqrt(hidden), then weigh as much as what the layers add to them.
+const INITIALIZER_RANGE: f64 = 0.07;
 
 /// `config.json` with Hugging Face's names, for a vocabulary of `vocab_size` tokens.
 pub fn config(vocab_size: usize) -> Value {
@@ -26,7 +28,7 @@ pub fn config(vocab_size: usize) -> Value {
         "head_dim": HEAD_DIM,
         "hidden_activation": "gelu_pytorch_tanh",
         "hidden_size": HIDDEN,
-        "initializer_range": 0.02,
+        "initializer_range": INITIALIZER_RANGE,
         "intermediate_size": INTERMEDIATE,
         "layer_types": layer_types,
         "max_position_embeddings": 2048,

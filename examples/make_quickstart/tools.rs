@@ -65,14 +65,26 @@ const CODES: [&str; 60] = [
     "harbor", "beacon", "anchor", "compass", "lantern", "prism", "cobalt", "indigo", "saffron", "sienna",
 ];
 
+/// How much of a list the chats ask for: the first are about one tool, then two, then anything.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    OneTool,
+    TwoTools,
+    All,
+}
+
 /// Draws the tools of one group of rows, in random order, no name twice.
-pub fn draw_tools(pool: &Pool, rng: &mut ChaCha8Rng) -> Vec<Tool> {
+pub fn draw_tools(pool: &Pool, stage: Stage, rng: &mut ChaCha8Rng) -> Vec<Tool> {
     loop {
-        let mut tools = match rng.random_range(0..100) {
-            0..24 => sides(pool, rng),
-            24..48 => topics(pool, 2, 4, rng),
-            48..70 => actions(pool, 1, 4, rng),
-            70..84 => [topics(pool, 1, 2, rng), actions(pool, 1, 2, rng)].into_iter().flatten().collect(),
+        let mut tools = match (stage, rng.random_range(0..100)) {
+            (Stage::OneTool, 0..50) => topics(pool, 1, 1, rng),
+            (Stage::OneTool, _) => actions(pool, 1, 1, rng),
+            (Stage::TwoTools, 48..70) => actions(pool, 2, 2, rng),
+            (Stage::TwoTools, 24..48) => topics(pool, 2, 2, rng),
+            (_, 0..24) => sides(pool, rng),
+            (_, 24..48) => topics(pool, 2, 4, rng),
+            (_, 48..70) => actions(pool, 1, 4, rng),
+            (_, 70..84) => [topics(pool, 1, 2, rng), actions(pool, 1, 2, rng)].into_iter().flatten().collect(),
             _ => unsaid(pool, rng),
         };
         tools.shuffle(rng);

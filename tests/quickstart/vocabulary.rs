@@ -42,7 +42,9 @@ fn control_tokens_have_functiongemmas_ids() {
 #[test]
 fn decoding_is_the_inverse_of_encoding_for_any_text() {
     let every_byte: String = (0..0x250).filter_map(char::from_u32).collect();
-    for text in ["", " a  b\n\n\t c ", "Ünï 日本 🦀 ▁x", "call:f{a:<escape>1 2<escape>}", "<bos>12345 don't", &every_byte] {
+    for text in
+        ["", " a  b\n\n\t c ", "Ünï 日本 🦀 ▁x", "call:f{a:<escape>1 2<escape>}", "<bos>12345 don't", &every_byte]
+    {
         let encoding = TOKENIZER.encode(text, true).expect("an encoding");
         assert_eq!(TOKENIZER.decode(encoding.get_ids(), false).expect("a text"), text);
     }
@@ -71,7 +73,10 @@ fn the_same_chats_give_the_same_tokenizer() {
 fn special_tokens_exist_and_generation_ends_at_them() {
     for settings in [tokenizer::tokenizer_config(), tokenizer::special_tokens_map()] {
         for name in ["bos_token", "eos_token", "pad_token", "unk_token"] {
-            assert!(TOKENIZER.token_to_id(settings[name].as_str().expect("a token")).is_some_and(|id| id < 4), "{name}");
+            assert!(
+                TOKENIZER.token_to_id(settings[name].as_str().expect("a token")).is_some_and(|id| id < 4),
+                "{name}"
+            );
         }
     }
     let ends = ["<eos>", "<start_function_response>", "<end_of_turn>"].map(|token| TOKENIZER.token_to_id(token));
