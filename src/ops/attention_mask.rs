@@ -49,7 +49,7 @@ impl AttentionMask {
             positions: positions.to_vec(),
             end: tree.end.clone(),
             key_positions: tree.slot_positions.clone(),
-            window: window.map_or(u32::MAX, |w| w as u32),
+            window: window.map_or(u32::MAX, |w| w.min(u32::MAX as usize) as u32),
             query_tiles: Vec::new(),
             key_tiles: Vec::new(),
         };

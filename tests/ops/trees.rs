@@ -1,0 +1,68 @@
+//! Token trees of every shape, and what a token sees by definition.
+
+use engine::data::Example;
+use engine::data::tree::TokenTree;
+use rand::RngExt;
+
+use crate::cases::rng;
+
+/// Shapes of a batch.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Shape {
+    /// One row.
+    Row,
+    /// Rows of about this length that share nothing.
+    Rows(usize),
+    /// A spine with a leaf at every depth.
+    Comb,
+    /// Every token continues a random one of the tokens before it.
+    Random(u64),
+}
+
+/// The rows of a batch of this shape, whose tree has exactly `n` tokens.
+pub fn rows(shape: Shape, n: usize) -> Vec<Vec<u32>> {
+    let mut rng = match shape {
+        Shape::Random(seed) => rng(seed),
+        _ => rng(0),
+    };
+    let parent = |i: usize, rng: &mut rand_chacha::ChaCha8Rng| match shape {
+        Shape::Row => i.checked_sub(1),
+        Shape::Rows(length) => (i % length > 0).then(|| i - 1),
+        Shape::Comb => (i > 0).then(|| (i - 1) / 2 * 2),
+        // Mostly the token before, so that the tree is deep as well as wide.
+        Shape::Random(_) if rng.random::<f64>() < 0.8 => i.checked_sub(1),
+        Shape::Random(_) => (i > 0).then(|| rng.random_range(0..i)),
+    };
+    let parents: Vec<Option<usize>> = (0..n).map(|i| parent(i, &mut rng)).collect();
+    let leaves = (0..n).filter(|i| !parents.contains(&Some(*i)));
+    leaves.map(|leaf| path(&parents, leaf)).collect()
+}
+
+/// From the root to a token; a token's id is its number.
+fn path(parents: &[Option<usize>], leaf: usize) -> Vec<u32> {
+    let mut path: Vec<u32> = std::iter::successors(Some(leaf), |&i| parents[i]).map(|i| i as u32).collect();
+    path.reverse();
+    path
+}
+
+/// The tree of rows, nothing scored.
+pub fn tree_of(rows: &[Vec<u32>]) -> TokenTree {
+    let example = |ids: &Vec<u32>| Example { ids: ids.clone(), scored: vec![false; ids.len()], origin: String::new() };
+    let examples: Vec<Example> = rows.iter().map(example).collect();
+    TokenTree::from_examples(&examples.iter().collect::<Vec<_>>())
+}
+
+/// The tree of [`rows`].
+pub fn tree(shape: Shape, n: usize) -> TokenTree {
+    let tree = tree_of(&rows(shape, n));
+    assert_eq!(tree.len(), n);
+    tree
+}
+
+/// The mask's definition.
+pub fn sees(tree: &TokenTree, i: usize, j: usize, window: Option<usize>) -> bool {
+    j <= i && i < tree.end[j] as usize && {
+        let distance = (tree.positions[i] - tree.positions[j]) as usize;
+        window.is_none_or(|window| distance < window)
+    }
+}
