@@ -1,5 +1,7 @@
 //! Generation: many prompts over one cache against each prompt alone without one; stopping; sampling.
 
+use std::collections::BTreeSet;
+
 use engine::eval::generate::{GenerateOptions, Sampling, generate};
 use engine::model::gemma3::Gemma3;
 
@@ -42,9 +44,11 @@ fn recomputed(model: &Gemma3, prompt: &[u32], max_new_tokens: usize) -> Vec<u32>
 
 #[test]
 fn prompts_decoded_together_give_what_each_gives_alone_without_a_cache() {
-    for seed in 0..4 {
+    for seed in [1, 6] {
         let model = model::<f64>(&weights(&config(), seed));
         let outputs = run(&model, &PROMPTS, &greedy(20, &[]));
+        let distinct = outputs.iter().map(|output| BTreeSet::from_iter(output).len()).sum::<usize>();
+        assert!(distinct > 6 * PROMPTS.len(), "outputs that repeat one token prove little: {outputs:?}");
         for (prompt, output) in PROMPTS.iter().zip(&outputs) {
             assert_eq!(*output, recomputed(&model, prompt, 20), "{prompt:?} of model {seed}");
         }
@@ -64,7 +68,7 @@ fn a_stop_token_ends_an_output_and_is_its_last_token() {
             None => output.clone(),
         })
         .collect();
-    let lengths: std::collections::BTreeSet<usize> = expected.iter().map(Vec::len).collect();
+    let lengths: BTreeSet<usize> = expected.iter().map(Vec::len).collect();
     assert!(lengths.len() > 2, "the stops should tell the outputs apart: {lengths:?}");
     assert_eq!(run(&model, &PROMPTS, &greedy(20, &stop)), expected);
 }
