@@ -27,13 +27,7 @@ impl<'a, T> Matrix<'a, T> {
 
     /// The transpose: no data moves.
     pub fn t(self) -> Self {
-        Self {
-            rows: self.cols,
-            cols: self.rows,
-            row_stride: self.col_stride,
-            col_stride: self.row_stride,
-            ..self
-        }
+        Self { rows: self.cols, cols: self.rows, row_stride: self.col_stride, col_stride: self.row_stride, ..self }
     }
 
     fn check(&self) {
@@ -84,7 +78,14 @@ pub enum Threads {
 ///
 /// # Panics
 /// When the shapes do not fit: a mistake of the calling op.
-pub fn gemm<T: Product>(c: MatrixMut<'_, T>, store: Store, alpha: T, a: Matrix<'_, T>, b: Matrix<'_, T>, threads: Threads) {
+pub fn gemm<T: Product>(
+    c: MatrixMut<'_, T>,
+    store: Store,
+    alpha: T,
+    a: Matrix<'_, T>,
+    b: Matrix<'_, T>,
+    threads: Threads,
+) {
     assert!(a.rows == c.rows && b.cols == c.cols && a.cols == b.rows, "gemm shapes");
     if c.rows == 0 || c.cols == 0 {
         return;

@@ -196,8 +196,7 @@ mod tests {
             [&[2u32, 3, 4, 5][..], &[2, 3], &[2, 3, 4, 5], &[7], &[2, 3, 9, 9, 9]].iter().map(|r| example(r)).collect();
         let tree = TokenTree::from_examples(&rows.iter().collect::<Vec<_>>());
         for (row, &last) in rows.iter().zip(&tree.last_rows) {
-            let seen: Vec<u32> =
-                (0..=last as usize).filter(|&j| last < tree.end[j]).map(|j| tree.ids[j]).collect();
+            let seen: Vec<u32> = (0..=last as usize).filter(|&j| last < tree.end[j]).map(|j| tree.ids[j]).collect();
             assert_eq!(seen, row.ids);
         }
     }

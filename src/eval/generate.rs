@@ -86,11 +86,8 @@ fn decode_group(
         rng.set_stream((first + i) as u64);
         rng
     };
-    let start = |prompt| Sequence {
-        prompt,
-        tokens: Vec::new(),
-        rng: options.sampling.as_ref().map(|s| stream(prompt, s)),
-    };
+    let start =
+        |prompt| Sequence { prompt, tokens: Vec::new(), rng: options.sampling.as_ref().map(|s| stream(prompt, s)) };
     let mut active: Vec<Sequence> = (0..prompts.len()).map(start).collect();
     let mut outputs = vec![Vec::new(); prompts.len()];
     for step in 0..options.max_new_tokens {
@@ -161,8 +158,7 @@ fn sample<T: crate::backend::cpu::Real>(logits: &[T], sampling: &Sampling, rng: 
     }
     candidates.sort_by(descending);
     let largest = candidates[0].1;
-    let mut weights: Vec<f64> =
-        candidates.iter().map(|&(_, x)| ((x - largest) / sampling.temperature).exp()).collect();
+    let mut weights: Vec<f64> = candidates.iter().map(|&(_, x)| ((x - largest) / sampling.temperature).exp()).collect();
     let total = sum_of(weights.len(), |i| weights[i]);
     // The smallest set of most likely tokens whose probabilities reach top_p.
     let mut reached = 0.0;

@@ -26,9 +26,10 @@ pub fn stdout_width() -> usize {
     console::Term::stdout().size_checked().map_or(DEFAULT_WIDTH, |(_, columns)| usize::from(columns))
 }
 
-/// The tutorial's table: prompt, output and verdict of every example, then the score. Each example takes one line of at most
-/// `width` columns: cells that are too long are cut and end in `…`, line breaks show as `⏎`. The mark before the verdict is
-/// the tutorial's rule, the word after it what the output did.
+/// The tutorial's table: prompt, output and verdict of every example, then the score.
+///
+/// Each example takes one line of at most `width` columns: cells that are too long are cut and end in `…`, line breaks show
+/// as `⏎`. The mark before the verdict is the tutorial's rule, the word after it what the output did.
 pub fn examples_table(report: &Report, width: usize) -> String {
     let verdicts: Vec<String> = report.examples.iter().map(verdict_cell).collect();
     let verdict_width = verdicts.iter().map(|cell| measure_text_width(cell)).max().unwrap_or(0).max("verdict".len());
@@ -52,16 +53,16 @@ pub fn examples_table(report: &Report, width: usize) -> String {
 
 /// The score before and after training, side by side. The last column is the difference.
 pub fn before_after(before: &Score, after: &Score) -> String {
-    let rows: [(&str, fn(&Score) -> usize); 5] = [
-        ("tool choice", |score| score.correct),
-        ("strict: format", |score| score.strict.format_valid),
-        ("strict: + name", |score| score.strict.name),
-        ("strict: + arguments", |score| score.strict.arguments),
-        ("strict: exact", |score| score.strict.exact),
+    let strict = (&before.strict, &after.strict);
+    let rows = [
+        ("tool choice", before.correct, after.correct),
+        ("strict: format", strict.0.format_valid, strict.1.format_valid),
+        ("strict: + name", strict.0.name, strict.1.name),
+        ("strict: + arguments", strict.0.arguments, strict.1.arguments),
+        ("strict: exact", strict.0.exact, strict.1.exact),
     ];
     let mut table = format!("{:<20}{:>12}{:>12}\n", "score", "before", "after");
-    for (name, count) in rows {
-        let (then, now) = (count(before), count(after));
+    for (name, then, now) in rows {
         let cell = |count: usize, total: usize| format!("{count} of {total}");
         let (was, is) = (cell(then, before.total), cell(now, after.total));
         table += &format!("{name:<20}{was:>12}{is:>12}{:>8}\n", difference(then, now));

@@ -234,7 +234,9 @@ fn is_named(output: &str, name: &str, names: &[&str]) -> bool {
     let within_longer = |at: usize| {
         names.iter().filter(|longer| longer.len() > name.len()).any(|longer| {
             longer.match_indices(name).any(|(offset, _)| {
-                at.checked_sub(offset).and_then(|start| output.get(start..)).is_some_and(|text| text.starts_with(longer))
+                at.checked_sub(offset)
+                    .and_then(|start| output.get(start..))
+                    .is_some_and(|text| text.starts_with(longer))
             })
         })
     };

@@ -5,7 +5,7 @@
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
-use hf_hub::api::sync::{ApiBuilder, ApiError, ApiRepo};
+use hf_hub::api::sync::{Api, ApiBuilder, ApiError, ApiRepo};
 use hf_hub::{Cache, CacheRepo, Repo};
 
 use crate::err;
@@ -26,55 +26,84 @@ const SMALL_FILES: [&str; 8] = [
 const WEIGHTS: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
-/// The folder of the cache that holds the model `id` (`owner/name`), downloaded where it is not there yet.
-///
-/// # Errors
-/// The hub cannot be reached, does not know the model, or refuses it: the error then says where to accept its licence.
-pub fn download_model(id: &str) -> Result<PathBuf> {
-    let cache = cache();
-    let cached = cache.repo(Repo::model(id.into()));
-    let offline = std::env::var("HF_HUB_OFFLINE").is_ok_and(|value| !matches!(value.as_str(), "" | "0"));
-    if let Some(folder) = cached_model(&cached, offline) {
-        return Ok(folder);
-    }
-    if offline {
-        return Err(err!("`{id}` is not in the cache `{}`", cache.path().display())
-            .hint("unset `HF_HUB_OFFLINE` to download it"));
-    }
-    let api = builder(&cache).build().context(|| "cannot set up the download")?;
-    let repo = api.repo(Repo::model(id.into()));
-    let info = repo.info().map_err(|error| explain(id, error))?;
-    let names: Vec<&str> = info.siblings.iter().map(|file| file.rfilename.as_str()).collect();
-    for name in SMALL_FILES.iter().filter(|name| names.contains(name)) {
-        fetch(id, &repo, name)?;
-    }
-    let weights = match names.contains(&WEIGHTS) {
-        true => fetch(id, &repo, WEIGHTS)?,
-        false if names.contains(&INDEX) => fetch_shards(id, &repo, &names)?,
-        false => return Err(err!("`{id}` has no `{WEIGHTS}`").hint("only models with safetensors weights can be used")),
-    };
-    weights.parent().map(Path::to_path_buf).ok_or_else(|| err!("`{id}` was downloaded to no folder"))
+/// Which hub, with which token, cached where.
+#[derive(Clone, Debug)]
+pub struct Hub {
+    /// The address, without a final slash.
+    pub endpoint: String,
+    /// Sent as bearer token.
+    pub token: Option<String>,
+    /// The folder of `models--owner--name`.
+    pub cache: PathBuf,
+    /// Use what is cached and never the network.
+    pub offline: bool,
 }
 
-fn cache() -> Cache {
-    std::env::var_os("HF_HUB_CACHE").map_or_else(Cache::from_env, |path| Cache::new(path.into()))
-}
+impl Hub {
+    /// The hub that the environment describes.
+    pub fn from_env() -> Self {
+        let set = |name: &str| std::env::var(name).ok().map(|v| v.trim().to_string()).filter(|v| !v.is_empty());
+        let home = Cache::from_env();
+        Self {
+            endpoint: set("HF_ENDPOINT")
+                .map_or("https://huggingface.co".into(), |url| url.trim_end_matches('/').into()),
+            token: set("HF_TOKEN").or_else(|| home.token()),
+            cache: set("HF_HUB_CACHE").map_or_else(|| home.path().clone(), PathBuf::from),
+            offline: set("HF_HUB_OFFLINE").is_some_and(|value| value != "0"),
+        }
+    }
 
-fn builder(cache: &Cache) -> ApiBuilder {
-    let builder = ApiBuilder::from_env()
-        .with_cache_dir(cache.path().clone())
-        .with_progress(std::io::stderr().is_terminal())
-        .with_retries(2)
-        .with_user_agent(env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"));
-    match std::env::var("HF_TOKEN").ok().filter(|token| !token.trim().is_empty()) {
-        Some(token) => builder.with_token(Some(token.trim().into())),
-        None => builder,
+    /// The folder of the cache that holds the model `id` (`owner/name`), downloaded where it is not there yet.
+    ///
+    /// # Errors
+    /// The hub cannot be reached, does not know the model, or refuses it: the error then says where to accept its
+    /// licence.
+    pub fn download_model(&self, id: &str) -> Result<PathBuf> {
+        let cached = Cache::new(self.cache.clone()).repo(Repo::model(id.into()));
+        if let Some(folder) = cached_model(&cached, self.offline) {
+            return Ok(folder);
+        }
+        if self.offline {
+            return Err(err!("`{id}` is not whole in the cache `{}`", self.cache.display())
+                .hint("unset `HF_HUB_OFFLINE` to download it"));
+        }
+        let repo = self.api()?.repo(Repo::model(id.into()));
+        let info = match repo.info() {
+            // Not reachable: what is cached will do, even without a template.
+            Err(error) if status(&error).is_none() => {
+                return cached_model(&cached, true).ok_or_else(|| explain(id, error));
+            }
+            info => info.map_err(|error| explain(id, error))?,
+        };
+        let names: Vec<&str> = info.siblings.iter().map(|file| file.rfilename.as_str()).collect();
+        for name in SMALL_FILES.iter().filter(|name| names.contains(name)) {
+            fetch(id, &repo, name)?;
+        }
+        let weights = match names.contains(&WEIGHTS) {
+            true => fetch(id, &repo, WEIGHTS)?,
+            false if names.contains(&INDEX) => fetch_shards(id, &repo, &names)?,
+            false => {
+                return Err(err!("`{id}` has no `{WEIGHTS}`").hint("only models with safetensors weights can be used"));
+            }
+        };
+        weights.parent().map(Path::to_path_buf).ok_or_else(|| err!("`{id}` was downloaded to no folder"))
+    }
+
+    fn api(&self) -> Result<Api> {
+        ApiBuilder::from_cache(Cache::new(self.cache.clone()))
+            .with_endpoint(self.endpoint.clone())
+            .with_token(self.token.clone())
+            .with_progress(std::io::stderr().is_terminal())
+            .with_retries(2)
+            .with_user_agent(env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"))
+            .build()
+            .context(|| "cannot set up the download")
     }
 }
 
 /// The snapshot in the cache, if it is whole. Programs that cache the weights without the tokenizer are common, so a
-/// snapshot without a chat template is only taken when it cannot be completed.
-fn cached_model(cached: &CacheRepo, offline: bool) -> Option<PathBuf> {
+/// snapshot without a chat template is only taken when it cannot be completed (`any_template`).
+fn cached_model(cached: &CacheRepo, any_template: bool) -> Option<PathBuf> {
     let has = |name: &str| cached.get(name).is_some();
     let weights = cached.get(WEIGHTS).or_else(|| cached.get(INDEX).filter(|index| shards_present(cached, index)))?;
     let needed = ["config.json", "tokenizer.json"].iter().all(|name| has(name));
@@ -82,7 +111,7 @@ fn cached_model(cached: &CacheRepo, offline: bool) -> Option<PathBuf> {
         || cached
             .get("tokenizer_config.json")
             .is_some_and(|path| std::fs::read_to_string(path).is_ok_and(|text| text.contains("\"chat_template\"")));
-    if needed && (template || offline) { weights.parent().map(Path::to_path_buf) } else { None }
+    if needed && (any_template || template) { weights.parent().map(Path::to_path_buf) } else { None }
 }
 
 fn shards_present(cached: &CacheRepo, index: &Path) -> bool {

@@ -112,7 +112,7 @@ fn not_found(spec: &str) -> crate::error::Error {
 
 #[cfg(feature = "hub")]
 fn download(id: &str) -> Result<PathBuf> {
-    super::hub::download_model(id)
+    super::hub::Hub::from_env().download_model(id)
 }
 
 #[cfg(not(feature = "hub"))]

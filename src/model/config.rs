@@ -5,6 +5,7 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use super::fields::{Fields, TokenIds};
 use crate::error::{Context, Result};
 use crate::{bail, err};
 
@@ -86,16 +87,38 @@ impl Gemma3Config {
         Self::from_value(value).context(|| format!("cannot use the model of `{}`", path.display()))
     }
 
-    /// Checks a `config.json` given as JSON.
+    /// Checks a `config.json` given as JSON; what is absent gets transformers' default for Gemma 3.
     ///
     /// # Errors
     /// As [`Gemma3Config::load`], less the file.
     pub fn from_value(value: Value) -> Result<Self> {
         let Value::Object(raw) = value else { bail!("the model's config is not a JSON object") };
         refuse_other_architectures(&raw)?;
-        let file = ConfigFile::deserialize(&Value::Object(raw.clone())).context(|| "a field of the config is wrong")?;
-        file.refuse_other_features()?;
-        let config = file.into_config(raw)?;
+        let fields = Fields(&raw);
+        refuse_other_features(&fields)?;
+        let (rope_theta, rope_local_base_freq) = rope_thetas(&fields)?;
+        let num_hidden_layers = fields.required("num_hidden_layers")?;
+        let config = Self {
+            vocab_size: fields.required("vocab_size")?,
+            hidden_size: fields.required("hidden_size")?,
+            intermediate_size: fields.required("intermediate_size")?,
+            num_hidden_layers,
+            num_attention_heads: fields.required("num_attention_heads")?,
+            num_key_value_heads: fields.required("num_key_value_heads")?,
+            head_dim: fields.optional("head_dim")?.unwrap_or(256),
+            rms_norm_eps: fields.optional("rms_norm_eps")?.unwrap_or(1e-6),
+            rope_theta,
+            rope_local_base_freq,
+            sliding_window: fields.optional("sliding_window")?.unwrap_or(4096),
+            layer_types: layer_types(&fields, num_hidden_layers)?,
+            query_pre_attn_scalar: fields.optional("query_pre_attn_scalar")?.unwrap_or(256.0),
+            max_position_embeddings: fields.optional("max_position_embeddings")?.unwrap_or(131_072),
+            tie_word_embeddings: true,
+            bos_token_id: fields.optional("bos_token_id")?,
+            eos_token_id: fields.optional("eos_token_id")?.map(TokenIds::into_vec).unwrap_or_default(),
+            pad_token_id: fields.optional("pad_token_id")?,
+            raw,
+        };
         config.check()?;
         Ok(config)
     }
@@ -152,10 +175,10 @@ impl Gemma3Config {
 
     fn check_heads(&self) -> Result<()> {
         let (heads, kv_heads) = (self.num_attention_heads, self.num_key_value_heads);
-        if heads % kv_heads != 0 {
+        if !heads.is_multiple_of(kv_heads) {
             bail!("`num_attention_heads` {heads} is not a multiple of `num_key_value_heads` {kv_heads}");
         }
-        if self.head_dim % 2 != 0 {
+        if !self.head_dim.is_multiple_of(2) {
             bail!("`head_dim` {} is odd; rotary embeddings rotate its two halves", self.head_dim);
         }
         let (kinds, layers) = (self.layer_types.len(), self.num_hidden_layers);
@@ -185,40 +208,6 @@ impl Gemma3Config {
     }
 }
 
-/// `config.json` as deserialized: what may be absent is an `Option` or has transformers' default.
-#[derive(Deserialize)]
-struct ConfigFile {
-    vocab_size: usize,
-    hidden_size: usize,
-    intermediate_size: usize,
-    num_hidden_layers: usize,
-    num_attention_heads: usize,
-    num_key_value_heads: usize,
-    head_dim: Option<usize>,
-    rms_norm_eps: Option<f64>,
-    rope_theta: Option<f64>,
-    rope_local_base_freq: Option<f64>,
-    rope_parameters: Option<RopeParameters>,
-    rope_scaling: Option<Value>,
-    sliding_window: Option<usize>,
-    sliding_window_pattern: Option<usize>,
-    #[serde(rename = "_sliding_window_pattern")]
-    private_sliding_window_pattern: Option<usize>,
-    layer_types: Option<Vec<LayerType>>,
-    query_pre_attn_scalar: Option<f64>,
-    max_position_embeddings: Option<usize>,
-    tie_word_embeddings: Option<bool>,
-    bos_token_id: Option<u32>,
-    eos_token_id: Option<TokenIds>,
-    pad_token_id: Option<u32>,
-    hidden_activation: Option<String>,
-    attention_bias: Option<bool>,
-    use_bidirectional_attention: Option<bool>,
-    attn_logit_softcapping: Option<f64>,
-    final_logit_softcapping: Option<f64>,
-    quantization_config: Option<Value>,
-}
-
 /// transformers 5 keeps RoPE per kind of layer.
 #[derive(Default, Deserialize)]
 struct RopeParameters {
@@ -232,91 +221,65 @@ struct Rope {
     rope_type: Option<String>,
 }
 
-/// One token id or a list of them.
-#[derive(Deserialize)]
-#[serde(untagged)]
-pub(super) enum TokenIds {
-    One(u32),
-    Many(Vec<u32>),
+/// RoPE theta of the full and of the sliding layers, from the new form or the old.
+fn rope_thetas(fields: &Fields) -> Result<(f64, f64)> {
+    let nested: Option<RopeParameters> = fields.optional("rope_parameters")?;
+    if nested.as_ref().is_some_and(|rope| rope.sliding_attention.is_none() && rope.full_attention.is_none()) {
+        bail!("`rope_parameters` has neither `full_attention` nor `sliding_attention`");
+    }
+    let nested = nested.unwrap_or_default();
+    let kinds = [&nested.full_attention, &nested.sliding_attention].into_iter().flatten();
+    let scaled = kinds.filter_map(|rope| rope.rope_type.as_deref()).any(|kind| kind != "default");
+    if scaled || fields.optional::<Value>("rope_scaling")?.is_some() {
+        bail!("the model scales its rotary embeddings (`rope_scaling`), which is not supported");
+    }
+    let theta = |rope: Option<Rope>, name, default| match rope.and_then(|rope| rope.rope_theta) {
+        Some(theta) => Ok(theta),
+        None => fields.optional(name).map(|flat| flat.unwrap_or(default)),
+    };
+    Ok((
+        theta(nested.full_attention, "rope_theta", 1e6)?,
+        theta(nested.sliding_attention, "rope_local_base_freq", 1e4)?,
+    ))
 }
 
-impl TokenIds {
-    pub(super) fn into_vec(self) -> Vec<u32> {
-        match self {
-            Self::One(id) => vec![id],
-            Self::Many(ids) => ids,
-        }
+fn layer_types(fields: &Fields, layers: usize) -> Result<Vec<LayerType>> {
+    if let Some(kinds) = fields.optional("layer_types")? {
+        return Ok(kinds);
+    }
+    let pattern = match fields.optional("sliding_window_pattern")? {
+        Some(pattern) => Some(pattern),
+        None => fields.optional("_sliding_window_pattern")?,
+    };
+    match pattern.unwrap_or(6) {
+        0 => Err(err!("`sliding_window_pattern` is 0")),
+        pattern => Ok(layer_pattern(layers.min(MAX_LAYERS), pattern)),
     }
 }
 
-impl ConfigFile {
-    fn refuse_other_features(&self) -> Result<()> {
-        if self.rope_parameters.as_ref().is_some_and(|r| r.sliding_attention.is_none() && r.full_attention.is_none()) {
-            bail!("`rope_parameters` has neither `full_attention` nor `sliding_attention`");
+fn refuse_other_features(fields: &Fields) -> Result<()> {
+    for name in ["attn_logit_softcapping", "final_logit_softcapping"] {
+        if fields.optional::<f64>(name)?.is_some() {
+            bail!("the model caps its logits (`{name}`), which is not supported");
         }
-        let rope = self.rope_parameters.iter().flat_map(|r| r.sliding_attention.iter().chain(&r.full_attention));
-        let scaled = rope.filter_map(|r| r.rope_type.as_deref()).find(|&kind| kind != "default");
-        if self.rope_scaling.is_some() || scaled.is_some() {
-            bail!("the model scales its rotary embeddings (`rope_scaling`), which is not supported");
-        }
-        if self.attn_logit_softcapping.is_some() || self.final_logit_softcapping.is_some() {
-            bail!(
-                "the model caps its logits (`attn_logit_softcapping`, `final_logit_softcapping`), which is not supported"
-            );
-        }
-        if self.attention_bias == Some(true) {
-            bail!("the model has biases (`attention_bias`), which is not supported");
-        }
-        if self.use_bidirectional_attention == Some(true) {
-            bail!("the model looks ahead (`use_bidirectional_attention`); only causal models generate text");
-        }
-        if let Some(activation) = self.hidden_activation.as_deref().filter(|&name| name != "gelu_pytorch_tanh") {
-            bail!("`hidden_activation` is `{activation}`; only `gelu_pytorch_tanh` is supported");
-        }
-        if self.tie_word_embeddings == Some(false) {
-            bail!("the model has a head of its own (`tie_word_embeddings` is false), which is not supported");
-        }
-        if self.quantization_config.is_some() {
-            return Err(
-                err!("the weights are quantized (`quantization_config`)").hint("use the unquantized checkpoint")
-            );
-        }
-        Ok(())
     }
-
-    /// Fills in transformers' defaults for Gemma 3.
-    fn into_config(self, raw: Map<String, Value>) -> Result<Gemma3Config> {
-        let rope = self.rope_parameters.unwrap_or_default();
-        let theta = |rope: Option<Rope>, flat: Option<f64>, default| {
-            rope.and_then(|r| r.rope_theta).or(flat).unwrap_or(default)
-        };
-        let pattern = self.sliding_window_pattern.or(self.private_sliding_window_pattern).unwrap_or(6);
-        if pattern == 0 {
-            bail!("`sliding_window_pattern` is 0");
-        }
-        let layers = self.num_hidden_layers.min(MAX_LAYERS);
-        Ok(Gemma3Config {
-            vocab_size: self.vocab_size,
-            hidden_size: self.hidden_size,
-            intermediate_size: self.intermediate_size,
-            num_hidden_layers: self.num_hidden_layers,
-            num_attention_heads: self.num_attention_heads,
-            num_key_value_heads: self.num_key_value_heads,
-            head_dim: self.head_dim.unwrap_or(256),
-            rms_norm_eps: self.rms_norm_eps.unwrap_or(1e-6),
-            rope_theta: theta(rope.full_attention, self.rope_theta, 1e6),
-            rope_local_base_freq: theta(rope.sliding_attention, self.rope_local_base_freq, 1e4),
-            sliding_window: self.sliding_window.unwrap_or(4096),
-            layer_types: self.layer_types.unwrap_or_else(|| layer_pattern(layers, pattern)),
-            query_pre_attn_scalar: self.query_pre_attn_scalar.unwrap_or(256.0),
-            max_position_embeddings: self.max_position_embeddings.unwrap_or(131_072),
-            tie_word_embeddings: true,
-            bos_token_id: self.bos_token_id,
-            eos_token_id: self.eos_token_id.map(TokenIds::into_vec).unwrap_or_default(),
-            pad_token_id: self.pad_token_id,
-            raw,
-        })
+    if fields.optional("attention_bias")? == Some(true) {
+        bail!("the model has biases (`attention_bias`), which is not supported");
     }
+    if fields.optional("use_bidirectional_attention")? == Some(true) {
+        bail!("the model looks ahead (`use_bidirectional_attention`); only causal models generate text");
+    }
+    if fields.optional("tie_word_embeddings")? == Some(false) {
+        bail!("the model has a head of its own (`tie_word_embeddings` is false), which is not supported");
+    }
+    let activation: Option<String> = fields.optional("hidden_activation")?;
+    if let Some(activation) = activation.filter(|name| name != "gelu_pytorch_tanh") {
+        bail!("`hidden_activation` is `{activation}`; only `gelu_pytorch_tanh` is supported");
+    }
+    if fields.optional::<Value>("quantization_config")?.is_some() {
+        return Err(err!("the weights are quantized (`quantization_config`)").hint("use the unquantized checkpoint"));
+    }
+    Ok(())
 }
 
 /// Every `pattern`-th layer attends fully, the others in the window.

@@ -133,7 +133,8 @@ impl Gemma3 {
         };
         let weight = |name: &str| format!("model.layers.{layer}.{name}.weight");
         let get = |name: &str| self.params.get(&weight(name));
-        let (q_proj, k_proj, v_proj) = (weight("self_attn.q_proj"), weight("self_attn.k_proj"), weight("self_attn.v_proj"));
+        let (q_proj, k_proj, v_proj) =
+            (weight("self_attn.q_proj"), weight("self_attn.k_proj"), weight("self_attn.v_proj"));
         let heads = Heads { query: c.num_attention_heads, kv: c.num_key_value_heads, dim: c.head_dim };
 
         let x = rmsnorm(tape, h, &get("input_layernorm"), c.rms_norm_eps)?;

@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::config::{Gemma3Config, TokenIds};
+use super::config::Gemma3Config;
+use super::fields::{Fields, TokenIds};
 use crate::bail;
 use crate::error::{Context, Result};
 
@@ -24,15 +24,6 @@ pub struct GenerationConfig {
     pub eos_token_id: Vec<u32>,
     /// The file as read, so that saving keeps what is not known here.
     raw: Map<String, Value>,
-}
-
-#[derive(Default, Deserialize)]
-struct GenerationFile {
-    do_sample: Option<bool>,
-    top_k: Option<usize>,
-    top_p: Option<f64>,
-    temperature: Option<f64>,
-    eos_token_id: Option<TokenIds>,
 }
 
 impl GenerationConfig {
@@ -56,14 +47,14 @@ impl GenerationConfig {
     /// As [`GenerationConfig::load`], less the file.
     pub fn from_value(value: Value, config: &Gemma3Config) -> Result<Self> {
         let Value::Object(raw) = value else { bail!("the generation config is not a JSON object") };
-        let file = GenerationFile::deserialize(&Value::Object(raw.clone()))
-            .context(|| "a field of the generation config is wrong")?;
+        let fields = Fields(&raw);
+        let stop: Option<TokenIds> = fields.optional("eos_token_id")?;
         let this = Self {
-            do_sample: file.do_sample.unwrap_or(false),
-            top_k: file.top_k.unwrap_or(50),
-            top_p: file.top_p.unwrap_or(1.0),
-            temperature: file.temperature.unwrap_or(1.0),
-            eos_token_id: file.eos_token_id.map_or_else(|| config.eos_token_id.clone(), TokenIds::into_vec),
+            do_sample: fields.optional("do_sample")?.unwrap_or(false),
+            top_k: fields.optional("top_k")?.unwrap_or(50),
+            top_p: fields.optional("top_p")?.unwrap_or(1.0),
+            temperature: fields.optional("temperature")?.unwrap_or(1.0),
+            eos_token_id: stop.map_or_else(|| config.eos_token_id.clone(), TokenIds::into_vec),
             raw,
         };
         if !(this.top_p > 0.0 && this.top_p <= 1.0) {

@@ -62,8 +62,7 @@ pub fn linear_cross_entropy(
     // Chunks of even size: the last one should not be a sliver.
     let chunk_rows = rows.len().div_ceil(rows.len().div_ceil(most_rows).max(1)).max(1);
     let mut sums = LossSums::default();
-    let mut dhidden =
-        tape.is_recording().then(|| Tensor::zeros(tape.device(), hidden.value.shape(), dtype));
+    let mut dhidden = tape.is_recording().then(|| Tensor::zeros(tape.device(), hidden.value.shape(), dtype));
     for rows in rows.chunks(chunk_rows) {
         let mut logits = Tensor::empty(tape.device(), &[rows.len(), v], dtype);
         dispatch!(dtype, T => {

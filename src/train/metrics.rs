@@ -109,7 +109,7 @@ impl MetricsWriter {
         Ok(Self { path: path.to_owned(), file })
     }
 
-    /// Appends one line. It is in the file, though not yet on the disk, when this returns: who kills the run loses no record.
+    /// Appends one line. When this returns it is in the file, if not yet on the disk: killing the run loses no record.
     pub fn write(&mut self, record: &Record) -> Result<()> {
         let place = || format!("cannot write to `{}`", self.path.display());
         let mut line = serde_json::to_vec(record).context(place)?;
@@ -118,8 +118,8 @@ impl MetricsWriter {
     }
 }
 
-/// Reads the records of a `metrics.jsonl`. A last line without its line break, of a run that was killed or is writing it right
-/// now, is left out when it is not whole; any other fault is an error that names `file:line`.
+/// Reads the records of a `metrics.jsonl`. A last line that is not whole, of a run that was killed or is writing it right
+/// now, is left out; any other fault is an error that names `file:line`.
 pub fn read_metrics(path: &Path) -> Result<Vec<Record>> {
     let text = fs::read_to_string(path).context(|| format!("cannot read `{}`", path.display()))?;
     let mut records = Vec::new();
@@ -130,7 +130,9 @@ pub fn read_metrics(path: &Path) -> Result<Vec<Record>> {
         match parse_record(line) {
             Ok(record) => records.push(record),
             Err(_) if !line.ends_with('\n') => {}
-            Err(error) => return Err(error.context(format!("`{}:{}` is no metrics record", path.display(), index + 1))),
+            Err(error) => {
+                return Err(error.context(format!("`{}:{}` is no metrics record", path.display(), index + 1)));
+            }
         }
     }
     Ok(records)

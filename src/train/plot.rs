@@ -19,7 +19,7 @@ type Curve = Vec<(f64, f64)>;
 
 /// Writes the plot of `records` to `path`. Returns false, and writes nothing, when there is no finite loss to plot.
 ///
-/// Both axes begin at 0. A spike in the training loss is cut off where it would flatten everything else; the title then says so.
+/// Both axes begin at 0. A spike in the training loss that would flatten everything else is cut off, and the title says so.
 pub fn plot_losses(records: &[Record], path: &Path) -> Result<bool> {
     let (training, validation) = curves(records);
     if training.is_empty() && validation.is_empty() {
@@ -47,15 +47,15 @@ fn curves(records: &[Record]) -> (Curve, Curve) {
     (training, validation)
 }
 
-/// The top of the loss axis: the highest loss, but at most three times what nine in ten training losses stay under. The
-/// validation loss and the first training loss are never cut.
+/// The top of the loss axis: the highest loss that is no spike. A spike is a training loss, not the first one, above three
+/// times what nine in ten of them stay under, and above every validation loss.
 fn top(training: &Curve, validation: &Curve) -> f64 {
     let mut losses: Vec<f64> = training.iter().map(|point| point.1).collect();
     losses.sort_by(f64::total_cmp);
-    let highest = losses.last().copied().unwrap_or(0.0);
     let usual = losses.get(losses.len() * 9 / 10).copied().unwrap_or(0.0);
     let kept = training.iter().take(1).chain(validation).map(|point| point.1).fold(0.0, f64::max);
-    let top = highest.min(3.0 * usual).max(kept);
+    let limit = kept.max(3.0 * usual);
+    let top = losses.into_iter().filter(|loss| *loss <= limit).fold(kept, f64::max);
     if top > 0.0 { top } else { 1.0 }
 }
 
@@ -84,14 +84,21 @@ fn draw<'a>(svg: &'a mut String, training: &Curve, validation: &Curve) -> DrawRe
         .bold_line_style(GRID)
         .light_line_style(TRANSPARENT)
         .draw()?;
-    chart
-        .draw_series(LineSeries::new(training.iter().map(|&(epoch, loss)| (epoch, loss.min(top))), TRAINING.stroke_width(2)))?
-        .label("training")
-        .legend(|(x, y)| PathElement::new([(x, y), (x + 24, y)], TRAINING.stroke_width(2)));
-    chart
-        .draw_series(LineSeries::new(validation.iter().copied(), VALIDATION.stroke_width(2)).point_size(4))?
-        .label("validation")
-        .legend(|(x, y)| PathElement::new([(x, y), (x + 24, y)], VALIDATION.stroke_width(2)));
+    // A line through one point would be invisible: it gets a dot. Evaluations are few, and all get one.
+    let dot = if training.len() == 1 { 4 } else { 0 };
+    let cut_off = training.iter().map(|&(epoch, loss)| (epoch, loss.min(top))).collect();
+    for (name, curve, color, dot) in
+        [("training", cut_off, TRAINING, dot), ("validation", validation.clone(), VALIDATION, 4)]
+    {
+        if curve.is_empty() {
+            continue;
+        }
+        let style = color.stroke_width(2);
+        chart
+            .draw_series(LineSeries::new(curve, style).point_size(dot))?
+            .label(name)
+            .legend(move |(x, y)| PathElement::new([(x, y), (x + 24, y)], style));
+    }
     chart
         .configure_series_labels()
         .position(SeriesLabelPosition::UpperRight)

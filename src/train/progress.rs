@@ -11,9 +11,8 @@ use super::metrics::{EvalRecord, TrainRecord};
 /// The progress of one job, on stderr.
 pub struct Progress {
     output: Output,
-    /// What is counted and how often a line is printed: each so many steps. 0: only at the end.
+    /// What is counted.
     name: String,
-    every: u64,
     total: u64,
     done: u64,
     started: Instant,
@@ -31,38 +30,36 @@ impl fmt::Debug for Progress {
 }
 
 impl Progress {
-    /// Training for `total_steps` optimizer steps. Where stderr is no terminal, one line each `logging_steps` steps and after the
-    /// last.
-    pub fn training(total_steps: u64, logging_steps: u64) -> Self {
-        let style = "{prefix} {bar:20} {pos}/{len}  {msg}";
-        Self::on(stderr_output(total_steps, style), "training", total_steps, logging_steps)
+    /// Training for `total_steps` optimizer steps. Where stderr is no terminal, each record is a line.
+    pub fn training(total_steps: u64) -> Self {
+        Self::on(stderr_output(total_steps, "{prefix} {bar:20} {pos}/{len}  {msg}"), "training", total_steps)
     }
 
-    /// Anything that is counted up to `total`, e.g. prompts under `score before`. Where stderr is no terminal, one line at the end.
+    /// Anything that is counted up to `total`, e.g. prompts under `score before`. Where stderr is no terminal, one line at
+    /// the end.
     pub fn counter(name: &str, total: u64) -> Self {
-        let style = "{prefix} {bar:20} {pos}/{len}, {eta} left";
-        Self::on(stderr_output(total, style), name, total, 0)
+        Self::on(stderr_output(total, "{prefix} {bar:20} {pos}/{len}, {eta} left"), name, total)
     }
 
     /// [`training`](Self::training) in lines to `writer`, whatever stderr is.
-    pub fn training_lines(total_steps: u64, logging_steps: u64, writer: Box<dyn Write + Send>) -> Self {
-        Self::on(Output::Lines(writer), "training", total_steps, logging_steps)
+    pub fn training_lines(total_steps: u64, writer: Box<dyn Write + Send>) -> Self {
+        Self::on(Output::Lines(writer), "training", total_steps)
     }
 
     /// [`counter`](Self::counter) in lines to `writer`, whatever stderr is.
     pub fn counter_lines(name: &str, total: u64, writer: Box<dyn Write + Send>) -> Self {
-        Self::on(Output::Lines(writer), name, total, 0)
+        Self::on(Output::Lines(writer), name, total)
     }
 
-    fn on(output: Output, name: &str, total: u64, every: u64) -> Self {
+    fn on(output: Output, name: &str, total: u64) -> Self {
         if let Output::Bar(bar) = &output {
             bar.set_prefix(name.to_owned());
             bar.enable_steady_tick(Duration::from_millis(500));
         }
-        Self { output, name: name.to_owned(), every, total, done: 0, started: Instant::now() }
+        Self { output, name: name.to_owned(), total, done: 0, started: Instant::now() }
     }
 
-    /// Shows a training step.
+    /// Shows what training steps up to `record.step` measured.
     pub fn step(&mut self, record: &TrainRecord) {
         self.done = record.step;
         let left = duration_text(self.time_left());
@@ -73,10 +70,7 @@ impl Progress {
                 bar.set_message(format!("loss {:.4}, {speed}", record.loss));
             }
             Output::Lines(writer) => {
-                let is_due = self.every > 0 && record.step.is_multiple_of(self.every);
-                if is_due || record.step == self.total {
-                    write_line(writer, &format!("step {}/{}  {}, {speed}", record.step, self.total, step_text(record)));
-                }
+                write_line(writer, &format!("step {}/{}  {}, {speed}", record.step, self.total, step_text(record)));
             }
         }
     }
@@ -89,9 +83,9 @@ impl Progress {
         ));
     }
 
-    /// Counts `by` more done.
-    pub fn advance(&mut self, by: u64) {
-        self.done += by;
+    /// Shows that `done` of the total are done.
+    pub fn set_done(&mut self, done: u64) {
+        self.done = done;
         if let Output::Bar(bar) = &self.output {
             bar.set_position(self.done);
         }
@@ -118,7 +112,8 @@ impl Progress {
     /// The time that the rest takes if it goes on as it went so far.
     fn time_left(&self) -> Duration {
         let left = self.total.saturating_sub(self.done) as f64;
-        self.started.elapsed().mul_f64(left / self.done.max(1) as f64)
+        let seconds = self.started.elapsed().as_secs_f64() * left / self.done.max(1) as f64;
+        Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
     }
 }
 

@@ -68,8 +68,8 @@ impl Schedule {
     }
 }
 
-/// The steps that `--warmup-steps` asks for: a whole number of steps, or, as in transformers, a number below 1 that is the part
-/// of `total_steps` to warm up for, rounded up (0.1 of 25 steps is 3). Anything else is a usage error.
+/// The steps that `--warmup-steps` asks for. `value` is a whole number of steps or, as in transformers, a number below 1: that
+/// part of `total_steps`, rounded up (0.1 of 25 steps is 3). Anything else is a usage error.
 pub fn warmup_steps(value: f64, total_steps: usize) -> Result<usize> {
     if (0.0..1.0).contains(&value) {
         Ok((total_steps as f64 * value).ceil() as usize)

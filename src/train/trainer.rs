@@ -211,12 +211,8 @@ impl<'a> Trainer<'a> {
 
     fn diverged(&self, loss: f64, grad_norm: f64, window: &[Vec<usize>]) -> Error {
         let rows: Vec<&str> = window.iter().flatten().map(|&i| self.train[i].origin.as_str()).collect();
-        err!(
-            "step {}: loss {loss}, gradient norm {grad_norm}; rows of the batch: {}",
-            self.step + 1,
-            rows.join(", ")
-        )
-        .hint("lower `--learning-rate`, or look at these rows with `engine preview`")
+        err!("step {}: loss {loss}, gradient norm {grad_norm}; rows of the batch: {}", self.step + 1, rows.join(", "))
+            .hint("lower `--learning-rate`, or look at these rows with `engine preview`")
     }
 
     fn evaluation_is_due(&self, done: bool) -> bool {

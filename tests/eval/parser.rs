@@ -57,7 +57,8 @@ fn keeps_a_number_in_escapes_a_string() {
 
 #[test]
 fn keeps_integers_and_floats_apart() {
-    let (_, arguments) = call_of("call:f{a:1,b:1.0,c:-9223372036854775808,d:18446744073709551615,e:36893488147419103232}");
+    let (_, arguments) =
+        call_of("call:f{a:1,b:1.0,c:-9223372036854775808,d:18446744073709551615,e:36893488147419103232}");
     assert!(arguments["a"].is_u64());
     assert!(arguments["b"].is_f64());
     assert_eq!(arguments["c"].as_i64(), Some(i64::MIN));
@@ -158,7 +159,19 @@ fn names_every_fault_and_its_byte() {
 
 #[test]
 fn says_that_a_text_cut_off_ends_too_early() {
-    for text in ["", "ca", "call", "call:", "call:f", "call:f{", "call:f{a", "call:f{a:", "call:f{a:1", "call:f{a:[", "call:f{a:1}"] {
+    for text in [
+        "",
+        "ca",
+        "call",
+        "call:",
+        "call:f",
+        "call:f{",
+        "call:f{a",
+        "call:f{a:",
+        "call:f{a:1",
+        "call:f{a:[",
+        "call:f{a:1}",
+    ] {
         let output = parse_output(&format!("{START_CALL}{text}"));
         let kinds: Vec<FaultKind> = output.faults.iter().map(|fault| fault.kind).collect();
         let expected = if text == "ca" { FaultKind::ExpectedCall } else { FaultKind::UnexpectedEnd };
@@ -169,7 +182,13 @@ fn says_that_a_text_cut_off_ends_too_early() {
 
 #[test]
 fn reports_control_tokens_outside_calls() {
-    for text in ["a<escape>b", "<end_function_call>", "<start_function_response>", "<end_of_turn>x", "<start_function_declaration>f"] {
+    for text in [
+        "a<escape>b",
+        "<end_function_call>",
+        "<start_function_response>",
+        "<end_of_turn>x",
+        "<start_function_declaration>f",
+    ] {
         let kinds: Vec<FaultKind> = parse_output(text).faults.iter().map(|fault| fault.kind).collect();
         assert_eq!(kinds, [FaultKind::StrayToken], "{text}");
     }
@@ -180,17 +199,22 @@ fn reports_control_tokens_outside_calls() {
 #[test]
 fn goes_on_reading_behind_a_broken_call() {
     let broken = "call:a{x:<escape>y<escape>z<escape>}";
-    let output = parse_output(&format!("{}{}{START_CALL}call:{START_CALL}call:c{END_CALL}", wrapped(broken), wrapped("call:b{}")));
+    let output = parse_output(&format!(
+        "{}{}{START_CALL}call:{START_CALL}call:c{END_CALL}",
+        wrapped(broken),
+        wrapped("call:b{}")
+    ));
     let names: Vec<&str> = output.calls.iter().map(|call| call.name.as_str()).collect();
     assert_eq!(names, ["b", "c"]);
     let kinds: Vec<FaultKind> = output.faults.iter().map(|fault| fault.kind).collect();
     assert_eq!(kinds, [FaultKind::ExpectedCommaOrBrace, FaultKind::ExpectedName]);
-    assert_eq!(output.faults[0].to_string(), "expected `,` or `}` at byte 46");
+    assert_eq!(output.faults[0].to_string(), "expected `,` or `}` at byte 47");
 }
 
 #[test]
 fn refuses_nesting_that_would_overflow_the_stack() {
-    let nested = |open: &str, close: &str, n: usize| wrapped(&format!("call:f{{a:{}1{}}}", open.repeat(n), close.repeat(n)));
+    let nested =
+        |open: &str, close: &str, n: usize| wrapped(&format!("call:f{{a:{}1{}}}", open.repeat(n), close.repeat(n)));
     assert_eq!(parse_output(&nested("[", "]", 127)).faults, []);
     for (open, close) in [("[", "]"), ("{a:", "}"), ("[{a:", "}]")] {
         let output = parse_output(&nested(open, close, 1_000_000));
@@ -216,8 +240,22 @@ fn render_object(members: &Map<String, Value>) -> String {
 }
 
 fn random_text(rng: &mut impl Rng) -> String {
-    const PIECES: [&str; 14] =
-        ["a", "42", " ", "\n", "{", "}", "[", ",", ":", "<esc", "é", "日", "<end_function_call>", "<start_function_call>"];
+    const PIECES: [&str; 14] = [
+        "a",
+        "42",
+        " ",
+        "\n",
+        "{",
+        "}",
+        "[",
+        ",",
+        ":",
+        "<esc",
+        "é",
+        "日",
+        "<end_function_call>",
+        "<start_function_call>",
+    ];
     (0..rng.random_range(0..8)).map(|_| PIECES[rng.random_range(0..PIECES.len())]).collect()
 }
 
@@ -241,7 +279,8 @@ fn random_value(rng: &mut impl Rng, depth: usize) -> Value {
 
 fn random_output(rng: &mut impl Rng) -> (Vec<Call>, String) {
     let count = rng.random_range(1..4);
-    let calls: Vec<Call> = (0..count).map(|n| Call { name: format!("tool_{n}"), arguments: random_object(rng, 0) }).collect();
+    let calls: Vec<Call> =
+        (0..count).map(|n| Call { name: format!("tool_{n}"), arguments: random_object(rng, 0) }).collect();
     let render = |call: &Call| wrapped(&format!("call:{}{}", call.name, render_object(&call.arguments)));
     let text = calls.iter().map(render).collect::<String>() + START_RESPONSE;
     (calls, text)
@@ -262,7 +301,22 @@ fn what_is_rendered_is_read_back_equal() {
 #[test]
 fn damaged_calls_never_panic_and_faults_lie_inside_the_text() {
     const PIECES: [&str; 16] = [
-        START_CALL, END_CALL, START_RESPONSE, ESCAPE, "<end_of_turn>", "call", ":", "{", "}", "[", "]", ",", "1e", "x", "é", "<",
+        START_CALL,
+        END_CALL,
+        START_RESPONSE,
+        ESCAPE,
+        "<end_of_turn>",
+        "call",
+        ":",
+        "{",
+        "}",
+        "[",
+        "]",
+        ",",
+        "1e",
+        "x",
+        "é",
+        "<",
     ];
     let mut rng = ChaCha8Rng::seed_from_u64(11);
     let check = |text: &str| {

@@ -11,9 +11,10 @@ fn report() -> Report {
     let mut report = Report { eval_loss: Some(0.5), ..Report::default() };
     let message = json!({"role": "assistant", "tool_calls": [{"function": {"name": "web", "arguments": {"q": "x"}}}]});
     let tools = ["web".to_owned(), "docs".to_owned()];
-    for (line, output) in ["<start_function_call>call:web{q:<escape>x<escape>}<end_function_call>", "<start_function_call>call:docs{"]
-        .into_iter()
-        .enumerate()
+    for (line, output) in
+        ["<start_function_call>call:web{q:<escape>x<escape>}<end_function_call>", "<start_function_call>call:docs{"]
+            .into_iter()
+            .enumerate()
     {
         let answer = Answer {
             origin: format!("rows.jsonl:{}", line + 1),
@@ -33,7 +34,10 @@ fn the_report_has_the_documented_shape() {
     report().write(&path).unwrap();
     let text = fs::read_to_string(&path).unwrap();
     let value: Value = serde_json::from_str(&text).unwrap();
-    assert_eq!(value.as_object().unwrap().keys().collect::<Vec<_>>(), ["correct", "total", "strict", "eval_loss", "examples"]);
+    assert_eq!(
+        value.as_object().unwrap().keys().collect::<Vec<_>>(),
+        ["correct", "total", "strict", "eval_loss", "examples"]
+    );
     assert_eq!((&value["correct"], &value["total"], &value["eval_loss"]), (&json!(1), &json!(2), &json!(0.5)));
     assert_eq!(
         value["strict"],

@@ -6,14 +6,14 @@ use engine::eval::table::{before_after, examples_table};
 use engine::eval::verdict::Expected;
 use serde_json::json;
 
-const CALL: &str =
-    "<start_function_call>call:search_web{query:<escape>Apple stock price<escape>}<end_function_call><start_function_response>";
+const CALL: &str = "<start_function_call>call:search_web{query:<escape>Apple stock price<escape>}<end_function_call><start_function_response>";
 
 /// A report of (prompt, output) pairs where `search_web` was due.
 fn report(pairs: &[(&str, &str)]) -> Report {
     let mut report = Report::default();
     for (prompt, output) in pairs {
-        let message = json!({"role": "assistant", "tool_calls": [{"name": "search_web", "arguments": {"query": "Apple stock price"}}]});
+        let call = json!({"name": "search_web", "arguments": {"query": "Apple stock price"}});
+        let message = json!({"role": "assistant", "tool_calls": [call]});
         let answer = Answer { prompt: (*prompt).to_owned(), output: (*output).to_owned(), ..Answer::default() };
         report.add(answer, Expected::from_messages(&[message]).unwrap(), &["search_web".into(), "search_docs".into()]);
     }
@@ -22,10 +22,16 @@ fn report(pairs: &[(&str, &str)]) -> Report {
 
 #[test]
 fn a_wide_table_shows_everything() {
-    let table = examples_table(&report(&[("Price of Apple?", CALL), ("What is the stock price of Apple?", "I do not know.")]), 200);
+    let table = examples_table(
+        &report(&[("Price of Apple?", CALL), ("What is the stock price of Apple?", "I do not know.")]),
+        200,
+    );
     let lines: Vec<&str> = table.lines().collect();
     assert!(lines[0].starts_with("prompt ") && lines[0].ends_with("verdict"), "{table}");
-    assert!(lines[2].starts_with("Price of Apple?  ") && lines[2].contains(CALL) && lines[2].ends_with("✓ correct"), "{table}");
+    assert!(
+        lines[2].starts_with("Price of Apple?  ") && lines[2].contains(CALL) && lines[2].ends_with("✓ correct"),
+        "{table}"
+    );
     assert!(lines[3].contains("Apple?  I do not know.  ") && lines[3].ends_with("✗ no call"), "{table}");
     assert_eq!(*lines.last().unwrap(), "1 of 2 correct");
 }
@@ -33,7 +39,11 @@ fn a_wide_table_shows_everything() {
 #[test]
 fn a_narrow_table_keeps_to_the_width_and_its_tokens_readable() {
     let long = "What is the current stock price of Apple, and how has it moved over the last four weeks?";
-    let report = report(&[(long, CALL), ("日本の株価は今いくらですか、教えてください。", "日本".repeat(40).as_str()), ("x", "y")]);
+    let report = report(&[
+        (long, CALL),
+        ("日本の株価は今いくらですか、教えてください。", "日本".repeat(40).as_str()),
+        ("x", "y"),
+    ]);
     for width in 40..160 {
         let table = examples_table(&report, width);
         for line in table.lines() {
@@ -43,10 +53,17 @@ fn a_narrow_table_keeps_to_the_width_and_its_tokens_readable() {
         assert!(row.contains("…  ") && row.ends_with("  ✓ correct"), "{width}: {row}");
         for (open, _) in row.match_indices('<') {
             let token = &row[open..];
-            assert!(["<call>", "</call>", "<esc>", "<response>"].iter().any(|short| token.starts_with(short)), "{width}: {row}");
+            assert!(
+                ["<call>", "</call>", "<esc>", "<response>"].iter().any(|short| token.starts_with(short)),
+                "{width}: {row}"
+            );
         }
     }
-    assert!(examples_table(&report, 100).contains("<call>call:search_web{query:<esc>Apple"), "{}", examples_table(&report, 100));
+    assert!(
+        examples_table(&report, 100).contains("<call>call:search_web{query:<esc>Apple"),
+        "{}",
+        examples_table(&report, 100)
+    );
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The verdicts: the tutorial's rule on the outputs of a real run, and the strict parts on small cases.
 
 use engine::eval::report::{Answer, Report};
-use engine::eval::verdict::{Expected, Label, Verdict, judge, json_equal};
+use engine::eval::verdict::{Expected, Label, Verdict, json_equal, judge};
 use serde_json::{Value, json};
 
 /// An expected answer that calls each of `calls` (name, arguments).
@@ -120,8 +120,7 @@ fn where_no_call_is_due_prose_is_right_and_a_call_is_not() {
 
 #[test]
 fn parallel_calls_are_compared_as_a_set() {
-    let expected =
-        expect_calls(&[("add", json!({"n": 1})), ("add", json!({"n": 2})), ("show", json!({}))]);
+    let expected = expect_calls(&[("add", json!({"n": 1})), ("add", json!({"n": 2})), ("show", json!({}))]);
     let judge_calls = |calls: &[(&str, &str)]| {
         let output: String = calls.iter().map(|(name, arguments)| call(name, arguments)).collect();
         judge_among(&output, &expected, &["add", "show", "undo"])
@@ -130,7 +129,10 @@ fn parallel_calls_are_compared_as_a_set() {
     let doubled = judge_calls(&[("show", ""), ("add", "{n:2}"), ("add", "{n:2}")]);
     assert_eq!((strict(&doubled), doubled.label), ([true, true, false, false], Label::WrongArguments));
     let missing = judge_calls(&[("add", "{n:1}"), ("show", "")]);
-    assert_eq!((missing.correct, strict(&missing), missing.label), (true, [true, false, false, false], Label::WrongCalls));
+    assert_eq!(
+        (missing.correct, strict(&missing), missing.label),
+        (true, [true, false, false, false], Label::WrongCalls)
+    );
     let only_one = judge_calls(&[("show", "")]);
     assert_eq!((only_one.correct, only_one.label), (false, Label::WrongCalls));
 }
@@ -150,7 +152,8 @@ fn a_name_inside_a_longer_tool_name_is_not_named() {
 #[test]
 fn reads_expected_answers_in_every_form_of_openai() {
     let call_with = |arguments: Value| {
-        json!({"role": "assistant", "content": null, "tool_calls": [{"type": "function", "function": {"name": "f", "arguments": arguments}}]})
+        let call = json!({"type": "function", "function": {"name": "f", "arguments": arguments}});
+        json!({"role": "assistant", "content": null, "tool_calls": [call]})
     };
     let as_object = Expected::from_messages(&[call_with(json!({"a": 1}))]).unwrap();
     let as_text = Expected::from_messages(&[call_with(json!("{\"a\": 1}"))]).unwrap();
@@ -171,8 +174,14 @@ fn refuses_expected_answers_that_it_cannot_read() {
         (json!({"role": "assistant", "tool_calls": {"name": "f"}}), "`tool_calls` is not a list"),
         (json!({"role": "assistant", "tool_calls": [{"function": {}}]}), "has no `name`"),
         (json!({"role": "assistant", "tool_calls": ["f"]}), "has no `name`"),
-        (json!({"role": "assistant", "tool_calls": [{"name": "f", "arguments": "{a: 1}"}]}), "call of `f` are not a JSON object"),
-        (json!({"role": "assistant", "tool_calls": [{"name": "f", "arguments": [1]}]}), "call of `f` are not an object"),
+        (
+            json!({"role": "assistant", "tool_calls": [{"name": "f", "arguments": "{a: 1}"}]}),
+            "call of `f` are not a JSON object",
+        ),
+        (
+            json!({"role": "assistant", "tool_calls": [{"name": "f", "arguments": [1]}]}),
+            "call of `f` are not an object",
+        ),
     ] {
         let error = Expected::from_messages(std::slice::from_ref(&message)).expect_err(part);
         assert!(error.to_string().contains(part), "{error}");

@@ -54,7 +54,9 @@ fn golden() -> Golden {
     let greedy = ints("greedy");
     Golden {
         floats: floats
-            .map(|(name, t)| (name, t.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()))
+            .map(|(name, t)| {
+                (name, t.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect())
+            })
             .collect(),
         rows: split(ints("rows")),
         scored: mask("scored"),
@@ -87,7 +89,12 @@ fn distance(a: &[f32], b: &[f32]) -> f32 {
 }
 
 /// Forward and backward of one tree; gradients are added to `gradients`.
-fn step(model: &Gemma3, examples: &[Example], divisor: f64, gradients: &mut engine::model::params::Gradients) -> LossSums {
+fn step(
+    model: &Gemma3,
+    examples: &[Example],
+    divisor: f64,
+    gradients: &mut engine::model::params::Gradients,
+) -> LossSums {
     let tree = TokenTree::from_examples(&examples.iter().collect::<Vec<_>>());
     let mut tape = Tape::recording(model.device(), gradients);
     let hidden = model.forward(&mut tape, &model.batch(&tree), None).unwrap();

@@ -1,0 +1,74 @@
+//! Fills templates: `{slot}` is drawn from the word lists, `[..]` marks the words that become an argument.
+
+use std::collections::{BTreeMap, HashSet};
+
+use rand::seq::IndexedRandom;
+use rand_chacha::ChaCha8Rng;
+
+/// A request in words, and the arguments found in it.
+#[derive(Clone, Debug)]
+pub struct Phrase {
+    pub text: String,
+    /// Parameter and its value as text; the parameter of `[words]` is `query`.
+    pub arguments: Vec<(String, String)>,
+}
+
+/// Expands `template`. `[name:words]` and `[name=value:words]` name their parameter, `[words]` is the query.
+/// No slot gives the same words twice in one phrase.
+pub fn expand(template: &str, words: &BTreeMap<String, Vec<String>>, rng: &mut ChaCha8Rng) -> Phrase {
+    let mut phrase = Phrase { text: String::new(), arguments: Vec::new() };
+    let mut used = HashSet::new();
+    let mut rest = template;
+    while let Some(open) = rest.find('[') {
+        let close = open + rest[open..].find(']').unwrap_or(rest.len() - open);
+        phrase.text += &fill(&rest[..open], words, &mut used, rng);
+        let (parameter, value, inner) = head(&rest[open + 1..close]);
+        let inner = fill(inner, words, &mut used, rng);
+        push(&mut phrase.arguments, parameter, value.unwrap_or(&inner));
+        phrase.text += &inner;
+        rest = rest.get(close + 1..).unwrap_or("");
+    }
+    phrase.text += &fill(rest, words, &mut used, rng);
+    capitalize(&mut phrase.text);
+    phrase
+}
+
+/// Splits `name=value:words` into its three parts.
+fn head(span: &str) -> (&str, Option<&str>, &str) {
+    match span.split_once(':') {
+        None => ("query", None, span),
+        Some((head, inner)) => match head.split_once('=') {
+            None => (head, None, inner),
+            Some((parameter, value)) => (parameter, Some(value), inner),
+        },
+    }
+}
+
+/// Adds an argument; a second span of the same parameter is appended to the first.
+fn push(arguments: &mut Vec<(String, String)>, parameter: &str, value: &str) {
+    match arguments.iter_mut().find(|(name, _)| name == parameter) {
+        Some((_, text)) => *text += &format!(" {value}"),
+        None => arguments.push((parameter.to_string(), value.to_string())),
+    }
+}
+
+/// Replaces the slots of `text`, also those inside the words drawn.
+fn fill(text: &str, words: &BTreeMap<String, Vec<String>>, used: &mut HashSet<String>, rng: &mut ChaCha8Rng) -> String {
+    let mut text = text.to_string();
+    while let Some(open) = text.find('{') {
+        let close = open + text[open..].find('}').unwrap_or_else(|| panic!("`{text}`: a slot without an end"));
+        let slot = &text[open + 1..close];
+        let choices = words.get(slot).unwrap_or_else(|| panic!("no words for the slot `{slot}`"));
+        let drawn = (0..8).map(|_| choices.choose(rng).expect("a slot has words")).find(|word| !used.contains(*word));
+        let drawn = drawn.unwrap_or(&choices[0]).clone();
+        text.replace_range(open..=close, &drawn);
+        used.insert(drawn);
+    }
+    text
+}
+
+fn capitalize(text: &mut str) {
+    if let Some(first) = text.get_mut(..1) {
+        first.make_ascii_uppercase();
+    }
+}

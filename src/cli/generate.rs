@@ -1,0 +1,34 @@
+//! `engine generate`: one answer, control tokens and all, to stdout.
+
+use serde_json::{Value, json};
+
+use crate::cli::args::GenerateArgs;
+use crate::cli::loading::{Checkpoint, device};
+use crate::data::rows::{Origin, Row, RowOptions, TUTORIAL_SYSTEM};
+use crate::data::tools::load_tools;
+use crate::error::Result;
+use crate::eval::generate::generate;
+
+pub fn run(args: &GenerateArgs) -> Result<()> {
+    let device = device(&args.model)?;
+    let (tools, warnings) = match &args.tools {
+        Some(path) => load_tools(path)?,
+        None => Default::default(),
+    };
+    warnings.iter().for_each(|w| eprintln!("warning: {w}"));
+    let checkpoint = Checkpoint::open(&args.model.model)?;
+    let messages = messages(args, !tools.is_empty());
+    let row = json!({"messages": messages, "tools": tools});
+    let row = Row::from_json(row, Origin::new("--prompt", 1), &RowOptions::default())?;
+    let prompt = checkpoint.tokenizer.prompt(&row)?;
+    let model = checkpoint.load(&device)?;
+    let outputs = generate(&model, &[&prompt.ids], &checkpoint.generate_options(&args.generation), |_| ())?;
+    println!("{}", checkpoint.tokenizer.decode(&outputs[0]));
+    Ok(())
+}
+
+fn messages(args: &GenerateArgs, has_tools: bool) -> Vec<Value> {
+    let system = args.system.as_deref().or(has_tools.then_some(TUTORIAL_SYSTEM));
+    let developer = system.map(|text| json!({"role": "developer", "content": text}));
+    developer.into_iter().chain([json!({"role": "user", "content": args.prompt})]).collect()
+}

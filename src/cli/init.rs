@@ -1,0 +1,55 @@
+//! `engine init`: a model with random weights, to train from nothing.
+
+use std::path::Path;
+
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use crate::cli::args::InitArgs;
+use crate::data::template::FUNCTIONGEMMA_TEMPLATE;
+use crate::error::{Context, Result};
+use crate::io::folder::{OutputFolder, SavedModel};
+use crate::model::config::Gemma3Config;
+use crate::model::generation_config::GenerationConfig;
+use crate::model::param_specs::parameter_specs;
+
+pub fn run(args: &InitArgs) -> Result<()> {
+    let shown = args.config.display();
+    let text = std::fs::read_to_string(&args.config).context(|| format!("cannot read `{shown}`"))?;
+    let value = serde_json::from_str(&text).context(|| format!("`{shown}` is not JSON"))?;
+    let config = Gemma3Config::from_value(value).context(|| format!("cannot use `{shown}`"))?;
+    let beside = args.config.parent().unwrap_or(Path::new(""));
+    let tokenizer = args.tokenizer.as_deref().unwrap_or(beside);
+    OutputFolder::check(&args.output)?;
+    let flat = random_weights(&config, args.seed);
+    let template = std::fs::read_to_string(tokenizer.join("chat_template.jinja"));
+    let folder = OutputFolder::claim(&args.output)?;
+    folder.save_model(&SavedModel {
+        source: tokenizer,
+        config: &config,
+        generation_config: &GenerationConfig::load(tokenizer, &config)?,
+        flat: &flat,
+        dtype: args.save_dtype.into(),
+        chat_template: Some(template.as_deref().unwrap_or(FUNCTIONGEMMA_TEMPLATE)),
+    })?;
+    println!("{}", folder.path().display());
+    Ok(())
+}
+
+/// As transformers initialises Gemma 3: matrices normal with `initializer_range` (0.02), norms 0 (they multiply by 1 + w).
+fn random_weights(config: &Gemma3Config, seed: u64) -> Vec<f32> {
+    let deviation = config.to_value("float32")["initializer_range"].as_f64().unwrap_or(0.02);
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let mut flat = Vec::new();
+    for spec in parameter_specs(config) {
+        let is_matrix = spec.shape.len() == 2;
+        flat.extend((0..spec.len()).map(|_| if is_matrix { (deviation * normal(&mut rng)) as f32 } else { 0.0 }));
+    }
+    flat
+}
+
+/// A standard normal number (Box-Muller).
+fn normal(rng: &mut ChaCha8Rng) -> f64 {
+    let (u, v): (f64, f64) = (1.0 - rng.random::<f64>(), rng.random());
+    (-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos()
+}

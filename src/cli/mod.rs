@@ -1,0 +1,54 @@
+//! The commands. Data goes to stdout, talk to stderr; exit code 0 for done, 1 for a failure, 2 for a usage error, 130
+//! for Ctrl-C.
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, FromArgMatches};
+
+use crate::error::Result;
+
+pub mod args;
+mod config_file;
+mod eval;
+mod generate;
+mod info;
+mod init;
+mod loading;
+mod preview;
+mod score;
+mod train;
+
+use args::{Cli, Command};
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    match run() {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("{}", error.report());
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn run() -> Result<ExitCode> {
+    let arguments = config_file::expand(std::env::args_os().collect())?;
+    // A flag given twice: the last one wins. That is how flags win over the config file.
+    let command = Cli::command().mut_subcommands(|c| c.args_override_self(true));
+    let matches = command.try_get_matches_from(arguments).unwrap_or_else(|e| e.exit());
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|e| e.exit());
+    match cli.command {
+        Command::Train(args) => return train::run(&args),
+        Command::Eval(args) => eval::run(&args)?,
+        Command::Generate(args) => generate::run(&args)?,
+        Command::Preview(args) => preview::run(&args)?,
+        Command::Import(args) => {
+            let folder =
+                crate::io::import::import_gguf(&args.gguf, &args.tokenizer, &args.output, args.save_dtype.into())?;
+            println!("{}", folder.display());
+        }
+        Command::Init(args) => init::run(&args)?,
+        Command::Info(args) => info::run(&args)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,74 @@
+//! The small commands: help, info, preview, generate, init.
+
+use std::fs;
+
+use crate::{names, path, quickstart, run};
+
+#[test]
+fn help_and_version_go_to_stdout() {
+    for flags in [&["--help"][..], &["--version"], &["train", "--help"], &["eval", "--help"]] {
+        let run = run(flags);
+        assert_eq!(run.code, 0);
+        assert!(run.stdout.contains("engine") && run.stderr.is_empty());
+    }
+}
+
+#[test]
+fn every_flag_of_the_train_command_has_a_help_text() {
+    let command = <engine::cli::args::Cli as clap::CommandFactory>::command();
+    for command in command.get_subcommands() {
+        for argument in command.get_arguments().filter(|a| a.get_id() != "help") {
+            assert!(argument.get_help().is_some(), "{} of {}", argument.get_id(), command.get_name());
+        }
+    }
+}
+
+#[test]
+fn info_tells_the_models_size() {
+    let run = run(&["info", "--model", &path(&quickstart().join("model"))]);
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    assert!(run.stdout.contains("6 layers") && run.stdout.contains("cpu"), "{}", run.stdout);
+}
+
+#[test]
+fn preview_marks_the_scored_tokens() {
+    let q = quickstart();
+    let (model, rows, tools) = (path(&q.join("model")), path(&q.join("train.jsonl")), path(&q.join("tools.json")));
+    let base = ["preview", "--model", &model, "--dataset", &rows, "--tools", &tools];
+    let all = run(&base);
+    assert_eq!(all.code, 0, "{}", all.stderr);
+    assert!(all.stdout.contains("<bos>⟦<start_of_turn>developer"), "{}", all.stdout);
+    let completion = run(&[&base[..], &["--completion-only-loss", "--row", "2"]].concat());
+    assert!(completion.stdout.contains("<start_of_turn>model\n⟦<start_function_call>call:"), "{}", completion.stdout);
+    assert!(completion.stdout.contains("<end_function_call><start_function_response>⟧"), "{}", completion.stdout);
+    assert_eq!(run(&[&base[..], &["--row", "21"]].concat()).code, 1);
+}
+
+#[test]
+fn generate_prints_one_answer_and_a_seed_repeats_it() {
+    let q = quickstart();
+    let (model, tools) = (path(&q.join("model")), path(&q.join("tools.json")));
+    let base = ["generate", "--model", &model, "--tools", &tools, "--prompt", "Where is the office?"];
+    let base = [&base[..], &["--max-new-tokens", "12"]].concat();
+    let greedy = run(&base);
+    assert_eq!(greedy.code, 0, "{}", greedy.stderr);
+    assert!(!greedy.stdout.trim().is_empty());
+    let draw = |seed: &str| run(&[&base[..], &["--do-sample", "--seed", seed]].concat()).stdout;
+    assert_eq!(draw("1"), draw("1"));
+}
+
+#[test]
+fn init_makes_a_model_that_other_commands_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = path(&quickstart().join("model/config.json"));
+    let init = |name: &str, seed: &str| {
+        let output = path(&folder.path().join(name));
+        let made = run(&["init", "--config", &config, "--output", &output, "--seed", seed]);
+        assert_eq!(made.code, 0, "{}", made.stderr);
+        assert_eq!(run(&["info", "--model", &output]).code, 0);
+        fs::read(folder.path().join(name).join("model.safetensors")).unwrap()
+    };
+    assert!(init("a", "3") == init("b", "3"));
+    assert!(init("c", "4") != init("d", "3"));
+    assert!(names(&folder.path().join("a")).contains(&"tokenizer.json".to_owned()));
+}

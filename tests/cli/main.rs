@@ -1,0 +1,76 @@
+//! The `engine` binary as its users meet it: what it writes, what it says, how it exits.
+
+mod bad_input;
+mod commands;
+mod interrupt;
+mod train;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use tempfile::TempDir;
+
+/// The quickstart's folder: a small model and 40 rows.
+fn quickstart() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("examples/quickstart")
+}
+
+fn path(path: &Path) -> String {
+    path.to_str().unwrap().to_owned()
+}
+
+fn engine() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_engine"))
+}
+
+/// What one run left behind.
+struct Run {
+    code: i32,
+    stdout: String,
+    stderr: String,
+}
+
+impl From<Output> for Run {
+    fn from(output: Output) -> Self {
+        Run {
+            code: output.status.code().expect("the process was not killed"),
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+}
+
+fn run(arguments: &[&str]) -> Run {
+    engine().args(arguments).output().unwrap().into()
+}
+
+/// `engine train` of the quickstart's model for two steps into `output`, without scoring; `extra` flags win.
+fn train_command(output: &Path, extra: &[&str]) -> Command {
+    let q = quickstart();
+    let mut command = engine();
+    command.args(["train", "--model", &path(&q.join("model")), "--tools", &path(&q.join("tools.json"))]);
+    command.args(["--dataset", &path(&q.join("train.jsonl")), "--output-dir", &path(output)]);
+    command.args(["--max-steps", "2", "--per-device-train-batch-size", "2", "--score", "none"]);
+    command.args(extra);
+    command
+}
+
+fn train(output: &Path, extra: &[&str]) -> Run {
+    train_command(output, extra).output().unwrap().into()
+}
+
+/// A temporary folder with one file in it.
+fn folder_with(name: &str, text: &str) -> (TempDir, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join(name);
+    std::fs::write(&file, text).unwrap();
+    (folder, path(&file))
+}
+
+/// The names in a folder, sorted.
+fn names(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).unwrap();
+    let mut names: Vec<String> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}

@@ -1,0 +1,162 @@
+//! `engine train`: what a run leaves behind.
+
+use std::fs;
+
+use engine::train::metrics::{Record, read_metrics};
+
+use crate::{folder_with, names, path, quickstart, run, train};
+
+#[test]
+fn a_run_writes_a_whole_model_folder_metrics_and_a_plot() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = folder.path().join("out");
+    let test = path(&quickstart().join("test.jsonl"));
+    let run = train(&output, &["--eval-dataset", &test]);
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    let written = names(&output);
+    for name in [
+        "chat_template.jinja",
+        "config.json",
+        "generation_config.json",
+        "loss.svg",
+        "metrics.jsonl",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ] {
+        assert!(written.iter().any(|n| n == name), "{name} is missing in {written:?}");
+    }
+    assert_eq!(names(folder.path()), ["out"], "no temporary folder stays");
+
+    let records = read_metrics(&output.join("metrics.jsonl")).unwrap();
+    let (mut steps, mut evals) = (0, 0);
+    for record in &records {
+        match record {
+            Record::Train(train) => {
+                steps += 1;
+                assert_eq!(train.step, steps);
+                assert!(train.loss > 0.0 && train.grad_norm > 0.0 && train.tokens_per_second > 0.0);
+            }
+            Record::Eval(eval) => {
+                evals += 1;
+                assert!(eval.eval_loss > 0.0 && (0.0..=1.0).contains(&eval.eval_mean_token_accuracy));
+            }
+            Record::Summary(summary) => assert!(summary.train_runtime > 0.0),
+        }
+    }
+    assert_eq!((steps, evals), (2, 1));
+    assert!(matches!(records.last(), Some(Record::Summary(_))));
+}
+
+/// The weights and the records (less the clock) of a run with these flags.
+fn outcome(flags: &[&str]) -> (Vec<u8>, Vec<f64>) {
+    let folder = tempfile::tempdir().unwrap();
+    let output = folder.path().join("out");
+    let run = train(&output, flags);
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    let records = read_metrics(&output.join("metrics.jsonl")).unwrap();
+    let losses = records.iter().filter_map(|record| match record {
+        Record::Train(train) => Some(train.loss),
+        _ => None,
+    });
+    (fs::read(output.join("model.safetensors")).unwrap(), losses.collect())
+}
+
+#[test]
+fn the_same_run_twice_is_equal_to_the_bit_and_another_seed_is_not() {
+    let first = outcome(&["--seed", "7"]);
+    assert!(first == outcome(&["--seed", "7"]));
+    assert!(first.1 != outcome(&["--seed", "8"]).1, "the seed shuffles the rows");
+    assert!(outcome(&["--shuffle", "false", "--seed", "7"]) == outcome(&["--shuffle", "false", "--seed", "8"]));
+}
+
+#[test]
+fn accumulating_two_batches_of_two_is_one_batch_of_four() {
+    let whole = outcome(&["--per-device-train-batch-size", "4", "--shuffle", "false"]).1;
+    let parts = outcome(&["--gradient-accumulation-steps", "2", "--shuffle", "false"]).1;
+    for (a, b) in whole.iter().zip(&parts) {
+        assert!((a - b).abs() < 1e-5 * a, "{whole:?} {parts:?}");
+    }
+}
+
+#[test]
+fn a_flag_wins_over_the_config_file_and_the_file_over_the_default() {
+    let (folder, file) = folder_with("train.toml", "max_steps = 3\nlearning_rate = 1e-4\nshuffle = false\n");
+    let output = folder.path().join("out");
+    // `train` passes --max-steps 2.
+    let run = train(&output, &["--config", &file, "--lr-scheduler-type", "constant"]);
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    let records = read_metrics(&output.join("metrics.jsonl")).unwrap();
+    let rates: Vec<f64> = records
+        .iter()
+        .filter_map(|record| match record {
+            Record::Train(train) => Some(train.learning_rate),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(rates, [1e-4, 1e-4]);
+}
+
+#[test]
+fn a_second_run_replaces_the_first_ones_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = folder.path().join("out");
+    assert_eq!(train(&output, &["--seed", "1"]).code, 0);
+    let first = fs::read(output.join("model.safetensors")).unwrap();
+    assert_eq!(train(&output, &["--seed", "2"]).code, 0);
+    assert!(first != fs::read(output.join("model.safetensors")).unwrap());
+}
+
+#[test]
+fn what_was_trained_can_be_trained_and_scored_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let (first, second) = (folder.path().join("first"), folder.path().join("second"));
+    assert_eq!(train(&first, &["--save-dtype", "f32"]).code, 0);
+    assert_eq!(train(&second, &["--model", &path(&first)]).code, 0);
+    let q = quickstart();
+    let report = folder.path().join("report.json");
+    let run = run(&[
+        "eval",
+        "--model",
+        &path(&second),
+        "--dataset",
+        &path(&q.join("test.jsonl")),
+        "--tools",
+        &path(&q.join("tools.json")),
+        "--max-new-tokens",
+        "4",
+        "--loss",
+        "--report",
+        &path(&report),
+    ]);
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    let report: serde_json::Value = serde_json::from_str(&fs::read_to_string(report).unwrap()).unwrap();
+    assert_eq!(report["total"], 20);
+    assert!(report["eval_loss"].as_f64().unwrap() > 0.0);
+    let example = &report["examples"][0];
+    for key in ["prompt", "expected", "output", "token_ids", "verdict"] {
+        assert!(!example[key].is_null(), "{key} is missing in {example}");
+    }
+    assert!(example["token_ids"].as_array().unwrap().len() <= 4);
+}
+
+#[test]
+fn the_score_before_and_after_is_the_last_thing_on_the_screen() {
+    let folder = tempfile::tempdir().unwrap();
+    let test = path(&quickstart().join("test.jsonl"));
+    let flags = ["--eval-dataset", &test, "--score", "before,after", "--max-new-tokens", "4"];
+    let run = train(&folder.path().join("out"), &flags);
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    let table = run.stdout.split("score").last().unwrap();
+    assert!(table.contains("before") && table.contains("after") && table.contains("of 20"), "{}", run.stdout);
+    assert!(run.stdout.contains("verdict"), "the table of prompts stands above it");
+}
+
+#[test]
+fn a_part_of_the_rows_can_be_held_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = folder.path().join("out");
+    let run = train(&output, &["--test-size", "0.25"]);
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    assert!(run.stderr.contains("15 training rows, 5 evaluation rows"), "{}", run.stderr);
+}

@@ -1,0 +1,104 @@
+//! The loss plot: what is in the SVG. (That it is legible was looked at; see `ENGINE_TEST_PLOT` to look again.)
+
+use std::fs;
+
+use engine::train::metrics::{Record, SummaryRecord};
+use engine::train::plot::plot_losses;
+
+use crate::{eval_record, train_record};
+
+/// The SVG of `records`.
+fn plot(records: &[Record]) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("loss.svg");
+    assert!(plot_losses(records, &path).unwrap());
+    fs::read_to_string(path).unwrap()
+}
+
+/// Eight epochs that fall as the tutorial's do.
+fn tutorial_like() -> Vec<Record> {
+    let mut records = Vec::new();
+    for step in 1..=40 {
+        records.push(Record::Train(train_record(step, 9.0 * (-(step as f64) / 5.0).exp() + 0.03)));
+        if step % 5 == 0 {
+            records.push(Record::Eval(eval_record(step / 5, 1.6 * (-(step as f64) / 5.0).exp() + 0.46)));
+        }
+    }
+    records.push(Record::Summary(SummaryRecord { train_runtime: 1.0, peak_memory_bytes: None }));
+    records
+}
+
+/// The points of the polyline of colour `color`.
+fn polyline(svg: &str, color: &str) -> Vec<(f64, f64)> {
+    let line =
+        svg.lines().find(|line| line.starts_with("<polyline") && line.contains(color) && line.matches(',').count() > 2);
+    let line = line.unwrap_or_else(|| panic!("no curve of {color} in {svg}"));
+    let points = line.split("points=\"").nth(1).unwrap().split('"').next().unwrap();
+    let number = |text: &str| text.parse::<f64>().unwrap();
+    points.split_whitespace().map(|pair| pair.split_once(',').map(|(x, y)| (number(x), number(y))).unwrap()).collect()
+}
+
+const TRAINING: &str = "#1F77B4";
+const VALIDATION: &str = "#D62728";
+
+#[test]
+fn both_curves_the_axes_and_the_legend_are_drawn() {
+    let svg = plot(&tutorial_like());
+    if let Ok(path) = std::env::var("ENGINE_TEST_PLOT") {
+        fs::write(path, &svg).unwrap();
+    }
+    for text in ["epoch", "loss (nats per token)", "training", "validation", "Loss"] {
+        assert!(svg.lines().any(|line| line == text), "no text `{text}`");
+    }
+    let (training, validation) = (polyline(&svg, TRAINING), polyline(&svg, VALIDATION));
+    assert_eq!((training.len(), validation.len()), (40, 8));
+    // Both end at epoch 8, the training loss below the validation loss (y grows downwards) and all of it inside the picture.
+    assert_eq!(training[39].0, validation[7].0);
+    assert!(training[39].1 > validation[7].1);
+    assert!(training.windows(2).all(|pair| pair[0].0 < pair[1].0 && pair[0].1 <= pair[1].1), "{training:?}");
+    assert!(training.iter().all(|&(x, y)| (0.0..=900.0).contains(&x) && (0.0..=540.0).contains(&y)));
+}
+
+#[test]
+fn a_spike_is_cut_off_and_the_title_says_so() {
+    let mut records = tutorial_like();
+    records[30] = Record::Train(train_record(26, 1e6));
+    let svg = plot(&records);
+    assert!(svg.contains("are cut off)"));
+    let training = polyline(&svg, TRAINING);
+    assert!(training.iter().all(|&(_, y)| y >= 0.0), "{training:?}");
+    let lowest = training.iter().map(|point| point.1).fold(0.0, f64::max);
+    assert!(lowest - training[0].1 > 300.0, "the rest is not flattened: {training:?}");
+}
+
+#[test]
+fn losses_that_are_not_finite_are_left_out() {
+    let mut records = tutorial_like();
+    records[3] = Record::Train(train_record(4, f64::NAN));
+    records[4] = Record::Train(train_record(5, f64::INFINITY));
+    assert_eq!(polyline(&plot(&records), TRAINING).len(), 38);
+}
+
+#[test]
+fn nothing_to_plot_writes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("loss.svg");
+    assert!(!plot_losses(&[], &path).unwrap());
+    assert!(!plot_losses(&[Record::Train(train_record(1, f64::NAN))], &path).unwrap());
+    assert!(!path.exists());
+}
+
+#[test]
+fn a_run_without_evaluation_has_no_validation_curve_and_one_step_is_a_dot() {
+    let svg = plot(&[Record::Train(train_record(1, 2.0))]);
+    assert!(!svg.contains("validation") && !svg.contains(VALIDATION));
+    assert!(svg.lines().any(|line| line.starts_with("<circle") && line.contains(TRAINING)), "{svg}");
+}
+
+#[test]
+fn odd_runs_still_give_a_picture() {
+    plot(&[Record::Train(train_record(1, 2.0))]);
+    plot(&[Record::Eval(eval_record(1, 2.0))]);
+    plot(&[Record::Eval(eval_record(0, 0.0)), Record::Train(train_record(0, 0.0))]);
+    plot(&[Record::Train(train_record(1, 1e300)), Record::Train(train_record(100_000, 1e-300))]);
+}
