@@ -61,15 +61,15 @@ fn cases() -> Vec<Case> {
         case(Shape::Row, 17, (4, 1, 2), Some(17), 1.0),
         case(Shape::Row, 17, (4, 1, 2), Some(1), 1.0),
         case(Shape::Comb, 17, (4, 2, 3), Some(5), 1.0),
-        case(Shape::Row, 67, (4, 2, 2), Some(7), 1.3),
+        case(Shape::Row, 67, (4, 2, 1), Some(7), 1.3),
         case(Shape::Rows(9), 67, (4, 1, 2), None, 2.0),
-        case(Shape::Comb, 67, (4, 4, 2), Some(16), 1.0),
-        case(Shape::Random(1), 67, (2, 1, 5), Some(67), 1.0),
+        case(Shape::Comb, 67, (4, 4, 1), Some(16), 1.0),
+        case(Shape::Random(1), 67, (2, 1, 3), Some(67), 1.0),
         case(Shape::Row, 113, (2, 1, 2), None, 3.0),
         case(Shape::Random(2), 113, (2, 2, 1), Some(11), 1.0),
-        case(Shape::Random(3), 203, (2, 1, 2), None, 1.0),
+        case(Shape::Random(3), 203, (2, 1, 1), None, 1.0),
         case(Shape::Comb, 203, (1, 1, 2), Some(40), 1.0),
-        case(Shape::Rows(50), 203, (2, 1, 1), Some(500), 1.0),
+        case(Shape::Rows(50), 203, (1, 1, 1), Some(500), 1.0),
     ]
 }
 

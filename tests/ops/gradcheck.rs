@@ -1,19 +1,9 @@
-//! Gradients in f64 against fourth-order central differences, every element of every tensor.
+//! Every gradient of every case of an op against central differences.
 
 use engine::tensor::Device;
-use rand::seq::index::sample;
 
-use crate::cases::{Case, rng};
-
-/// Worst relative error allowed.
-pub const TOLERANCE: f64 = 1e-6;
-
-/// Tensors with more elements than this are checked at this many, drawn at random.
-const MOST: usize = 3000;
-
-/// A power of two, so that x + h is exact. The formula's own error is h^4/30 times the fifth derivative (2e-15 of it),
-/// that of rounding 1e-16 of the objective over h (2e-13 of it).
-const STEP: f64 = 1.0 / 2048.0;
+use crate::cases::Case;
+use crate::differences::compare;
 
 /// Compares every gradient of every case with central differences.
 pub fn check_gradients(cases: &[Case]) {
@@ -32,34 +22,6 @@ pub fn check_gradients(cases: &[Case]) {
             });
         }
     }
-}
-
-/// Compares a gradient with central differences of `objective(i, delta)`: the objective with `delta` added to element i.
-///
-/// The relative error's divisor is at least 1e-3 of the largest element, below which differences are mostly rounding.
-pub fn compare(name: &str, gradient: &[f64], mut objective: impl FnMut(usize, f64) -> f64) {
-    let largest = gradient.iter().fold(0.0f64, |m, g| m.max(g.abs()));
-    let elements: Vec<usize> = match gradient.len() {
-        n if n > MOST => sample(&mut rng(3), n, MOST).into_vec(),
-        n => (0..n).collect(),
-    };
-    let mut worst = (0.0, 0, 0.0, 0.0);
-    for i in elements {
-        let near = objective(i, STEP) - objective(i, -STEP);
-        let far = objective(i, 2.0 * STEP) - objective(i, -2.0 * STEP);
-        let (numeric, analytic) = ((8.0 * near - far) / (12.0 * STEP), gradient[i]);
-        let divisor = numeric.abs().max(analytic.abs()).max(1e-3 * largest);
-        let error = if divisor == 0.0 { 0.0 } else { (numeric - analytic).abs() / divisor };
-        let error = if error.is_nan() { f64::INFINITY } else { error };
-        if error > worst.0 {
-            worst = (error, i, analytic, numeric);
-        }
-    }
-    let (error, i, analytic, numeric) = worst;
-    assert!(
-        error < TOLERANCE,
-        "{name}: element {i} is {analytic}, by differences {numeric} (relative error {error:.1e})"
-    );
 }
 
 fn inner(a: &[Vec<f64>], b: &[Vec<f64>]) -> f64 {

@@ -3,6 +3,7 @@
 //! A file per op lists its cases ([`cases`]); the checks that all ops share are in [`gradcheck`] and [`properties`].
 
 mod cases;
+mod differences;
 mod gradcheck;
 mod properties;
 

@@ -27,7 +27,7 @@ pub fn rows(shape: Shape, n: usize) -> Vec<Vec<u32>> {
     };
     let parent = |i: usize, rng: &mut rand_chacha::ChaCha8Rng| match shape {
         Shape::Row => i.checked_sub(1),
-        Shape::Rows(length) => (i % length > 0).then(|| i - 1),
+        Shape::Rows(length) => (!i.is_multiple_of(length)).then(|| i - 1),
         Shape::Comb => (i > 0).then(|| (i - 1) / 2 * 2),
         // Mostly the token before, so that the tree is deep as well as wide.
         Shape::Random(_) if rng.random::<f64>() < 0.8 => i.checked_sub(1),

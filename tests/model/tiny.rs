@@ -1,0 +1,68 @@
+//! A tiny Gemma 3 with random weights, and the plain way to run it: one row at a time, no tree, no cache.
+
+use engine::backend::cpu::Real;
+use engine::data::Example;
+use engine::data::tree::TokenTree;
+use engine::model::config::Gemma3Config;
+use engine::model::gemma3::Gemma3;
+use engine::model::param_specs::{parameter_count, parameter_specs};
+use engine::tape::Tape;
+use engine::tensor::{Device, Tensor};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde_json::json;
+
+/// Two layers, one of each kind; 4 query heads on 2; the sliding window is shorter than the tests' rows.
+pub fn config() -> Gemma3Config {
+    let config = json!({
+        "model_type": "gemma3_text",
+        "vocab_size": 31,
+        "hidden_size": 8,
+        "intermediate_size": 12,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 4,
+        "query_pre_attn_scalar": 4,
+        "sliding_window": 4,
+        "layer_types": ["sliding_attention", "full_attention"],
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 1e6,
+        "rope_local_base_freq": 1e4,
+        "max_position_embeddings": 64,
+        "bos_token_id": 2,
+        "eos_token_id": 1,
+    });
+    Gemma3Config::from_value(config).unwrap()
+}
+
+/// Weights uniform in -0.5..0.5: far from a trained model's, so that nothing is close to linear.
+pub fn weights(config: &Gemma3Config, seed: u64) -> Vec<f64> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let n = parameter_count(&parameter_specs(config));
+    (0..n).map(|_| (rng.random::<f64>() - 0.5) as f32 as f64).collect()
+}
+
+pub fn model<T: Real>(weights: &[f64]) -> Gemma3 {
+    let weights: Vec<T> = weights.iter().map(|&w| T::from_f64(w)).collect();
+    Gemma3::new(config(), Tensor::from_slice(&Device::cpu(), &[weights.len()], &weights)).unwrap()
+}
+
+/// An example that scores every token but the first `prompt`.
+pub fn example(ids: &[u32], prompt: usize) -> Example {
+    let scored = (0..ids.len()).map(|t| t >= prompt).collect();
+    Example { ids: ids.to_vec(), scored, origin: String::new() }
+}
+
+/// Logits after the last token of one row.
+pub fn last_logits(model: &Gemma3, ids: &[u32]) -> Vec<f64> {
+    let tree = TokenTree::from_examples(&[&example(ids, 0)]);
+    let mut tape = Tape::inference(model.device());
+    let hidden = model.forward(&mut tape, &model.batch(&tree), None).unwrap();
+    model.logits(&mut tape, &hidden, &[ids.len() as u32 - 1]).unwrap().to_f64()
+}
+
+/// The likeliest token, the first of equals.
+pub fn argmax(logits: &[f64]) -> u32 {
+    (1..logits.len()).fold(0, |best, i| if logits[i] > logits[best] { i } else { best }) as u32
+}
