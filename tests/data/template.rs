@@ -148,6 +148,6 @@ fn the_deepest_schema_that_json_allows_renders_or_fails_without_a_crash() {
     }
     let tool = json!({"type": "function", "function": {"name": "f", "description": "d", "parameters": schema}});
     for (_, template) in ours() {
-        let _ = template.render(&[json!({"role": "user", "content": "x"})], &[tool.clone()], false);
+        let _ = template.render(&[json!({"role": "user", "content": "x"})], std::slice::from_ref(&tool), false);
     }
 }
