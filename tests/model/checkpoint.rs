@@ -25,8 +25,10 @@ fn logits_of_a_checkpoint_equal_those_of_transformers() {
     let golden = std::fs::read(std::env::var("ENGINE_TEST_GOLDEN").expect("ENGINE_TEST_GOLDEN is set")).unwrap();
     let golden = SafeTensors::deserialize(&golden).unwrap();
     let bytes = |name: &str| golden.tensor(name).unwrap().data();
-    let ids: Vec<u32> = bytes("ids").chunks_exact(8).map(|b| i64::from_le_bytes(b.try_into().unwrap()) as u32).collect();
-    let expected = bytes("logits").chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap()));
+    let ids: Vec<u32> =
+        bytes("ids").chunks_exact(8).map(|b| i64::from_le_bytes(b.try_into().unwrap()) as u32).collect();
+    let expected: Vec<f32> =
+        bytes("logits").chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
 
     let model = model(Path::new(&folder));
     let tree = TokenTree::with_reserve(&[&ids], 0);
@@ -34,8 +36,10 @@ fn logits_of_a_checkpoint_equal_those_of_transformers() {
     let hidden = model.forward(&mut tape, &model.batch(&tree), None).unwrap();
     let rows: Vec<u32> = (0..ids.len() as u32).collect();
     let logits = model.logits(&mut tape, &hidden, &rows).unwrap();
-    let worst = logits.as_slice::<f32>().iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-    println!("{} tokens, largest difference of a logit {worst:e}", ids.len());
-    // Logits are sums of 640 products of order 1 to 10; f32 leaves about 1e-5 after 18 layers.
-    assert!(worst < 1e-4, "largest difference of a logit {worst:e}");
+    let worst = logits.as_slice::<f32>().iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    let largest = expected.iter().fold(0.0f32, |m, x| m.max(x.abs()));
+    println!("{} tokens, logits up to {largest}, largest difference {worst:e}", ids.len());
+    // Logits reach 97 (base) and 194 (after training). transformers in f32 is itself 1.8e-6 of the largest logit away
+    // from transformers in f64, and its eager and sdpa attention are as far apart: two f32 runs differ by twice that.
+    assert!(worst < 4e-6 * largest, "largest difference of a logit {worst:e} where logits reach {largest}");
 }
