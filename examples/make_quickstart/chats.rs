@@ -47,16 +47,19 @@ const SMALL_TALK: [(&str, &str); 8] = [
     ("Bye!", "Goodbye!"),
 ];
 
-/// `count` rows as JSON objects `{"messages", "tools"}`; each run of `group` rows has the same tools. The first tenth has
-/// one tool, the next tenth two: copying words into a call is learned there, and soon.
-pub fn write_chats(pool: &Pool, seed: u64, count: usize, group: usize) -> Vec<Value> {
+/// `count` rows as JSON objects `{"messages", "tools"}`; each run of `group` rows has the same tools.
+///
+/// In the first part of the pretraining the first tenth has one tool, the next tenth two: copying words into a call is
+/// learned there, and soon. The second part is about choosing between search tools.
+pub fn write_chats(pool: &Pool, part: Part, seed: u64, count: usize, group: usize) -> Vec<Value> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut rows = Vec::with_capacity(count);
     while rows.len() < count {
-        let stage = match 10 * rows.len() / count {
-            0 => Stage::OneTool,
-            1 => Stage::TwoTools,
-            _ => Stage::All,
+        let stage = match (part, 10 * rows.len() / count) {
+            (Part::Choice, _) => Stage::Sides,
+            (Part::General, 0) => Stage::OneTool,
+            (Part::General, 1) => Stage::TwoTools,
+            (Part::General, _) => Stage::All,
         };
         let tools = draw_tools(pool, stage, &mut rng);
         let declarations: Vec<&Value> = tools.iter().map(|tool| &tool.declaration).collect();
@@ -67,6 +70,15 @@ pub fn write_chats(pool: &Pool, seed: u64, count: usize, group: usize) -> Vec<Va
         }
     }
     rows
+}
+
+/// Which part of the pretraining the chats are for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+pub enum Part {
+    /// Every kind of tool
+    General,
+    /// Which of two search tools to ask
+    Choice,
 }
 
 /// The messages after the developer's.

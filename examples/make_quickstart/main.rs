@@ -15,23 +15,29 @@ mod tools;
 
 use std::fs;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Parser;
 use engine::error::{Context, Result};
+use serde_json::Value;
+
+use crate::chats::Part;
 
 /// The command line.
 #[derive(Parser)]
 struct Arguments {
-    /// Folder that receives `pretrain.jsonl` and `model/` (tokenizer and config)
+    /// Folder that receives `general.jsonl`, `choice.jsonl` and `model/` (tokenizer and config)
     #[arg(long)]
     output_dir: PathBuf,
     /// Seed of everything random
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Rows of `pretrain.jsonl`; each run of `--group` rows shares its tools
+    /// Rows of `general.jsonl`; each run of `--group` rows shares its tools
     #[arg(long, default_value_t = 48_000)]
     rows: usize,
+    /// Rows of `choice.jsonl`
+    #[arg(long, default_value_t = 32_000)]
+    choice_rows: usize,
     /// Consecutive rows that declare the same tools in the same order
     #[arg(long, default_value_t = 8)]
     group: usize,
@@ -49,16 +55,13 @@ fn main() {
 
 fn run(arguments: &Arguments) -> Result<()> {
     let pool = pool::Pool::load()?;
-    let rows = chats::write_chats(&pool, arguments.seed, arguments.rows, arguments.group);
     let model = arguments.output_dir.join("model");
     fs::create_dir_all(&model).context(|| format!("cannot create `{}`", model.display()))?;
-
-    let path = arguments.output_dir.join("pretrain.jsonl");
-    let mut text = Vec::new();
-    for row in &rows {
-        writeln!(text, "{row}").context(|| "cannot format a row")?;
-    }
-    fs::write(&path, text).context(|| format!("cannot write `{}`", path.display()))?;
+    let chats = |part, seed, count| chats::write_chats(&pool, part, seed, count, arguments.group);
+    let rows = chats(Part::General, arguments.seed, arguments.rows);
+    write_rows(&arguments.output_dir.join("general.jsonl"), &rows)?;
+    let choice = chats(Part::Choice, arguments.seed + 1, arguments.choice_rows);
+    write_rows(&arguments.output_dir.join("choice.jsonl"), &choice)?;
 
     let tokenizer = tokenizer::train(&rows, arguments.vocab_size)?;
     let files = [
@@ -73,10 +76,19 @@ fn run(arguments: &Arguments) -> Result<()> {
         fs::write(&path, format!("{value:#}\n")).context(|| format!("cannot write `{}`", path.display()))?;
     }
     println!(
-        "{} rows and a vocabulary of {} in `{}`",
+        "{} and {} rows and a vocabulary of {} in `{}`",
         rows.len(),
+        choice.len(),
         arguments.vocab_size,
         arguments.output_dir.display()
     );
     Ok(())
+}
+
+fn write_rows(path: &Path, rows: &[Value]) -> Result<()> {
+    let mut text = Vec::new();
+    for row in rows {
+        writeln!(text, "{row}").context(|| "cannot format a row")?;
+    }
+    fs::write(path, text).context(|| format!("cannot write `{}`", path.display()))
 }

@@ -71,21 +71,25 @@ pub enum Stage {
     OneTool,
     TwoTools,
     All,
+    /// Mostly which of two search tools to ask, and both where they do not say; code names are known words.
+    Sides,
 }
 
 /// Draws the tools of one group of rows, in random order, no name twice.
 pub fn draw_tools(pool: &Pool, stage: Stage, rng: &mut ChaCha8Rng) -> Vec<Tool> {
     loop {
         let mut tools = match (stage, rng.random_range(0..100)) {
-            (Stage::OneTool, 0..50) => topics(pool, 1, 1, rng),
+            (Stage::Sides, 0..60) => sides(pool, stage, rng),
+            (Stage::Sides, 60..85) => unsaid(pool, stage, rng),
+            (Stage::OneTool, 0..50) => topics(pool, (1, 1), stage, rng),
             (Stage::OneTool, _) => actions(pool, 1, 1, rng),
             (Stage::TwoTools, 48..70) => actions(pool, 2, 2, rng),
-            (Stage::TwoTools, 24..48) => topics(pool, 2, 2, rng),
-            (_, 0..24) => sides(pool, rng),
-            (_, 24..48) => topics(pool, 2, 4, rng),
+            (Stage::TwoTools, 24..48) => topics(pool, (2, 2), stage, rng),
+            (_, 0..24) => sides(pool, stage, rng),
+            (_, 24..48) => topics(pool, (2, 4), stage, rng),
             (_, 48..70) => actions(pool, 1, 4, rng),
-            (_, 70..84) => [topics(pool, 1, 2, rng), actions(pool, 1, 2, rng)].into_iter().flatten().collect(),
-            _ => unsaid(pool, rng),
+            (_, 70..84) => [topics(pool, (1, 2), stage, rng), actions(pool, 1, 2, rng)].into_iter().flatten().collect(),
+            _ => unsaid(pool, stage, rng),
         };
         tools.shuffle(rng);
         let distinct = tools.iter().enumerate().all(|(i, tool)| tools[..i].iter().all(|other| other.name != tool.name));
@@ -96,20 +100,20 @@ pub fn draw_tools(pool: &Pool, stage: Stage, rng: &mut ChaCha8Rng) -> Vec<Tool> 
 }
 
 /// Two tools, one for the workplace and one for the world; sometimes an action beside them.
-fn sides(pool: &Pool, rng: &mut ChaCha8Rng) -> Vec<Tool> {
+fn sides(pool: &Pool, stage: Stage, rng: &mut ChaCha8Rng) -> Vec<Tool> {
     let mut tools = Vec::new();
     for (side, everything) in [(Side::Work, WORK), (Side::World, WORLD)] {
         let mut covered = pool.side(side);
         covered.shuffle(rng);
-        if rng.random_bool(0.5) {
+        if rng.random_bool(if stage == Stage::Sides { 0.7 } else { 0.5 }) {
             let noun =
                 if side == Side::Work { ["intranet", "internal", "company"] } else { ["internet", "public", "web"] };
             let noun = noun.choose(rng).expect("nouns").to_string();
             let about = everything.choose(rng).expect("descriptions").to_string();
-            tools.push(search_tool(&noun, &about, covered, rng));
+            tools.push(search_tool((&noun, &about), covered, stage, rng));
         } else {
             covered.truncate(rng.random_range(3..=5));
-            tools.push(topic_tool(pool, covered, rng));
+            tools.push(topic_tool(pool, covered, stage, rng));
         }
     }
     if rng.random_bool(0.2) {
@@ -119,20 +123,20 @@ fn sides(pool: &Pool, rng: &mut ChaCha8Rng) -> Vec<Tool> {
 }
 
 /// `least..=most` search tools over one or two topics each, no topic twice.
-fn topics(pool: &Pool, least: usize, most: usize, rng: &mut ChaCha8Rng) -> Vec<Tool> {
+fn topics(pool: &Pool, (least, most): (usize, usize), stage: Stage, rng: &mut ChaCha8Rng) -> Vec<Tool> {
     let mut all: Vec<usize> = (0..pool.topics.len()).collect();
     all.shuffle(rng);
     let count = rng.random_range(least..=most);
     (0..count)
         .map(|_| {
             let covered = all.split_off(all.len() - rng.random_range(1..=2));
-            topic_tool(pool, covered, rng)
+            topic_tool(pool, covered, stage, rng)
         })
         .collect()
 }
 
 /// A search tool whose description names each of its topics.
-fn topic_tool(pool: &Pool, covered: Vec<usize>, rng: &mut ChaCha8Rng) -> Tool {
+fn topic_tool(pool: &Pool, covered: Vec<usize>, stage: Stage, rng: &mut ChaCha8Rng) -> Tool {
     let about: Vec<&str> =
         covered.iter().map(|&i| pool.topics[i].about.choose(rng).expect("descriptions").as_str()).collect();
     let about = match about.split_last() {
@@ -141,12 +145,12 @@ fn topic_tool(pool: &Pool, covered: Vec<usize>, rng: &mut ChaCha8Rng) -> Tool {
         None => String::new(),
     };
     let noun = pool.topics[covered[0]].nouns.choose(rng).expect("nouns").clone();
-    search_tool(&noun, &about, covered, rng)
+    search_tool((&noun, &about), covered, stage, rng)
 }
 
 /// A search tool with a telling name (from `noun`) or a code name.
-fn search_tool(noun: &str, about: &str, covered: Vec<usize>, rng: &mut ChaCha8Rng) -> Tool {
-    let code = code_name(rng);
+fn search_tool((noun, about): (&str, &str), covered: Vec<usize>, stage: Stage, rng: &mut ChaCha8Rng) -> Tool {
+    let code = code_name(stage, rng);
     let name = tool_name(if rng.random_bool(0.5) { noun } else { &code }, rng);
     let title = title(&code);
     let description = match rng.random_range(0..7) {
@@ -163,14 +167,14 @@ fn search_tool(noun: &str, about: &str, covered: Vec<usize>, rng: &mut ChaCha8Rn
 }
 
 /// Two or three search tools whose names and descriptions do not say what they cover.
-fn unsaid(pool: &Pool, rng: &mut ChaCha8Rng) -> Vec<Tool> {
+fn unsaid(pool: &Pool, stage: Stage, rng: &mut ChaCha8Rng) -> Vec<Tool> {
     let count = if rng.random_bool(0.85) { 2 } else { 3 };
     let form = rng.random_range(0..6);
     let (verb_first, verb) = (rng.random_bool(0.7), *VERBS.choose(rng).expect("verbs"));
     let (parameter, parameters) = query_parameters(rng);
     let mut tools: Vec<Tool> = (0..count)
         .map(|_| {
-            let code = code_name(rng);
+            let code = code_name(stage, rng);
             let title = title(&code);
             let name = if verb_first { format!("{verb}_{code}") } else { format!("{code}_search") };
             let description = match form {
@@ -267,8 +271,8 @@ fn tool_name(noun: &str, rng: &mut ChaCha8Rng) -> String {
 }
 
 /// A name that means nothing, lower case.
-fn code_name(rng: &mut ChaCha8Rng) -> String {
-    if rng.random_bool(0.5) {
+fn code_name(stage: Stage, rng: &mut ChaCha8Rng) -> String {
+    if stage == Stage::Sides || rng.random_bool(0.5) {
         return CODES.choose(rng).expect("code names").to_string();
     }
     const ONSETS: [&str; 18] =

@@ -3,6 +3,7 @@
 mod bad_input;
 mod commands;
 mod interrupt;
+mod quickstart;
 mod train;
 
 use std::path::{Path, PathBuf};

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::chats::write_chats;
+use crate::chats::{Part, write_chats};
 use crate::phrase::expand;
 use crate::pool::Pool;
 use crate::rows;
@@ -11,7 +11,7 @@ const ROWS: usize = 4_000;
 const GROUP: usize = 8;
 
 fn chats(seed: u64) -> Vec<Value> {
-    write_chats(&Pool::load().expect("word lists"), seed, ROWS, GROUP)
+    write_chats(&Pool::load().expect("word lists"), Part::General, seed, ROWS, GROUP)
 }
 
 /// What the user says, and what the assistant answers first.
