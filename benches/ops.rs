@@ -7,13 +7,13 @@ use std::hint::black_box;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use criterion::{criterion_group, criterion_main, BenchmarkId, Criterion, Throughput};
-use engine::data::tree::TokenTree;
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use engine::data::Example;
+use engine::data::tree::TokenTree;
 use engine::error::Result;
 use engine::model::param_specs::ParamSpec;
 use engine::model::params::{Param, Params};
-use engine::ops::adamw::{adamw, AdamW, AdamWState};
+use engine::ops::adamw::{AdamW, AdamWState, adamw};
 use engine::ops::attention::attention;
 use engine::ops::attention_mask::AttentionMask;
 use engine::ops::clip::global_norm;
@@ -23,7 +23,7 @@ use engine::ops::geglu::geglu;
 use engine::ops::linear::linear;
 use engine::ops::residual::residual_rmsnorm;
 use engine::ops::rmsnorm::rmsnorm;
-use engine::ops::rope::{qkv_norm_rope, Heads, Rotation};
+use engine::ops::rope::{Heads, Rotation, qkv_norm_rope};
 use engine::tape::{Tape, Var};
 use engine::tensor::{DType, Device, Tensor};
 

@@ -6,15 +6,15 @@
 use std::path::Path;
 use std::time::Duration;
 
-use criterion::{criterion_group, criterion_main, Criterion, Throughput};
-use engine::data::tree::TokenTree;
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use engine::data::Example;
+use engine::data::tree::TokenTree;
 use engine::error::Result;
 use engine::model::config::Gemma3Config;
 use engine::model::gemma3::Gemma3;
 use engine::model::param_specs::{parameter_count, parameter_specs};
 use engine::model::params::Gradients;
-use engine::ops::adamw::{adamw, AdamW, AdamWState};
+use engine::ops::adamw::{AdamW, AdamWState, adamw};
 use engine::ops::clip::{clip_factor, global_norm};
 use engine::ops::cross_entropy::linear_cross_entropy;
 use engine::tape::Tape;
