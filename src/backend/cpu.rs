@@ -67,7 +67,7 @@ impl Real for f32 {
         let p = p * r + 8.333_452e-3;
         let p = p * r + 4.166_579_6e-2;
         let p = p * r + 1.666_666_5e-1;
-        let p = p * r + 5.000_000_1e-1;
+        let p = p * r + 5e-1;
         let y = p * r * r + r + 1.0;
         let scale = f32::from_bits((shifted.to_bits() << 23).wrapping_add(127 << 23));
         // NaN passes through: both comparisons above are false for it.

@@ -46,7 +46,7 @@ impl Checkpoint {
     /// How this checkpoint generates under the flags.
     pub fn generate_options(&self, args: &GenerationArgs) -> GenerateOptions {
         let config = &self.generation_config;
-        let sampling = args.do_sample.then(|| Sampling {
+        let sampling = args.do_sample.then_some(Sampling {
             temperature: config.temperature,
             top_k: config.top_k,
             top_p: config.top_p,

@@ -16,7 +16,10 @@ use crate::error::{Error, Result};
 use crate::eval::report::{Report, Score};
 use crate::eval::table::{before_after, examples_table, stdout_width};
 use crate::io::folder::{OutputFolder, SavedModel};
+use crate::io::safetensors::SaveDtype;
+use crate::model::config::Gemma3Config;
 use crate::model::gemma3::Gemma3;
+use crate::model::param_specs::{parameter_count, parameter_specs};
 use crate::train::metrics::{MetricsWriter, Record, SummaryRecord, peak_memory_bytes};
 use crate::train::plot::plot_losses;
 use crate::train::progress::Progress;
@@ -47,6 +50,7 @@ pub fn run(args: &TrainArgs) -> Result<ExitCode> {
     run.introduce(&model);
     listen_for_ctrl_c();
     let before = run.score_if(&model, ScoreArg::Before, "score before")?;
+    model.device().trim();
     if STOP.load(Ordering::Relaxed) {
         eprintln!("interrupted before the first step: nothing was trained");
         return Ok(ExitCode::from(INTERRUPTED));
@@ -84,6 +88,7 @@ impl<'a> Run<'a> {
         let eval = checkpoint.examples(&eval_rows, &args.rows, "evaluation")?;
         let options = train_options(args, train.len())?;
         let folder = OutputFolder::claim(&args.output_dir)?;
+        folder.require_space(saved_bytes(&checkpoint.config, args.save_dtype.into()))?;
         Ok(Self { args, checkpoint, folder, eval_rows, train, eval, options })
     }
 
@@ -112,7 +117,7 @@ impl<'a> Run<'a> {
 
     fn train(&self, model: &mut Gemma3) -> Result<Outcome> {
         let started = Instant::now();
-        let mut metrics = MetricsWriter::create(&self.folder.path().join("metrics.jsonl"))?;
+        let mut metrics = Some(MetricsWriter::create(&self.folder.path().join("metrics.jsonl"))?);
         let mut progress = Progress::training(self.options.schedule.total_steps as u64);
         let mut records = Vec::new();
         let mut observe = |record: &Record| {
@@ -122,14 +127,21 @@ impl<'a> Run<'a> {
                 Record::Summary(_) => {}
             }
             records.push(record.clone());
-            metrics.write(record)
+            // A run is worth more than its record: a full disk may have room again when the model is saved.
+            if let Some(Err(error)) = metrics.as_mut().map(|metrics| metrics.write(record)) {
+                progress.println(&format!("warning: no more metrics are written\n{}", error.report()));
+                metrics = None;
+            }
+            Ok(())
         };
         let trainer = Trainer::new(model, &self.options, &self.train, &self.eval)?;
         let outcome = trainer.run(&mut observe, &STOP)?;
         let train_runtime = started.elapsed().as_secs_f64();
         observe(&Record::Summary(SummaryRecord { train_runtime, peak_memory_bytes: peak_memory_bytes() }))?;
         progress.finish();
-        plot_losses(&records, &self.folder.path().join("loss.svg"))?;
+        if let Err(error) = plot_losses(&records, &self.folder.path().join("loss.svg")) {
+            eprintln!("warning: there is no loss plot\n{}", error.report());
+        }
         Ok(outcome)
     }
 
@@ -143,6 +155,15 @@ impl<'a> Run<'a> {
             chat_template: Some(self.checkpoint.tokenizer.template().source()),
         })
     }
+}
+
+/// About what the model folder takes: the weights, and room for the tokenizer and the metrics.
+fn saved_bytes(config: &Gemma3Config, dtype: SaveDtype) -> u64 {
+    let element = match dtype {
+        SaveDtype::F32 => 4,
+        SaveDtype::Bf16 => 2,
+    };
+    (parameter_count(&parameter_specs(config)) * element) as u64 + (64 << 20)
 }
 
 /// The table of the last score, then before and after side by side: the last thing on the screen.

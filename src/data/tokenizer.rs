@@ -159,7 +159,8 @@ impl ChatTokenizer {
         if split == 0 {
             bail!("the row starts with the assistant, so that there is no prompt");
         }
-        let rendered = self.render(&self.marked(messages, tools)?, &messages[..split], tools, true)?;
+        let mark = self.control.choose_mark(&[messages, tools])?;
+        let rendered = self.render(mark, &messages[..split], tools, true)?;
         let ids = self.encode(&rendered, false)?;
         let user = messages[..split].iter().rev().find(|message| message["role"] == "user").map_or("", content_text);
         let expected = messages[split..].iter().filter(|message| message["role"] == "assistant").cloned().collect();
@@ -173,11 +174,15 @@ impl ChatTokenizer {
         prompt_messages: Option<usize>,
         loss: LossOn,
     ) -> Result<(Vec<u32>, Vec<bool>)> {
-        let mark = self.marked(messages, tools)?;
+        let mark = self.control.choose_mark(&[messages, tools])?;
         let encode = |messages: &[Value], generate: bool| -> Result<Vec<u32>> {
-            self.encode(&self.render(&mark, messages, tools, generate)?, false)
+            self.encode(&self.render(mark, messages, tools, generate)?, false)
         };
         let full = encode(messages, false)?;
+        let end_of = |count: usize| match count == messages.len() {
+            true => Ok(full.len()),
+            false => encode(&messages[..count], false).map(|ids| common_prefix(&ids, &full)),
+        };
         let mut scored = vec![loss == LossOn::All; full.len()];
         match loss {
             LossOn::All => {}
@@ -190,14 +195,14 @@ impl ChatTokenizer {
                     bail!("the row starts with the assistant, so that there is no prompt before the completion");
                 }
                 let first = common_prefix(&encode(&messages[..start], true)?, &full);
-                let last = common_prefix(&encode(&messages[..end], false)?, &full);
+                let last = end_of(end)?;
                 scored[first..last.max(first)].fill(true);
             }
             LossOn::Assistant => {
                 let answers = (0..messages.len()).filter(|i| messages[*i]["role"] == "assistant");
                 for i in answers {
                     let first = common_prefix(&encode(&with_other_answer(messages, i), false)?, &full);
-                    let last = common_prefix(&encode(&messages[..=i], false)?, &full);
+                    let last = end_of(i + 1)?;
                     scored[first..last.max(first)].fill(true);
                 }
             }
@@ -228,14 +233,10 @@ impl ChatTokenizer {
         Ok((full, scored))
     }
 
-    fn marked(&self, messages: &[Value], tools: &[Value]) -> Result<char> {
-        self.control.choose_mark(&[messages, tools])
-    }
-
-    fn render(&self, mark: &char, messages: &[Value], tools: &[Value], generate: bool) -> Result<Rendered> {
-        let marked = |values: &[Value]| values.iter().map(|value| self.control.mark(value, *mark)).collect::<Vec<_>>();
+    fn render(&self, mark: char, messages: &[Value], tools: &[Value], generate: bool) -> Result<Rendered> {
+        let marked = |values: &[Value]| values.iter().map(|value| self.control.mark(value, mark)).collect::<Vec<_>>();
         let text = self.template.render(&marked(messages), &marked(tools), generate)?;
-        Ok(self.control.unmark(&text, *mark))
+        Ok(self.control.unmark(&text, mark))
     }
 
     /// A text that is no chat: the tokenizer adds its bos, unless the text has one.

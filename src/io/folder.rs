@@ -97,6 +97,21 @@ impl OutputFolder {
         &self.path
     }
 
+    /// An error when the disk has no room for `bytes` more: better known before a long run than after it.
+    ///
+    /// # Errors
+    /// Too little room. A disk that does not tell is taken to have enough.
+    pub fn require_space(&self, bytes: u64) -> Result<()> {
+        let Ok(disk) = rustix::fs::statvfs(&self.parent) else { return Ok(()) };
+        let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+        if free < bytes {
+            let shown = self.path.display();
+            return Err(err!("the disk of `{shown}` has {} MB free; the model needs {} MB", free >> 20, bytes >> 20)
+                .hint("free some space, or choose an output folder on another disk"));
+        }
+        Ok(())
+    }
+
     /// Replaces the model in the folder and keeps its other files. What transformers and vLLM load unchanged.
     ///
     /// # Errors

@@ -5,7 +5,7 @@
 //! Order     partial sums of fixed blocks in f64, folded in order
 //! Cost      4 bytes per parameter: memory bound
 
-use crate::backend::cpu::{sum_blocks, sum_of};
+use crate::backend::cpu::{Real, sum_blocks, sum_of};
 use crate::dispatch;
 use crate::tensor::Tensor;
 
@@ -13,7 +13,7 @@ use crate::tensor::Tensor;
 pub fn global_norm(gradients: &Tensor) -> f64 {
     dispatch!(gradients.dtype(), T => {
         sum_blocks(gradients.as_slice::<T>(), |_, block| {
-            block.chunks(1024).map(|c| sum_of(c.len(), |i| c[i] * c[i]) as f64).sum::<f64>()
+            block.chunks(1024).map(|c| sum_of(c.len(), |i| c[i] * c[i]).to_f64()).sum::<f64>()
         })
     })
     .sqrt()

@@ -125,7 +125,7 @@ impl<'a> Trainer<'a> {
                     return Ok(Outcome::Diverged(error));
                 }
                 let done = self.step >= total;
-                if done || self.step % self.options.logging_steps.max(1) == 0 {
+                if done || self.step.is_multiple_of(self.options.logging_steps.max(1)) {
                     observe(&Record::Train(self.record()))?;
                 }
                 if stop.load(Ordering::Relaxed) && !done {
@@ -221,8 +221,8 @@ impl<'a> Trainer<'a> {
         }
         match self.options.eval_strategy {
             EvalStrategy::No => false,
-            EvalStrategy::Epoch => done || self.step % steps_per_epoch(self.train.len(), self.options) == 0,
-            EvalStrategy::Steps(n) => done || self.step % n == 0,
+            EvalStrategy::Epoch => done || self.step.is_multiple_of(steps_per_epoch(self.train.len(), self.options)),
+            EvalStrategy::Steps(n) => done || self.step.is_multiple_of(n),
         }
     }
 

@@ -12,8 +12,11 @@ use crate::{path, run, train_command};
 fn ctrl_c_finishes_the_step_saves_the_model_and_says_so() {
     let folder = tempfile::tempdir().unwrap();
     let output = folder.path().join("out");
-    let mut child =
-        train_command(&output, &["--max-steps", "100000"]).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let mut child = train_command(&output, &["--max-steps", "100000"])
+        .stderr(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
     let mut stderr = BufReader::new(child.stderr.take().unwrap());
     let mut text = String::new();
     while !text.contains("step 3/") {

@@ -107,6 +107,30 @@ fn a_second_run_replaces_the_first_ones_model() {
     assert!(first != fs::read(output.join("model.safetensors")).unwrap());
 }
 
+#[cfg(unix)]
+#[test]
+fn a_disk_that_fills_up_leaves_the_old_model_and_says_what_to_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = folder.path().join("out");
+    assert_eq!(train(&output, &[]).code, 0);
+    let first = fs::read(output.join("model.safetensors")).unwrap();
+
+    // A limit on the size of files stands for the full disk: 1000 blocks are less than the model.
+    let full = crate::train_command(&output, &["--seed", "1"]);
+    let mut limited = std::process::Command::new("sh");
+    limited
+        .args(["-c", "trap '' XFSZ; ulimit -f 1000; exec \"$0\" \"$@\""])
+        .arg(full.get_program())
+        .args(full.get_args());
+    let stopped: crate::Run = limited.output().unwrap().into();
+    assert_eq!(stopped.code, 1, "{}", stopped.stderr);
+    for part in ["cannot save the model", "model.safetensors", "hint: "] {
+        assert!(stopped.stderr.contains(part), "`{part}` is missing in:\n{}", stopped.stderr);
+    }
+    assert!(first == fs::read(output.join("model.safetensors")).unwrap());
+    assert_eq!(names(folder.path()), ["out"], "no temporary folder stays");
+}
+
 #[test]
 fn what_was_trained_can_be_trained_and_scored_again() {
     let folder = tempfile::tempdir().unwrap();

@@ -6,6 +6,7 @@ use engine::data::dataset::{Picked, pick_files};
 use engine::data::{Row, RowContent, RowOptions, load_rows, train_test_split};
 use serde_json::{Value, json};
 
+#[cfg(feature = "parquet")]
 use crate::fixture;
 
 fn load(source: impl AsRef<Path>) -> engine::error::Result<Vec<Row>> {

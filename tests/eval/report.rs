@@ -105,6 +105,29 @@ fn a_device_is_written_to_and_not_replaced() {
     assert!(fs::metadata("/dev/full").unwrap().file_type().is_char_device());
 }
 
+/// Runs itself again as a process whose files may not grow beyond a few blocks, which fails as a full disk does.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_disk_that_fills_up_leaves_the_old_file_and_no_other() {
+    const FOLDER: &str = "ENGINE_TEST_REPORT_FOLDER";
+    if let Some(folder) = std::env::var_os(FOLDER) {
+        write_atomically(&Path::new(&folder).join("report.json"), &vec![b'x'; 1 << 20]).expect_err("the disk is full");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("report.json");
+    fs::write(&path, "old").unwrap();
+    let limited =
+        "trap '' XFSZ; ulimit -f 8; exec \"$0\" --exact report::a_disk_that_fills_up_leaves_the_old_file_and_no_other";
+    let mut child = std::process::Command::new("sh");
+    child.args(["-c", limited]).arg(std::env::current_exe().unwrap()).env(FOLDER, folder.path());
+    let output = child.output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}");
+    assert_eq!(fs::read(&path).unwrap(), b"old");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+}
+
 #[cfg(unix)]
 #[test]
 fn a_link_stays_a_link_to_the_new_text() {

@@ -219,3 +219,12 @@ fn save_and_fail(parent: &Path) {
     let result = save(&output, &parent.join("source"), &weights(2));
     assert_fails(result, &["is as it was", "model.safetensors", "hint: free some space"]);
 }
+
+#[test]
+fn a_disk_without_room_for_the_model_is_refused_before_the_run() {
+    let parent = tempfile::tempdir().unwrap();
+    let folder = OutputFolder::claim(&parent.path().join("out")).unwrap();
+    folder.require_space(1).unwrap();
+    let error = folder.require_space(u64::MAX).unwrap_err().report();
+    assert!(error.contains("MB free") && error.contains("hint: "), "{error}");
+}

@@ -3,6 +3,7 @@
 #[path = "../ops/differences.rs"]
 mod differences;
 
+mod checkpoint;
 mod generation;
 mod golden;
 mod gradients;

@@ -15,7 +15,7 @@ struct Case {
 #[test]
 fn every_step_has_the_rate_of_transformers() {
     let cases: Vec<Case> = serde_json::from_str(include_str!("../fixtures/train_output/schedule_golden.json")).unwrap();
-    assert_eq!(cases.len(), 15);
+    assert_eq!(cases.len(), 18);
     for case in cases {
         let Case { kind, warmup_steps, total_steps, learning_rate, rates } = case;
         let schedule = Schedule { kind, warmup_steps, total_steps, learning_rate };

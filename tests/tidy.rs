@@ -1,0 +1,66 @@
+//! What a reader relies on: every source file says what it is for and stays short, and the docs name what exists.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Every file below `folder` with one of these endings.
+fn files(folder: &Path, endings: &[&str]) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(files(&path, endings));
+        } else if path.extension().is_some_and(|e| endings.iter().any(|ending| e == *ending)) {
+            found.push(path);
+        }
+    }
+    found
+}
+
+fn sources() -> Vec<(PathBuf, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folders = ["src", "tests", "benches", "examples"];
+    let paths = folders.iter().flat_map(|folder| files(&root.join(folder), &["rs"]));
+    paths.map(|path| (path.clone(), fs::read_to_string(&path).unwrap())).collect()
+}
+
+#[test]
+fn every_file_begins_with_what_it_is_for() {
+    for (path, text) in sources() {
+        assert!(text.starts_with("//! "), "{} has no `//!` line", path.display());
+    }
+}
+
+#[test]
+fn no_file_is_over_500_lines() {
+    for (path, text) in sources() {
+        let lines = text.lines().count();
+        assert!(lines <= 500, "{} has {lines} lines", path.display());
+    }
+}
+
+#[test]
+fn every_unsafe_block_says_why_it_is_sound() {
+    for (path, text) in sources() {
+        let lines: Vec<&str> = text.lines().collect();
+        for (i, line) in lines.iter().enumerate() {
+            let code = line.trim_start();
+            let opens = code.contains("unsafe {") || code.starts_with("unsafe impl");
+            if opens && !code.starts_with("//") && !code.contains('"') {
+                let before = lines[i.saturating_sub(6)..i].join("\n");
+                assert!(before.contains("SAFETY"), "{}:{} has no SAFETY comment", path.display(), i + 1);
+            }
+        }
+    }
+}
+
+#[test]
+fn the_files_that_the_readme_names_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let readme = fs::read_to_string(root.join("README.md")).unwrap();
+    let table = readme.split("## Where things are").nth(1).unwrap();
+    let rows = table.lines().filter(|line| line.starts_with("| `"));
+    for name in rows.flat_map(|row| row.split('|').nth(1).unwrap().split('`').skip(1).step_by(2)) {
+        assert!(root.join(name).exists(), "README.md names `{name}`");
+    }
+}
