@@ -12,11 +12,11 @@
 
 use std::rc::Rc;
 
-use crate::dispatch;
 use crate::error::Result;
 use crate::model::params::Param;
 use crate::tape::{Tape, Var};
 use crate::tensor::{DType, Device, Tensor};
+use crate::{bail, dispatch};
 
 /// cos and sin of every position's angles, (N, Dh/2) each.
 pub struct Rotation {
@@ -87,7 +87,11 @@ pub fn qkv_norm_rope(
     let (q_norm, k_norm) = (norms.0.clone(), norms.1.clone());
     tape.push("qkv_norm_rope", move |ctx| {
         let (q, k, v) = &outputs;
-        let (Some(dq), Some(dk), Some(dv)) = (ctx.take(q), ctx.take(k), ctx.take(v)) else { return Ok(()) };
+        let (dq, dk, dv) = match (ctx.take(q), ctx.take(k), ctx.take(v)) {
+            (Some(dq), Some(dk), Some(dv)) => (dq, dk, dv),
+            (None, None, None) => return Ok(()),
+            _ => bail!("internal: a gradient reached only some of q, k and v"),
+        };
         let mut dqkv = Tensor::empty(dq.device(), qkv.value.shape(), dtype);
         dispatch!(dtype, T => {
             let x = cpu::Fused::<T>::new(&qkv, &rotation, heads, eps);

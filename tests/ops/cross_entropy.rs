@@ -184,6 +184,18 @@ fn logits_of_thousands_neither_overflow_nor_make_nan() {
 }
 
 #[test]
+fn a_hidden_state_that_is_not_finite_makes_a_loss_that_is_not_finite() {
+    let shape = (2, 257, 3);
+    let target = [Target { row: 1, id: 200, weight: 1.0 }];
+    for bad in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+        let mut x = values(shape, 1.0);
+        x[0][4] = bad;
+        let (value, recorded, _) = run(shape, &x, &target, 1.0);
+        assert!(!value.loss.is_finite() && !recorded.loss.is_finite(), "{bad}: {value:?}");
+    }
+}
+
+#[test]
 fn a_batch_of_several_chunks_equals_its_parts() {
     // In f32 the vocabulary of Gemma 3 leaves room for 384 rows in a chunk: two chunks of 195, against 3 calls of 130.
     let shape @ (n, v, d) = (390, 262_144, 1);

@@ -3,9 +3,10 @@
 use std::rc::Rc;
 
 use engine::ops::rope::{Heads, Rotation, qkv_norm_rope};
+use engine::tape::Tape;
 use engine::tensor::{DType, Device};
 
-use crate::cases::{Case, Output};
+use crate::cases::{Case, Output, params, tensor};
 use crate::gradcheck::check_gradients;
 use crate::properties::{check_close, check_formula, check_precision, check_repeats};
 use crate::rmsnorm;
@@ -113,4 +114,19 @@ fn angles_in_f32_hold_every_position_of_a_long_context() {
         let (sin, exact) = (part(&rotation.sin.to_f64()), part(&exact(f64::sin)));
         assert!(sin[0].iter().zip(&exact[0]).all(|(a, b)| (a - b).abs() <= tolerance), "sin of position {position}");
     }
+}
+
+#[test]
+fn a_gradient_that_reaches_only_some_of_q_k_and_v_is_an_error_and_not_dropped() {
+    let device = Device::cpu();
+    let (table, params) = params::<f64>(&device, &[vec![2], vec![2]], &[vec![0.5; 2], vec![0.5; 2]]);
+    let mut gradients = table.gradients();
+    let mut tape = Tape::recording(&device, &mut gradients);
+    let qkv = tape.var(tensor::<f64>(&device, &[1, 6], &[1.0; 6]));
+    let rotation = Rc::new(Rotation::new(&device, &[0], 2, 1e4, DType::F64));
+    let heads = Heads { query: 1, kv: 1, dim: 2 };
+    let (q, _, _) = qkv_norm_rope(&mut tape, &qkv, (&params[0], &params[1]), &rotation, heads, EPS).unwrap();
+    tape.push("seed", move |ctx| ctx.give(&q, q.value.clone()));
+    let error = tape.backward().unwrap_err();
+    assert!(error.report().contains("a gradient reached only some of q, k and v"), "{}", error.report());
 }
