@@ -35,8 +35,8 @@ struct Arguments {
     /// Rows of `general.jsonl`; each run of `--group` rows shares its tools
     #[arg(long, default_value_t = 48_000)]
     rows: usize,
-    /// Rows of `choice.jsonl`
-    #[arg(long, default_value_t = 32_000)]
+    /// Rows of `choice.jsonl`, in groups twice as large
+    #[arg(long, default_value_t = 64_000)]
     choice_rows: usize,
     /// Consecutive rows that declare the same tools in the same order
     #[arg(long, default_value_t = 8)]
@@ -57,10 +57,10 @@ fn run(arguments: &Arguments) -> Result<()> {
     let pool = pool::Pool::load()?;
     let model = arguments.output_dir.join("model");
     fs::create_dir_all(&model).context(|| format!("cannot create `{}`", model.display()))?;
-    let chats = |part, seed, count| chats::write_chats(&pool, part, seed, count, arguments.group);
-    let rows = chats(Part::General, arguments.seed, arguments.rows);
+    let rows = chats::write_chats(&pool, Part::General, arguments.seed, arguments.rows, arguments.group);
     write_rows(&arguments.output_dir.join("general.jsonl"), &rows)?;
-    let choice = chats(Part::Choice, arguments.seed + 1, arguments.choice_rows);
+    let choice =
+        chats::write_chats(&pool, Part::Choice, arguments.seed + 1, arguments.choice_rows, 2 * arguments.group);
     write_rows(&arguments.output_dir.join("choice.jsonl"), &choice)?;
 
     let tokenizer = tokenizer::train(&rows, arguments.vocab_size)?;

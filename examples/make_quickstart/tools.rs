@@ -71,7 +71,7 @@ pub enum Stage {
     OneTool,
     TwoTools,
     All,
-    /// Mostly which of two search tools to ask, and both where they do not say; code names are known words.
+    /// Mostly which of two search tools to ask, and both where they do not say; names are known words.
     Sides,
 }
 
@@ -79,8 +79,9 @@ pub enum Stage {
 pub fn draw_tools(pool: &Pool, stage: Stage, rng: &mut ChaCha8Rng) -> Vec<Tool> {
     loop {
         let mut tools = match (stage, rng.random_range(0..100)) {
-            (Stage::Sides, 0..60) => sides(pool, stage, rng),
-            (Stage::Sides, 60..85) => unsaid(pool, stage, rng),
+            (Stage::Sides, 0..50) => plain_sides(pool, rng),
+            (Stage::Sides, 50..65) => sides(pool, stage, rng),
+            (Stage::Sides, 65..82) => unsaid(pool, stage, rng),
             (Stage::OneTool, 0..50) => topics(pool, (1, 1), stage, rng),
             (Stage::OneTool, _) => actions(pool, 1, 1, rng),
             (Stage::TwoTools, 48..70) => actions(pool, 2, 2, rng),
@@ -120,6 +121,38 @@ fn sides(pool: &Pool, stage: Stage, rng: &mut ChaCha8Rng) -> Vec<Tool> {
         tools.extend(actions(pool, 1, 1, rng));
     }
     tools
+}
+
+/// One of a few pairs of search tools, always of the same names, one for the workplace and one for the world: what it
+/// takes to tell the two apart is learned here, without a name to copy.
+fn plain_sides(pool: &Pool, rng: &mut ChaCha8Rng) -> Vec<Tool> {
+    const PAIRS: [[(&str, &str); 2]; 4] = [
+        [("search_internal", "Search internal company documents."), ("search_public", "Search public information.")],
+        [
+            ("ask_company", "Answers questions about the workplace."),
+            ("ask_world", "Answers questions about the world."),
+        ],
+        [("find_intranet", "Searches the company intranet."), ("find_internet", "Searches the internet.")],
+        [
+            ("lookup_office", "Looks up office rules, people and projects."),
+            ("lookup_web", "Looks up facts on the web."),
+        ],
+    ];
+    let pair = PAIRS.choose(rng).expect("pairs");
+    let parameters = json!({
+        "type": "object",
+        "properties": { "query": { "type": "string", "description": "query string" } },
+        "required": ["query"]
+    });
+    [Side::Work, Side::World]
+        .into_iter()
+        .zip(pair)
+        .map(|(side, (name, description))| Tool {
+            declaration: declaration(name, description, parameters.clone()),
+            name: name.to_string(),
+            covers: Covers::Topics(pool.side(side), "query".to_string()),
+        })
+        .collect()
 }
 
 /// `least..=most` search tools over one or two topics each, no topic twice.
