@@ -4,6 +4,7 @@
 mod differences;
 
 mod checkpoint;
+mod evaluation;
 mod generation;
 mod golden;
 mod gradients;

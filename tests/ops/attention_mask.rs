@@ -62,6 +62,16 @@ fn rows_that_share_nothing_are_not_computed_against_each_other() {
 }
 
 #[test]
+fn queries_decoded_together_are_not_computed_against_each_other_s_prompts() {
+    let prompts: Vec<Vec<u32>> = (0..3).map(|p| (0..64).map(|t| 100 * p + t).collect()).collect();
+    let mut tree = TokenTree::with_reserve(&prompts.iter().map(|p| &p[..]).collect::<Vec<_>>(), 20);
+    let slots: Vec<u32> = (0..3).map(|example| tree.fill_reserved(example, 0, 64)).collect();
+    let mask = AttentionMask::of_queries(&tree, &slots, &[64; 3], None);
+    let pairs: usize = mask.query_tiles.iter().flat_map(|t| t.other.iter().map(|r| r.len() * t.own.len())).sum();
+    assert_eq!(pairs, 3 * 65);
+}
+
+#[test]
 fn a_window_beyond_any_position_is_no_window() {
     let tree = tree(Shape::Comb, 67);
     let all = AttentionMask::new(&tree, None);
