@@ -1,5 +1,5 @@
 //! The kernel table of `kernels/engine.h` in Rust, by bindgen (scripts/generate-bindings). Not to be edited.
-#![allow(non_camel_case_types, missing_docs)]
+#![allow(clippy::type_complexity, missing_docs, non_camel_case_types)]
 
 #[repr(u32)]
 #[doc = " Element type of activations and compute weights."]
