@@ -112,7 +112,7 @@ typedef struct engine_kernels {
     /// One AdamW update of every parameter; gradients become 0.  kernels/adamw.cu
     ///
     /// parameters, m, v, gradients (n) f32; copy (n) bf16 or null; factor: one f32, on the gradients; step: one struct.
-    /// Group g of the G groups covers `starts[g] .. starts[g + 1]` and decays by learning_rate * decays[g]; starts
+    /// Group g of the G groups covers `starts[g] .. starts[g + 1]` and decays by `learning_rate * decays[g]`; starts
     /// (G + 1) begins with 0 and ends with n; decays (G) f32.
     engine_status (*adamw)(float *parameters, float *m, float *v, float *gradients, void *copy, const float *factor,
                            const engine_adamw_step *step, const uint64_t *starts, const float *decays, uint32_t groups,

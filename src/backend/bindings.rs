@@ -142,7 +142,7 @@ pub struct engine_kernels {
             stream: engine_stream,
         ) -> engine_status,
     >,
-    #[doc = " One AdamW update of every parameter; gradients become 0.  kernels/adamw.cu\n\n parameters, m, v, gradients (n) f32; copy (n) bf16 or null; factor: one f32, on the gradients; step: one struct.\n Group g of the G groups covers `starts[g] .. starts[g + 1]` and decays by learning_rate * decays[g]; starts\n (G + 1) begins with 0 and ends with n; decays (G) f32."]
+    #[doc = " One AdamW update of every parameter; gradients become 0.  kernels/adamw.cu\n\n parameters, m, v, gradients (n) f32; copy (n) bf16 or null; factor: one f32, on the gradients; step: one struct.\n Group g of the G groups covers `starts[g] .. starts[g + 1]` and decays by `learning_rate * decays[g]`; starts\n (G + 1) begins with 0 and ends with n; decays (G) f32."]
     pub adamw: ::std::option::Option<
         unsafe extern "C" fn(
             parameters: *mut f32,
