@@ -14,7 +14,7 @@
 //! | [`ops`] | a file per op: formula, shapes, public function, backward, `mod cpu` |
 //! | [`tape`] | the manual autograd tape: a list of named closures, run backwards |
 //! | [`tensor`] | tensors over shared storage, and the pool it comes from |
-//! | [`backend`] | what the CPU ops stand on: vector dispatch, row-parallel loops, matrix products |
+//! | [`backend`] | what the CPU ops stand on: vector dispatch, row-parallel loops, matrix products; the table of CUDA kernels ([`backend::kernels`]) |
 //! | [`train`] | the loop, the evaluation loss, schedule, metrics, plot, progress |
 //! | [`eval`] | generation, the parser of calls, verdicts, report, tables |
 //! | [`io`] | safetensors, GGUF, the hub, and the output folder that is whole or not there |

@@ -1,0 +1,71 @@
+// embedding: h = scale * weight[ids]
+//
+// Shapes    weight (V, D) T     dweight (V, D) f32     ids (N)     h, dh (N, D) T
+// Saved     ids, and the batch's rows sorted by id: `rows` (N), `starts` (U + 1)
+// Backward  dweight[id] += scale * sum of dh over the rows that have this id
+// Numerics  f32 inside; the sum over the rows is rounded once into dweight
+// Order     a block owns an id and adds its rows in the order of the batch: no atomics, bit-equal reruns
+// Cost      2 * N * D * sizeof(T) bytes: memory bound. A frequent id is summed by D / W threads alone
+#include "vector.cuh"
+
+namespace ENGINE_NAMESPACE {
+namespace {
+
+constexpr uint32_t THREADS = 128;
+
+template <class T, uint32_t W>
+__global__ void __launch_bounds__(THREADS)
+    embedding_forward_kernel(T *h, const T *weight, const uint32_t *ids, uint32_t d, float scale) {
+    uint32_t row = blockIdx.x;
+    const T *source = weight + size_t(ids[row]) * d;
+    float values[W];
+    for (uint32_t i = threadIdx.x * W; i < d; i += THREADS * W) {
+        load(values, source + i);
+        for (uint32_t j = 0; j < W; j++) values[j] *= scale;
+        store(h + size_t(row) * d + i, values);
+    }
+}
+
+template <class T, uint32_t W>
+__global__ void __launch_bounds__(THREADS)
+    embedding_backward_kernel(float *dweight, const T *dh, const uint32_t *ids, const uint32_t *rows,
+                              const uint32_t *starts, uint32_t d, float scale) {
+    uint32_t first = starts[blockIdx.x], end = starts[blockIdx.x + 1];
+    float *target = dweight + size_t(ids[rows[first]]) * d;
+    float slopes[W], sums[W];
+    for (uint32_t i = threadIdx.x * W; i < d; i += THREADS * W) {
+        for (uint32_t j = 0; j < W; j++) sums[j] = 0;
+        for (uint32_t k = first; k < end; k++) {
+            load(slopes, dh + size_t(rows[k]) * d + i);
+            for (uint32_t j = 0; j < W; j++) sums[j] += slopes[j];
+        }
+        for (uint32_t j = 0; j < W; j++) target[i + j] += sums[j] * scale;
+    }
+}
+
+} // namespace
+
+engine_status embedding_forward(void *h, const void *weight, const uint32_t *ids, uint32_t n, uint32_t d, float scale,
+                                engine_dtype dtype, engine_stream stream) {
+    if (n == 0 || d == 0) return ENGINE_OK;
+    return with_access(dtype, d, {h, weight}, [&](auto access) {
+        using T = typename decltype(access)::Type;
+        constexpr uint32_t W = decltype(access)::WIDTH;
+        return LAUNCH((embedding_forward_kernel<T, W>), n, THREADS, 0, stream, static_cast<T *>(h),
+                      static_cast<const T *>(weight), ids, d, scale);
+    });
+}
+
+engine_status embedding_backward(float *dweight, const void *dh, const uint32_t *ids, const uint32_t *rows,
+                                 const uint32_t *starts, uint32_t u, uint32_t d, float scale, engine_dtype dtype,
+                                 engine_stream stream) {
+    if (u == 0 || d == 0) return ENGINE_OK;
+    return with_access(dtype, d, {dh}, [&](auto access) {
+        using T = typename decltype(access)::Type;
+        constexpr uint32_t W = decltype(access)::WIDTH;
+        return LAUNCH((embedding_backward_kernel<T, W>), u, THREADS, 0, stream, dweight, static_cast<const T *>(dh), ids,
+                      rows, starts, d, scale);
+    });
+}
+
+} // namespace ENGINE_NAMESPACE

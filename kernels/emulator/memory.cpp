@@ -1,0 +1,230 @@
+// The emulator's memory: buffers with guard bands, and a check of every access that a kernel makes.
+//
+// Kernels are compiled with the compiler's -fsanitize=thread, which calls __tsan_read4 and the like at each access;
+// the functions of that name are here in place of the sanitizer's own runtime. For every 2 bytes they remember who
+// wrote last and two threads that read last, and when. Two accesses from different threads, one of them a write, must
+// have something between them:
+//   - of one warp: a barrier or a meeting of the warp;    - of one block: a barrier;    - of different blocks: a launch.
+// Of more than two readers some are forgotten, so that a race with a read may be missed in one order of the threads
+// and found in another; races between writes are always found. Accesses of one byte share their neighbour's fate.
+#include <algorithm>
+#include <cstdlib>
+#include <memory>
+#include <new>
+#include <vector>
+
+#include "internal.h"
+
+namespace emulator {
+namespace {
+
+constexpr size_t GUARD = 4096;
+constexpr size_t GRANULE = 2;
+constexpr uint8_t POISON = 0xff; // NaN in f32 and bf16
+
+struct Cell {
+    Moment write, read, other_read;
+};
+
+/// [begin, end) is the array; guard bands lie on both sides.
+struct Region {
+    uintptr_t begin, end;
+    size_t guard;
+    Cell *cells;
+    bool shared;
+
+    bool covers(uintptr_t address) const { return address + guard >= begin && address < end + guard; }
+};
+
+Cell *new_cells(size_t bytes) {
+    // calloc: pages that no access ever touches stay unmapped.
+    auto *cells = static_cast<Cell *>(std::calloc(bytes / GRANULE + 1, sizeof(Cell)));
+    if (!cells) throw std::bad_alloc();
+    return cells;
+}
+
+struct Shared {
+    std::byte *arena = static_cast<std::byte *>(std::aligned_alloc(1024, ARENA));
+    Cell *cells = new_cells(ARENA);
+    size_t used = 0;
+    std::vector<Region> arrays;
+
+    static constexpr size_t ARENA = 256 * 1024;
+    ~Shared() {
+        std::free(arena);
+        std::free(cells);
+    }
+};
+
+thread_local std::vector<Region> buffers; // sorted by address
+thread_local Shared shared;
+thread_local uint32_t launch_first_block = 0;
+
+bool poisoned(uintptr_t begin, size_t bytes) {
+    auto *band = reinterpret_cast<const uint8_t *>(begin);
+    return std::all_of(band, band + bytes, [](uint8_t byte) { return byte == POISON; });
+}
+
+bool guards_intact(const Region &region) {
+    return poisoned(region.begin - region.guard, region.guard) && poisoned(region.end, region.guard);
+}
+
+void check_guards(const std::vector<Region> &regions) {
+    for (const Region &region : regions)
+        if (!guards_intact(region))
+            fault(ENGINE_OUT_OF_BOUNDS, "something wrote beside an array of %zu bytes of %s memory",
+                  size_t(region.end - region.begin), region.shared ? "shared" : "global");
+}
+
+const Region *find(uintptr_t address) {
+    auto arena = reinterpret_cast<uintptr_t>(shared.arena);
+    if (address - arena < Shared::ARENA) {
+        for (const Region &array : shared.arrays)
+            if (array.covers(address)) return &array;
+        return nullptr;
+    }
+    auto after = std::upper_bound(buffers.begin(), buffers.end(), address,
+                                  [](uintptr_t a, const Region &region) { return a < region.begin - region.guard; });
+    if (after == buffers.begin() || !(after - 1)->covers(address)) return nullptr;
+    return &*(after - 1);
+}
+
+/// Whether `earlier` and `current` are of different threads with nothing in between that orders them.
+bool unordered(const Moment &earlier, const Moment &current, bool in_shared) {
+    if (earlier.block == 0) return false;
+    if (earlier.block != current.block) return !in_shared && earlier.block >= launch_first_block;
+    if (earlier.thread == current.thread || earlier.barriers != current.barriers) return false;
+    bool same_warp = earlier.thread / 32 == current.thread / 32;
+    return !same_warp || earlier.warp_meetings == current.warp_meetings;
+}
+
+void report_race(const Region &region, uintptr_t address, const Moment &first, const char *did, const char *does) {
+    Moment current = now();
+    fault(ENGINE_RACE, "race: thread %u of block %u %s byte %zu of %s memory, which thread %u of %s block %s", current.thread,
+          here->block.x, does, size_t(address - region.begin), region.shared ? "shared" : "global", first.thread,
+          first.block == current.block ? "the same" : "another", did);
+}
+
+void note_read(const Region &region, uintptr_t address, Cell &cell, const Moment &current) {
+    if (unordered(cell.write, current, region.shared)) report_race(region, address, cell.write, "wrote", "reads");
+    bool replace = !unordered(cell.read, current, region.shared);
+    (replace ? cell.read : cell.other_read) = current;
+}
+
+void note_write(const Region &region, uintptr_t address, Cell &cell, const Moment &current) {
+    if (unordered(cell.write, current, region.shared)) report_race(region, address, cell.write, "wrote", "writes");
+    for (const Moment &read : {cell.read, cell.other_read})
+        if (unordered(read, current, region.shared)) report_race(region, address, read, "read", "writes");
+    cell.write = current;
+}
+
+} // namespace
+
+void memory_access(const void *address, size_t bytes, bool write) {
+    if (!here || bytes == 0) return;
+    auto begin = reinterpret_cast<uintptr_t>(address);
+    const Region *region = find(begin);
+    if (!region) return;
+    if (begin < region->begin || begin + bytes > region->end) {
+        fault(ENGINE_OUT_OF_BOUNDS, "thread %u of block %u %s %zu bytes at offset %td of %zu bytes of %s memory",
+              here->index, here->block.x, write ? "writes" : "reads", bytes, ptrdiff_t(begin - region->begin),
+              size_t(region->end - region->begin), region->shared ? "shared" : "global");
+        return;
+    }
+    Moment current = now();
+    size_t first = (begin - region->begin) / GRANULE, last = (begin + bytes - 1 - region->begin) / GRANULE;
+    for (size_t i = first; i <= last; i++) {
+        uintptr_t at = region->begin + i * GRANULE;
+        write ? note_write(*region, at, region->cells[i], current) : note_read(*region, at, region->cells[i], current);
+    }
+}
+
+void memory_begin_launch(uint32_t block) { launch_first_block = block; }
+
+void shared_check_guards() { check_guards(shared.arrays); }
+
+void buffers_check_guards() { check_guards(buffers); }
+
+void shared_reset() {
+    std::memset(shared.arena, POISON, shared.used + SHARED_GUARD);
+    shared.used = 0;
+    shared.arrays.clear();
+}
+
+void *shared_take(size_t bytes) {
+    size_t begin = shared.used + SHARED_GUARD, taken = (bytes + SHARED_GUARD - 1) / SHARED_GUARD * SHARED_GUARD;
+    if (begin + taken + SHARED_GUARD > Shared::ARENA) return nullptr;
+    auto address = reinterpret_cast<uintptr_t>(shared.arena) + begin;
+    std::memset(shared.arena + shared.used, POISON, taken + 2 * SHARED_GUARD);
+    shared.arrays.push_back({address, address + bytes, SHARED_GUARD, shared.cells + begin / GRANULE, true});
+    shared.used = begin + taken;
+    return shared.arena + begin;
+}
+
+} // namespace emulator
+
+using emulator::memory_access;
+
+extern "C" void *engine_emulator_allocate(size_t bytes) {
+    using namespace emulator;
+    size_t whole = (bytes + 2 * GUARD + GUARD - 1) / GUARD * GUARD;
+    void *memory = std::aligned_alloc(GUARD, whole);
+    if (!memory) return nullptr;
+    std::memset(memory, POISON, whole);
+    auto begin = reinterpret_cast<uintptr_t>(memory) + GUARD;
+    Region region{begin, begin + bytes, GUARD, new_cells(bytes), false};
+    auto after = std::find_if(buffers.begin(), buffers.end(), [&](const Region &b) { return b.begin > begin; });
+    buffers.insert(after, region);
+    return reinterpret_cast<void *>(begin);
+}
+
+extern "C" engine_status engine_emulator_free(void *buffer) {
+    using namespace emulator;
+    auto begin = reinterpret_cast<uintptr_t>(buffer);
+    auto found = std::find_if(buffers.begin(), buffers.end(), [&](const Region &b) { return b.begin == begin; });
+    if (found == buffers.end()) return ENGINE_NAMESPACE::fail(ENGINE_BAD_ARGUMENT, "no buffer of this thread");
+    bool intact = guards_intact(*found);
+    std::free(found->cells);
+    std::free(reinterpret_cast<void *>(begin - GUARD));
+    buffers.erase(found);
+    return intact ? ENGINE_OK : ENGINE_NAMESPACE::fail(ENGINE_OUT_OF_BOUNDS, "the guard bands of a buffer are damaged");
+}
+
+// What -fsanitize=thread calls.
+extern "C" {
+void __tsan_init() {}
+void __tsan_func_entry(void *) {}
+void __tsan_func_exit() {}
+void __tsan_vptr_update(void *, void *) {}
+void __tsan_vptr_read(void *) {}
+void __tsan_read_range(void *address, size_t bytes) { memory_access(address, bytes, false); }
+void __tsan_write_range(void *address, size_t bytes) { memory_access(address, bytes, true); }
+
+#define ACCESSES(bytes)                                                                                     \
+    void __tsan_read##bytes(void *address) { memory_access(address, bytes, false); }                        \
+    void __tsan_write##bytes(void *address) { memory_access(address, bytes, true); }                        \
+    void __tsan_unaligned_read##bytes(void *address) { memory_access(address, bytes, false); }              \
+    void __tsan_unaligned_write##bytes(void *address) { memory_access(address, bytes, true); }              \
+    void __tsan_volatile_read##bytes(void *address) { memory_access(address, bytes, false); }               \
+    void __tsan_volatile_write##bytes(void *address) { memory_access(address, bytes, true); }
+ACCESSES(1)
+ACCESSES(2)
+ACCESSES(4)
+ACCESSES(8)
+ACCESSES(16)
+
+void *__tsan_memcpy(void *to, const void *from, size_t bytes) {
+    memory_access(from, bytes, false);
+    memory_access(to, bytes, true);
+    return std::memcpy(to, from, bytes);
+}
+void *__tsan_memmove(void *to, const void *from, size_t bytes) {
+    memory_access(from, bytes, false);
+    memory_access(to, bytes, true);
+    return std::memmove(to, from, bytes);
+}
+void *__tsan_memset(void *to, int value, size_t bytes) {
+    memory_access(to, bytes, true);
+    return std::memset(to, value, bytes);
+}
+}

@@ -1,0 +1,79 @@
+// geglu: y = gelu(gate) * up,  gelu(g) = g/2 * (1 + tanh(c * (g + a g^3))),  c = sqrt(2/pi), a = 0.044715
+//
+// Shapes    x = [gate, up], dx (N, 2F) T     y, dy (N, F) T
+// Saved     x
+// Backward  dgate = dy * up * gelu'(gate);  dup = dy * gelu(gate)
+//           gelu'(g) = (1 + t)/2 + g/2 * (1 - t^2) * c * (1 + 3 a g^2),  t = tanh(..)
+// Numerics  f32 inside, one rounding at the store
+// Order     elementwise
+// Cost      forward 3 * N * F * sizeof(T) bytes, backward 5: memory bound
+#include "vector.cuh"
+
+namespace ENGINE_NAMESPACE {
+namespace {
+
+constexpr uint32_t THREADS = 256;
+constexpr float C = 0.7978845608f; // sqrt(2 / pi)
+constexpr float A = 0.044715f;
+
+__device__ inline float inner_tanh(float gate) { return tanhf(C * (gate + A * gate * gate * gate)); }
+
+template <class T, uint32_t W>
+__global__ void __launch_bounds__(THREADS) geglu_forward_kernel(T *y, const T *x, uint64_t elements, uint32_t f) {
+    uint64_t i = (uint64_t(blockIdx.x) * THREADS + threadIdx.x) * W;
+    if (i >= elements) return;
+    uint64_t row = i / f;
+    const T *gates = x + row * f + i; // row * 2F + (i - row * F)
+    float gate[W], up[W];
+    load(gate, gates);
+    load(up, gates + f);
+    for (uint32_t j = 0; j < W; j++) gate[j] = 0.5f * gate[j] * (1 + inner_tanh(gate[j])) * up[j];
+    store(y + i, gate);
+}
+
+template <class T, uint32_t W>
+__global__ void __launch_bounds__(THREADS)
+    geglu_backward_kernel(T *dx, const T *dy, const T *x, uint64_t elements, uint32_t f) {
+    uint64_t i = (uint64_t(blockIdx.x) * THREADS + threadIdx.x) * W;
+    if (i >= elements) return;
+    uint64_t at = i / f * f + i; // of the gate in x
+    float gate[W], up[W], slope[W];
+    load(gate, x + at);
+    load(up, x + at + f);
+    load(slope, dy + i);
+    for (uint32_t j = 0; j < W; j++) {
+        float g = gate[j], t = inner_tanh(g);
+        float derivative = 0.5f * (1 + t) + 0.5f * g * (1 - t * t) * C * (1 + 3 * A * g * g);
+        gate[j] = slope[j] * up[j] * derivative;
+        up[j] = slope[j] * 0.5f * g * (1 + t);
+    }
+    store(dx + at, gate);
+    store(dx + at + f, up);
+}
+
+} // namespace
+
+engine_status geglu_forward(void *y, const void *x, uint32_t n, uint32_t f, engine_dtype dtype, engine_stream stream) {
+    uint64_t elements = uint64_t(n) * f;
+    if (elements == 0) return ENGINE_OK;
+    return with_access(dtype, f, {y, x}, [&](auto access) {
+        using T = typename decltype(access)::Type;
+        constexpr uint32_t W = decltype(access)::WIDTH;
+        return LAUNCH((geglu_forward_kernel<T, W>), ceil_div(elements, THREADS * W), THREADS, 0, stream,
+                      static_cast<T *>(y), static_cast<const T *>(x), elements, f);
+    });
+}
+
+engine_status geglu_backward(void *dx, const void *dy, const void *x, uint32_t n, uint32_t f, engine_dtype dtype,
+                             engine_stream stream) {
+    uint64_t elements = uint64_t(n) * f;
+    if (elements == 0) return ENGINE_OK;
+    return with_access(dtype, f, {dx, dy, x}, [&](auto access) {
+        using T = typename decltype(access)::Type;
+        constexpr uint32_t W = decltype(access)::WIDTH;
+        return LAUNCH((geglu_backward_kernel<T, W>), ceil_div(elements, THREADS * W), THREADS, 0, stream,
+                      static_cast<T *>(dx), static_cast<const T *>(dy), static_cast<const T *>(x), elements, f);
+    });
+}
+
+} // namespace ENGINE_NAMESPACE

@@ -1,0 +1,44 @@
+// One source, two compilers: what nvcc knows by itself and the host's compiler gets from the emulator.
+//
+//   SHARED(float, partial, 32);            a static __shared__ array
+//   DYNAMIC_SHARED(float, tile);           the block's dynamic shared memory
+//   LAUNCH((kernel<T>), grid, block, shared_bytes, stream, arguments...)   an engine_status
+#pragma once
+
+#include "status.h"
+
+#ifdef __CUDACC__
+
+#include <cuda_runtime.h>
+
+#define SHARED(type, name, count) __shared__ type name[count]
+#define DYNAMIC_SHARED(type, name)                                         \
+    extern __shared__ __align__(16) unsigned char engine_dynamic_shared[]; \
+    type *name = reinterpret_cast<type *>(engine_dynamic_shared)
+#define LAUNCH(kernel, grid, block, shared_bytes, stream, ...)                                             \
+    (kernel<<<(grid), (block), (shared_bytes), static_cast<cudaStream_t>(stream)>>>(__VA_ARGS__),          \
+     ENGINE_NAMESPACE::check_launch(#kernel))
+
+namespace ENGINE_NAMESPACE {
+
+inline engine_status check_launch(const char *kernel) {
+    cudaError_t error = cudaGetLastError();
+    if (error == cudaSuccess) return ENGINE_OK;
+    return fail(ENGINE_LAUNCH_FAILED, "`%s`: %s", kernel, cudaGetErrorString(error));
+}
+
+} // namespace ENGINE_NAMESPACE
+
+#else
+
+#include "emulator/emulator.h"
+
+#endif
+
+namespace ENGINE_NAMESPACE {
+
+constexpr uint32_t WARP = 32;
+
+inline uint32_t ceil_div(uint64_t a, uint64_t b) { return static_cast<uint32_t>((a + b - 1) / b); }
+
+} // namespace ENGINE_NAMESPACE

@@ -1,0 +1,63 @@
+// The kernel table of this build. A launcher whose definition differs from its declaration in engine.h does not link.
+#include <cstdarg>
+#include <cstdio>
+#include <type_traits>
+
+#include "status.h"
+
+namespace ENGINE_NAMESPACE {
+
+#define DECLARE(launcher) std::remove_pointer_t<decltype(engine_kernels::launcher)> launcher
+
+DECLARE(rmsnorm_forward);
+DECLARE(rmsnorm_backward);
+DECLARE(geglu_forward);
+DECLARE(geglu_backward);
+DECLARE(embedding_forward);
+DECLARE(embedding_backward);
+DECLARE(clip_factor);
+DECLARE(adamw);
+DECLARE(cross_entropy);
+
+namespace {
+thread_local char message[512] = "";
+}
+
+engine_status fail(engine_status status, const char *format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    std::vsnprintf(message, sizeof message, format, arguments);
+    va_end(arguments);
+    return status;
+}
+
+const char *last_error() { return message; }
+
+namespace {
+
+const engine_kernels table = {
+#ifdef __CUDACC__
+    .device = "cuda",
+#else
+    .device = "emulated",
+#endif
+    .last_error = last_error,
+    .rmsnorm_forward = rmsnorm_forward,
+    .rmsnorm_backward = rmsnorm_backward,
+    .geglu_forward = geglu_forward,
+    .geglu_backward = geglu_backward,
+    .embedding_forward = embedding_forward,
+    .embedding_backward = embedding_backward,
+    .clip_factor = clip_factor,
+    .adamw = adamw,
+    .cross_entropy = cross_entropy,
+};
+
+} // namespace
+} // namespace ENGINE_NAMESPACE
+
+#ifdef __CUDACC__
+const engine_kernels *engine_kernels_cuda() { return &ENGINE_NAMESPACE::table; }
+#else
+const engine_kernels *engine_kernels_emulated() { return &ENGINE_NAMESPACE::table; }
+#endif

@@ -1,0 +1,89 @@
+// bf16, accesses of 16 bytes, and the choice of a kernel's instance by dtype and alignment.
+#pragma once
+
+#include <initializer_list>
+
+#include "platform.cuh"
+
+namespace ENGINE_NAMESPACE {
+
+/// The upper half of an f32.
+struct bf16 {
+    uint16_t bits;
+};
+
+__host__ __device__ inline float to_float(float x) { return x; }
+
+__host__ __device__ inline float to_float(bf16 x) {
+#ifdef __CUDA_ARCH__
+    return __uint_as_float(static_cast<uint32_t>(x.bits) << 16);
+#else
+    uint32_t bits = static_cast<uint32_t>(x.bits) << 16;
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+#endif
+}
+
+template <class T> __device__ T from_float(float x);
+
+template <> __device__ inline float from_float<float>(float x) { return x; }
+
+/// Rounds to nearest, ties to even.
+template <> __device__ inline bf16 from_float<bf16>(float x) {
+#ifdef __CUDA_ARCH__
+    bf16 y;
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(y.bits) : "f"(x));
+    return y;
+#else
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    if (x != x) return bf16{0x7fff};
+    return bf16{static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16)};
+#endif
+}
+
+/// W consecutive elements, moved by one access.
+template <class T, uint32_t W> struct alignas(sizeof(T) * W) Vector {
+    T at[W];
+};
+
+template <class T, uint32_t W> __device__ inline void load(float (&x)[W], const T *from) {
+#ifndef __CUDACC__
+    emulator::check_alignment(from, sizeof(T) * W);
+#endif
+    Vector<T, W> vector = *reinterpret_cast<const Vector<T, W> *>(from);
+#pragma unroll
+    for (uint32_t i = 0; i < W; i++) x[i] = to_float(vector.at[i]);
+}
+
+template <class T, uint32_t W> __device__ inline void store(T *to, const float (&x)[W]) {
+#ifndef __CUDACC__
+    emulator::check_alignment(to, sizeof(T) * W);
+#endif
+    Vector<T, W> vector;
+#pragma unroll
+    for (uint32_t i = 0; i < W; i++) vector.at[i] = from_float<T>(x[i]);
+    *reinterpret_cast<Vector<T, W> *>(to) = vector;
+}
+
+/// What an instance of a kernel is made for: the element type, and how many of them it moves at once.
+template <class T, uint32_t W> struct Access {
+    using Type = T;
+    static constexpr uint32_t WIDTH = W;
+};
+
+/// Calls `launch(Access<T, W>())` with the widest W that rows of `row` elements and the pointers allow.
+template <class Launch>
+engine_status with_access(engine_dtype dtype, uint64_t row, std::initializer_list<const void *> pointers,
+                          const Launch &launch) {
+    bool aligned = row * (dtype == ENGINE_F32 ? 4 : 2) % 16 == 0;
+    for (const void *pointer : pointers) aligned = aligned && reinterpret_cast<uintptr_t>(pointer) % 16 == 0;
+    switch (dtype) {
+    case ENGINE_F32: return aligned ? launch(Access<float, 4>()) : launch(Access<float, 1>());
+    case ENGINE_BF16: return aligned ? launch(Access<bf16, 8>()) : launch(Access<bf16, 1>());
+    }
+    return fail(ENGINE_BAD_ARGUMENT, "no dtype %d", static_cast<int>(dtype));
+}
+
+} // namespace ENGINE_NAMESPACE
