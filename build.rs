@@ -45,6 +45,9 @@ fn sources(folder: &str, ending: &str) -> Vec<PathBuf> {
 
 /// The kernels on the emulator. An error when the C++ compiler cannot do it at all; a fault in a kernel ends the build.
 fn emulated() -> Result<(), String> {
+    if env::var("CARGO_CFG_TARGET_OS").is_ok_and(|os| os != "linux") {
+        return Err("the emulator knows Linux only".to_string());
+    }
     let mut host = cc::Build::new();
     host.cpp(true).std("c++20").opt_level(2).warnings(false).define("ENGINE_NAMESPACE", "engine_emulated");
     // No contraction: one rounding per operation, on every processor. `.cu` is C++ to this compiler.

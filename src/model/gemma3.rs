@@ -1,9 +1,11 @@
 //! Gemma 3: the one forward that training, evaluation loss and generation share.
 //!
-//!     h = sqrt(D) embed[id]
-//!     h += post_attention_layernorm(o_proj(attention(rope(qk_norm(qkv(input_layernorm(h)))))))     per layer
-//!     h += post_feedforward_layernorm(down(geglu(gate_up(pre_feedforward_layernorm(h)))))
-//!     hidden = norm(h);  logits = hidden embed^T
+//! ```text
+//! h = sqrt(D) embed[id]
+//! h += post_attention_layernorm(o_proj(attention(rope(qk_norm(qkv(input_layernorm(h)))))))     per layer
+//! h += post_feedforward_layernorm(down(geglu(gate_up(pre_feedforward_layernorm(h)))))
+//! hidden = norm(h);  logits = hidden embed^T
+//! ```
 
 use std::rc::Rc;
 

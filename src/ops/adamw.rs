@@ -1,7 +1,9 @@
 //! adamw: decoupled weight decay Adam (torch.optim.AdamW) over a flat run of parameters
 //!
-//!     g' = clip * g;  m = b1 m + (1 - b1) g';  v = b2 v + (1 - b2) g'^2
-//!     p = p (1 - lr decay) - lr / (1 - b1^t) * m / (sqrt(v) / sqrt(1 - b2^t) + eps);  g = 0
+//! ```text
+//! g' = clip * g;  m = b1 m + (1 - b1) g';  v = b2 v + (1 - b2) g'^2
+//! p = p (1 - lr decay) - lr / (1 - b1^t) * m / (sqrt(v) / sqrt(1 - b2^t) + eps);  g = 0
+//! ```
 //!
 //! Numerics  master weights and moments in f32 (or f64), whatever the compute type
 //! Order     elementwise

@@ -1,6 +1,8 @@
 //! clip: the global L2 norm of all gradients, and the factor that brings it down to a limit
 //!
-//!     norm = sqrt(sum g^2);  factor = min(1, max_norm / (norm + 1e-6))      (torch.nn.utils.clip_grad_norm_)
+//! ```text
+//! norm = sqrt(sum g^2);  factor = min(1, max_norm / (norm + 1e-6))      (torch.nn.utils.clip_grad_norm_)
+//! ```
 //!
 //! Order     partial sums of fixed blocks in f64, folded in order
 //! Cost      4 bytes per parameter: memory bound

@@ -1,6 +1,8 @@
 //! cross_entropy: the head fused with the loss; the logits are never held
 //!
-//!     z = hidden weight^T;  lse = log sum exp z;  loss = sum_t w_t (lse - z[id_t]) / divisor
+//! ```text
+//! z = hidden weight^T;  lse = log sum exp z;  loss = sum_t w_t (lse - z[id_t]) / divisor
+//! ```
 //!
 //! Shapes    hidden, dhidden (N, D)     weight, dweight (V, D)     targets: (row, id, w), sorted by row
 //! Backward  dz = (w_row softmax(z) - sum_t w_t onehot(id_t)) / divisor;  dhidden = dz weight;  dweight += dz^T hidden

@@ -1,8 +1,8 @@
-//! embedding: h = scale * weight[id]
+//! embedding: `h = scale * weight[id]`
 //!
 //! Shapes    weight (V, D)     ids (N)     h, dh (N, D)
 //! Saved     ids
-//! Backward  dweight[id] += scale * dh, rows in the order of the batch
+//! Backward  `dweight[id] += scale * dh`, rows in the order of the batch
 //! Order     rows are added one after the other
 //! Cost      2 * N * D * sizeof(T) bytes
 

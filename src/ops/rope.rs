@@ -1,7 +1,9 @@
 //! rope: q/k norm and rotary position embedding in one pass over the fused qkv product
 //!
-//!     u = rmsnorm(x, weight) over each head;  y[i] = u[i] cos - u[i + Dh/2] sin;  y[i + Dh/2] = u[i + Dh/2] cos + u[i] sin
-//!     angle = position / theta^(2i / Dh),  i < Dh/2
+//! ```text
+//! u = rmsnorm(x, weight) over each head;  y[i] = u[i] cos - u[i + Dh/2] sin;  y[i + Dh/2] = u[i + Dh/2] cos + u[i] sin
+//! angle = position / theta^(2i / Dh),  i < Dh/2
+//! ```
 //!
 //! Shapes    qkv, dqkv (N, (H + 2K) * Dh)     q (N, H, Dh)     k, v (N, K, Dh)     q_norm, k_norm (Dh)     cos, sin (N, Dh/2)
 //! Saved     qkv, weights, cos, sin (shared by all layers of a kind); rstd is computed again
