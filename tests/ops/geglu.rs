@@ -28,8 +28,9 @@ fn case(n: usize, f: usize) -> Case {
     }
 }
 
+/// The last is more than one task of rows.
 fn cases() -> Vec<Case> {
-    [(1, 1), (1, 257), (2, 17), (5, 16), (17, 5), (113, 7), (203, 3)].map(|(n, f)| case(n, f)).into()
+    [(1, 1), (1, 257), (2, 17), (5, 16), (17, 5), (113, 7), (203, 3), (113, 257)].map(|(n, f)| case(n, f)).into()
 }
 
 #[test]

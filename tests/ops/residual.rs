@@ -38,9 +38,18 @@ fn case_of_itself(n: usize, d: usize) -> Case {
     }
 }
 
+/// The last is more than one task of rows.
 fn cases() -> Vec<Case> {
-    let shapes =
-        [(1, 1, 0.5), (1, 17, 1e-6), (2, 16, 0.5), (5, 33, 1e-6), (17, 5, 0.1), (113, 19, 1e-6), (203, 7, 0.5)];
+    let shapes = [
+        (1, 1, 0.5),
+        (1, 17, 1e-6),
+        (2, 16, 0.5),
+        (5, 33, 1e-6),
+        (17, 5, 0.1),
+        (113, 19, 1e-6),
+        (203, 7, 0.5),
+        (113, 257, 1e-6),
+    ];
     shapes.map(|(n, d, eps)| case(n, d, eps)).into_iter().chain([case_of_itself(17, 5)]).collect()
 }
 

@@ -25,10 +25,19 @@ fn case(n: usize, d: usize, eps: f64) -> Case {
     }
 }
 
+/// The last is more than one task of rows.
 fn cases() -> Vec<Case> {
     // A large eps shows where it is left out; a row of one element needs it to have a slope at all.
-    let shapes =
-        [(1, 1, 0.5), (1, 17, 1e-6), (2, 16, 0.5), (5, 33, 1e-6), (17, 5, 0.1), (113, 19, 1e-6), (203, 17, 0.5)];
+    let shapes = [
+        (1, 1, 0.5),
+        (1, 17, 1e-6),
+        (2, 16, 0.5),
+        (5, 33, 1e-6),
+        (17, 5, 0.1),
+        (113, 19, 1e-6),
+        (203, 17, 0.5),
+        (113, 257, 1e-6),
+    ];
     shapes.map(|(n, d, eps)| case(n, d, eps)).into()
 }
 

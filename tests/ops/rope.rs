@@ -74,6 +74,8 @@ fn cases() -> Vec<Case> {
         case(17, (4, 4, 2), 100.0),
         case(113, (2, 1, 4), 1e4),
         case(203, (2, 1, 2), 1e4),
+        // More than one task of rows.
+        case(113, (4, 2, 64), 1e6),
     ]
 }
 
