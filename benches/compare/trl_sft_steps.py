@@ -2,7 +2,7 @@
 """The same training job by TRL's SFTTrainer on the CPU, to compare losses, seconds a step and memory with `engine train`.
 
     pip install torch transformers trl datasets accelerate
-    python benches/compare/trl.py MODEL_DIR train.jsonl --max-steps 6
+    python benches/compare/trl_sft_steps.py MODEL_DIR train.jsonl --max-steps 6
     engine train --model MODEL_DIR --dataset train.jsonl --output-dir out --max-steps 6 --shuffle false \
         --per-device-train-batch-size 4 --learning-rate 5e-5 --lr-scheduler-type constant --score none
 
