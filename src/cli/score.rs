@@ -3,6 +3,7 @@
 use crate::cli::args::GenerationArgs;
 use crate::cli::loading::Checkpoint;
 use crate::data::rows::{Row, RowContent};
+use crate::data::tools::tool_name;
 use crate::error::{Context, Result};
 use crate::eval::generate::generate;
 use crate::eval::report::{Answer, Report};
@@ -33,8 +34,7 @@ pub fn score(
     let mut report = Report::default();
     for (prompt, token_ids) in prompts.into_iter().zip(outputs) {
         let expected = Expected::from_messages(&prompt.expected).context(|| prompt.origin.clone())?;
-        let names = prompt.tools.iter().filter_map(|t| t.get("function").unwrap_or(t)["name"].as_str());
-        let names: Vec<String> = names.map(str::to_owned).collect();
+        let names: Vec<String> = prompt.tools.iter().filter_map(tool_name).map(str::to_owned).collect();
         let output = tokenizer.decode(&token_ids);
         report.add(Answer { origin: prompt.origin, prompt: prompt.user, output, token_ids }, expected, &names);
     }

@@ -13,7 +13,7 @@ use crate::data::dataset::{load_rows, train_test_split};
 use crate::data::preview::preview;
 use crate::data::rows::Row;
 use crate::error::{Error, Result};
-use crate::eval::report::{Report, Score};
+use crate::eval::report::Report;
 use crate::eval::table::{before_after, examples_table, stdout_width};
 use crate::io::folder::{OutputFolder, SavedModel};
 use crate::io::safetensors::SaveDtype;
@@ -170,10 +170,8 @@ fn saved_bytes(config: &Gemma3Config, dtype: SaveDtype) -> u64 {
 fn report(before: Option<Report>, after: Option<Report>) {
     let Some(last) = after.as_ref().or(before.as_ref()) else { return };
     println!("{}", examples_table(last, stdout_width()));
-    let score = |report: &Option<Report>| report.as_ref().map(|r| r.score.clone());
-    if let (Some(before), Some(after)) = (score(&before), score(&after)) {
-        let (before, after): (Score, Score) = (before, after);
-        print!("{}", before_after(&before, &after));
+    if let (Some(before), Some(after)) = (&before, &after) {
+        print!("{}", before_after(&before.score, &after.score));
     }
 }
 

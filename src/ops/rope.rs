@@ -14,6 +14,7 @@
 
 use std::rc::Rc;
 
+use crate::backend::cpu::add_assign;
 use crate::error::Result;
 use crate::model::params::Param;
 use crate::tape::{Tape, Var};
@@ -32,7 +33,7 @@ impl Rotation {
         let half = head_dim / 2;
         let inverse: Vec<f32> = (0..half).map(|i| theta.powf(-2.0 * i as f64 / head_dim as f64) as f32).collect();
         let mut cos = Tensor::empty(device, &[positions.len(), half], dtype);
-        let mut sin = cos_like(&cos);
+        let mut sin = Tensor::empty(device, &[positions.len(), half], dtype);
         dispatch!(dtype, T => {
             let (cos, sin) = (cos.fresh::<T>(), sin.fresh::<T>());
             for (n, &position) in positions.iter().enumerate() {
@@ -45,10 +46,6 @@ impl Rotation {
         });
         Self { cos, sin }
     }
-}
-
-fn cos_like(tensor: &Tensor) -> Tensor {
-    Tensor::empty(tensor.device(), tensor.shape(), tensor.dtype())
 }
 
 /// Heads of the fused product.
@@ -99,9 +96,9 @@ pub fn qkv_norm_rope(
             let x = cpu::Fused::<T>::new(&qkv, &rotation, heads, eps);
             let out = dqkv.fresh::<T>();
             let sum = x.backward(out, dq.as_slice(), q_norm.value.as_slice(), 0, h);
-            add(ctx.param(&q_norm)?, &sum);
+            add_assign(ctx.param(&q_norm)?, &sum);
             let sum = x.backward(out, dk.as_slice(), k_norm.value.as_slice(), h, kv);
-            add(ctx.param(&k_norm)?, &sum);
+            add_assign(ctx.param(&k_norm)?, &sum);
             x.backward_copy(out, dv.as_slice(), h + kv, kv);
         });
         ctx.give(&qkv, dqkv)
@@ -109,15 +106,11 @@ pub fn qkv_norm_rope(
     Ok((q, k, v))
 }
 
-fn add<T: std::ops::AddAssign + Copy>(sum: &mut [T], term: &[T]) {
-    sum.iter_mut().zip(term).for_each(|(s, &t)| *s += t);
-}
-
 mod cpu {
     use rayon::prelude::*;
 
     use super::{Heads, Rotation};
-    use crate::backend::cpu::{Real, for_each_row, vectorized};
+    use crate::backend::cpu::{Real, add_assign, for_each_row, vectorized};
     use crate::ops::rmsnorm::cpu::{row_backward, row_forward, row_rstd};
     use crate::tape::Var;
 
@@ -182,7 +175,7 @@ mod cpu {
             };
             let partial: Vec<Vec<T>> = dqkv.par_chunks_mut(ROWS * self.width).enumerate().map(task).collect();
             let mut sum = vec![T::ZERO; self.dim];
-            partial.iter().for_each(|p| super::add(&mut sum, p));
+            partial.iter().for_each(|p| add_assign(&mut sum, p));
             sum
         }
 
