@@ -29,7 +29,7 @@ __global__ void __launch_bounds__(THREADS)
     adamw_kernel(float *parameters, float *m, float *v, float *gradients, bf16 *copy, const float *factor,
                  const engine_adamw_step *step, const uint64_t *starts, const float *decays, uint32_t groups, uint64_t n) {
     uint64_t i = (uint64_t(blockIdx.x) * THREADS + threadIdx.x) * W;
-    if (i >= n) return;
+    if (i >= n || isnan(*factor)) return;
     float p[W], first[W], second[W], g[W];
     load(p, parameters + i);
     load(first, m + i);

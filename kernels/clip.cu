@@ -27,7 +27,7 @@ __global__ void __launch_bounds__(THREADS) clip_partial_kernel(float *scratch, c
 }
 
 __global__ void __launch_bounds__(THREADS)
-    clip_factor_kernel(float *norm, float *factor, const float *scratch, uint32_t runs, float max_norm) {
+    clip_factor_kernel(float *norm, float *factor, const float *scratch, const double *loss, uint32_t runs, float max_norm) {
     double squares = 0;
     for (uint32_t i = threadIdx.x; i < runs; i += THREADS) squares += scratch[i];
     squares = block_sum<THREADS>(squares);
@@ -35,14 +35,14 @@ __global__ void __launch_bounds__(THREADS)
     float length = static_cast<float>(sqrt(squares));
     float limit = max_norm / (length + 1e-6f);
     *norm = length;
-    // Written so that a norm of NaN gives a factor of NaN: it must not pass for an unclipped step.
-    *factor = max_norm > 0 && !(limit >= 1) ? limit : 1.0f;
+    *factor = max_norm > 0 && limit < 1 ? limit : 1.0f;
+    if (!isfinite(length) || (loss && !isfinite(*loss))) *factor = NAN;
 }
 
 } // namespace
 
-engine_status clip_factor(float *norm, float *factor, float *scratch, const float *gradients, uint64_t n, float max_norm,
-                          engine_stream stream) {
+engine_status clip_factor(float *norm, float *factor, float *scratch, const float *gradients, const double *loss, uint64_t n,
+                          float max_norm, engine_stream stream) {
     uint32_t runs = ceil_div(n, RUN);
     engine_status status = ENGINE_OK;
     if (runs > 0)
@@ -50,7 +50,7 @@ engine_status clip_factor(float *norm, float *factor, float *scratch, const floa
             return LAUNCH((clip_partial_kernel<decltype(access)::WIDTH>), runs, THREADS, 0, stream, scratch, gradients, n);
         });
     if (status != ENGINE_OK) return status;
-    return LAUNCH(clip_factor_kernel, 1, THREADS, 0, stream, norm, factor, scratch, runs, max_norm);
+    return LAUNCH(clip_factor_kernel, 1, THREADS, 0, stream, norm, factor, scratch, loss, runs, max_norm);
 }
 
 } // namespace ENGINE_NAMESPACE

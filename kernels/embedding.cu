@@ -1,4 +1,4 @@
-// embedding: h = scale * weight[ids]
+// embedding: h = scale * weight[ids], a row of zeros for the id UINT32_MAX
 //
 // Shapes    weight (V, D) T     dweight (V, D) f32     ids (N)     h, dh (N, D) T
 // Saved     ids, and the batch's rows sorted by id: `rows` (N), `starts` (U + 1)
@@ -17,10 +17,12 @@ template <class T, uint32_t W>
 __global__ void __launch_bounds__(THREADS)
     embedding_forward_kernel(T *h, const T *weight, const uint32_t *ids, uint32_t d, float scale) {
     uint32_t row = blockIdx.x;
-    const T *source = weight + size_t(ids[row]) * d;
+    uint32_t id = ids[row];
+    const T *source = weight + size_t(id) * d;
     float values[W];
     for (uint32_t i = threadIdx.x * W; i < d; i += THREADS * W) {
-        load(values, source + i);
+        for (uint32_t j = 0; j < W; j++) values[j] = 0;
+        if (id != UINT32_MAX) load(values, source + i);
         for (uint32_t j = 0; j < W; j++) values[j] *= scale;
         store(h + size_t(row) * d + i, values);
     }
@@ -31,6 +33,7 @@ __global__ void __launch_bounds__(THREADS)
     embedding_backward_kernel(float *dweight, const T *dh, const uint32_t *ids, const uint32_t *rows,
                               const uint32_t *starts, uint32_t d, float scale) {
     uint32_t first = starts[blockIdx.x], end = starts[blockIdx.x + 1];
+    if (first == end) return;
     float *target = dweight + size_t(ids[rows[first]]) * d;
     float slopes[W], sums[W];
     for (uint32_t i = threadIdx.x * W; i < d; i += THREADS * W) {

@@ -1,8 +1,9 @@
 // rmsnorm: y = [h +] x * rstd * (1 + weight),  rstd = 1 / sqrt(mean(x^2) + eps)
 //
-// Shapes    y, h, x, dy, dx (N, D) T     weight (D) T     dweight (D) f32     rstd (N) f32     scratch (ceil(N / 64), D) f32
+// Shapes    y, h, x, dy, dh, dx (N, D) T     weight (D) T     dweight (D) f32     rstd (N) f32     scratch (ceil(N / 64), D) f32
 // Saved     x, weight, rstd
-// Backward  g = dy * (1 + weight);  dx = rstd * (g - x * rstd^2 * mean(g * x));  dweight += sum_N dy * x * rstd;  dh = dy
+// Backward  g = dy * (1 + weight);  dx = [dh +] rstd * (g - x * rstd^2 * mean(g * x));  dweight += sum_N dy * x * rstd
+//           dx is added to what has arrived at x from the residual (`dh`), before the one rounding; that of h is dy itself
 // Numerics  f32 inside, one rounding at the store
 // Order     dweight: a sum per 64 rows, in order, and then over these sums, in order: no atomics, bit-equal reruns
 // Cost      forward 2 (3 with h) * N * D * sizeof(T) bytes, backward 5: memory bound. A warp per row, which finds the row
@@ -45,11 +46,12 @@ __global__ void __launch_bounds__(ROWS *WARP)
 
 template <class T, uint32_t W>
 __global__ void __launch_bounds__(ROWS *WARP)
-    rmsnorm_backward_kernel(T *dx, const float *rstd, const T *dy, const T *x, const T *weight, uint32_t n, uint32_t d) {
+    rmsnorm_backward_kernel(T *dx, const float *rstd, const T *dh, const T *dy, const T *x, const T *weight, uint32_t n,
+                            uint32_t d) {
     uint32_t row = blockIdx.x * ROWS + threadIdx.x / WARP, lane = threadIdx.x % WARP;
     if (row >= n) return;
     size_t offset = size_t(row) * d;
-    float values[W], factors[W], slopes[W];
+    float values[W], factors[W], slopes[W], arrived[W];
     float products = 0;
     for (uint32_t i = lane * W; i < d; i += WARP * W) {
         load(values, x + offset + i);
@@ -64,6 +66,10 @@ __global__ void __launch_bounds__(ROWS *WARP)
         load(factors, weight + i);
         load(slopes, dy + offset + i);
         for (uint32_t j = 0; j < W; j++) values[j] = scale * (slopes[j] * (1 + factors[j]) - values[j] * pull);
+        if (dh) {
+            load(arrived, dh + offset + i);
+            for (uint32_t j = 0; j < W; j++) values[j] += arrived[j];
+        }
         store(dx + offset + i, values);
     }
 }
@@ -106,16 +112,17 @@ engine_status rmsnorm_forward(void *y, float *rstd, const void *h, const void *x
     });
 }
 
-engine_status rmsnorm_backward(void *dx, float *dweight, float *scratch, const float *rstd, const void *dy, const void *x,
-                               const void *weight, uint32_t n, uint32_t d, engine_dtype dtype, engine_stream stream) {
+engine_status rmsnorm_backward(void *dx, float *dweight, float *scratch, const float *rstd, const void *dh, const void *dy,
+                               const void *x, const void *weight, uint32_t n, uint32_t d, engine_dtype dtype, engine_stream stream) {
     if (n == 0 || d == 0) return ENGINE_OK;
     uint32_t chunks = ceil_div(n, CHUNK), strips = ceil_div(d, COLUMNS);
-    return with_access(dtype, d, {dx, dy, x, weight}, [&](auto access) {
+    return with_access(dtype, d, {dx, dh, dy, x, weight}, [&](auto access) {
         using T = typename decltype(access)::Type;
         constexpr uint32_t W = decltype(access)::WIDTH;
         auto *slopes = static_cast<const T *>(dy), *values = static_cast<const T *>(x);
         engine_status status = LAUNCH((rmsnorm_backward_kernel<T, W>), ceil_div(n, ROWS), ROWS * WARP, 0, stream,
-                                      static_cast<T *>(dx), rstd, slopes, values, static_cast<const T *>(weight), n, d);
+                                      static_cast<T *>(dx), rstd, static_cast<const T *>(dh), slopes, values,
+                                      static_cast<const T *>(weight), n, d);
         if (status == ENGINE_OK)
             status = LAUNCH((rmsnorm_weight_partial_kernel<T>), dim3(chunks, strips), COLUMNS, 0, stream, scratch, rstd,
                             slopes, values, n, d);

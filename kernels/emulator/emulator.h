@@ -170,4 +170,6 @@ inline bool __all_sync(uint32_t mask, bool vote, const emulator::Site &site = em
     return __ballot_sync(mask, vote, site) == ~0u;
 }
 
+using std::isfinite;
+using std::isnan;
 inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }

@@ -1,6 +1,7 @@
 //! The kernel table of `kernels/engine.h` in Rust, by bindgen (scripts/generate-bindings). Not to be edited.
 #![allow(clippy::type_complexity, missing_docs, non_camel_case_types)]
 
+pub const ENGINE_ATTENTION_TILE: u32 = 64;
 #[repr(u32)]
 #[doc = " Element type of activations and compute weights."]
 #[derive(Debug, Copy, Clone, Hash, PartialEq, Eq)]
@@ -27,6 +28,72 @@ pub enum engine_status {
 }
 #[doc = " A cudaStream_t; ignored by the emulator, which runs everything at once."]
 pub type engine_stream = *mut ::std::os::raw::c_void;
+#[doc = " H query heads on K kv heads of Dh elements; H is a multiple of K, and query head h reads kv head h / (H / K)."]
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct engine_heads {
+    pub query: u32,
+    pub kv: u32,
+    pub dim: u32,
+}
+#[doc = " What attention does, beside activations: which keys each query sees, and the tiles that this leaves to compute. The\n struct is read by the launcher; the arrays are device memory, made once per batch.\n\n With i = slots[row], row `row` sees the key in slot j when\n `j <= i && i < end[j] && positions[row] - key_positions[j] < window`. slots ascend. A row sees at least one key."]
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct engine_attention {
+    #[doc = " (N)"]
+    pub slots: *const u32,
+    #[doc = " (N)"]
+    pub positions: *const u32,
+    #[doc = " (S); 0 for a slot that holds nothing: nobody sees it"]
+    pub end: *const u32,
+    #[doc = " (S)"]
+    pub key_positions: *const u32,
+    #[doc = " Key tiles that tile t of queries looks at are key_tiles[key_starts[t] .. key_starts[t + 1]], ascending; a tile of\n queries is ENGINE_ATTENTION_TILE rows (`attention_decode`: one row). What is not in the list nobody in it sees."]
+    pub key_starts: *const u32,
+    pub key_tiles: *const u32,
+    #[doc = " The same the other way round, for the backward, whose rows are slots (N = S): tiles of queries that see key tile t."]
+    pub query_starts: *const u32,
+    pub query_tiles: *const u32,
+    #[doc = " UINT32_MAX: no limit"]
+    pub window: u32,
+    #[doc = " N"]
+    pub n: u32,
+    #[doc = " S"]
+    pub s: u32,
+    pub heads: engine_heads,
+    #[doc = " On the scores, before the softmax."]
+    pub scale: f32,
+    pub dtype: engine_dtype,
+}
+#[doc = " What `rope_forward` and `rope_backward` read beside activations: a struct for the launcher, arrays of the device."]
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct engine_rope {
+    #[doc = " (Dh) T"]
+    pub q_norm: *const ::std::os::raw::c_void,
+    #[doc = " (Dh) T"]
+    pub k_norm: *const ::std::os::raw::c_void,
+    #[doc = " (P, Dh/2) f32 each: of the angles `p / theta^(2i / Dh)` of position p"]
+    pub cos: *const f32,
+    pub sin: *const f32,
+    #[doc = " (N), each below P"]
+    pub positions: *const u32,
+    #[doc = " (N): row of k and v that row n is written to; null: n itself"]
+    pub slots: *const u32,
+    pub n: u32,
+    pub eps: f32,
+    pub heads: engine_heads,
+}
+#[doc = " How `sample` draws: temperature, then top-k, then top-p, then a draw from what is left."]
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct engine_sampling {
+    pub temperature: f32,
+    #[doc = " 0: no limit"]
+    pub top_k: u32,
+    #[doc = " 1: no limit"]
+    pub top_p: f32,
+}
 #[doc = " What one AdamW update needs beside the tensors. In device memory, so that a captured graph can be replayed."]
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -63,19 +130,89 @@ pub struct engine_kernels {
             stream: engine_stream,
         ) -> engine_status,
     >,
-    #[doc = " `dx = rstd * (g - x * rstd^2 * mean(g * x)), g = dy * (1 + weight);  dweight += sum_N dy * x * rstd`\n\n dx, dy, x (N, D) T; weight (D) T; dweight (D) f32; rstd (N) f32; scratch (ceil(N / 64), D) f32. The gradient of\n a residual is dy itself."]
+    #[doc = " `dx = [dh +] rstd * (g - x * rstd^2 * mean(g * x)), g = dy * (1 + weight);  dweight += sum_N dy * x * rstd`\n\n dx, dh, dy, x (N, D) T; weight (D) T; dweight (D) f32; rstd (N) f32; scratch (ceil(N / 64), D) f32. `dh` is what\n has arrived at x from elsewhere, or null; it may be dx itself. The gradient of a forward's `h` is dy itself."]
     pub rmsnorm_backward: ::std::option::Option<
         unsafe extern "C" fn(
             dx: *mut ::std::os::raw::c_void,
             dweight: *mut f32,
             scratch: *mut f32,
             rstd: *const f32,
+            dh: *const ::std::os::raw::c_void,
             dy: *const ::std::os::raw::c_void,
             x: *const ::std::os::raw::c_void,
             weight: *const ::std::os::raw::c_void,
             n: u32,
             d: u32,
             dtype: engine_dtype,
+            stream: engine_stream,
+        ) -> engine_status,
+    >,
+    #[doc = " q and k normed per head and rotated by their positions, v copied.  kernels/rope.cu\n\n `u = rmsnorm(x, norm);  y[i] = u[i] cos - u[i + Dh/2] sin;  y[i + Dh/2] = u[i + Dh/2] cos + u[i] sin`.\n q (N, H, Dh) T; k, v (S, K, Dh) T, of which the rows in `slots` are written; qkv (N, (H + 2K) * Dh) T."]
+    pub rope_forward: ::std::option::Option<
+        unsafe extern "C" fn(
+            q: *mut ::std::os::raw::c_void,
+            k: *mut ::std::os::raw::c_void,
+            v: *mut ::std::os::raw::c_void,
+            qkv: *const ::std::os::raw::c_void,
+            rope: *const engine_rope,
+            dtype: engine_dtype,
+            stream: engine_stream,
+        ) -> engine_status,
+    >,
+    #[doc = " dqkv (N, (H + 2K) * Dh) T; dq_norm, dk_norm (Dh) f32, added to; dq (N, H, Dh), dk, dv (N, K, Dh) T; scratch\n (ceil(N / 64), 2, Dh) f32. `slots` is not looked at: rows are slots."]
+    pub rope_backward: ::std::option::Option<
+        unsafe extern "C" fn(
+            dqkv: *mut ::std::os::raw::c_void,
+            dq_norm: *mut f32,
+            dk_norm: *mut f32,
+            scratch: *mut f32,
+            dq: *const ::std::os::raw::c_void,
+            dk: *const ::std::os::raw::c_void,
+            dv: *const ::std::os::raw::c_void,
+            qkv: *const ::std::os::raw::c_void,
+            rope: *const engine_rope,
+            dtype: engine_dtype,
+            stream: engine_stream,
+        ) -> engine_status,
+    >,
+    #[doc = " `o = softmax(scale * q k^T + mask) v`, for tiles of queries.  kernels/attention.cu\n\n q, o (N, H, Dh) T; k, v (S, K, Dh) T; lse (N, H) f32: log-sum-exp of a row's scaled, masked scores."]
+    pub attention_forward: ::std::option::Option<
+        unsafe extern "C" fn(
+            o: *mut ::std::os::raw::c_void,
+            lse: *mut f32,
+            q: *const ::std::os::raw::c_void,
+            k: *const ::std::os::raw::c_void,
+            v: *const ::std::os::raw::c_void,
+            attention: *const engine_attention,
+            stream: engine_stream,
+        ) -> engine_status,
+    >,
+    #[doc = " `p = exp(s - lse);  dv = p^T do;  ds = p * (do v^T - rowsum(do * o));  dq = scale ds k;  dk = scale ds^T q`\n\n dq, d_o, o, q (N, H, Dh) T; dk, dv, k, v (N, K, Dh) T; lse (N, H) f32; scratch N * H * (1 + 2 Dh) f32."]
+    pub attention_backward: ::std::option::Option<
+        unsafe extern "C" fn(
+            dq: *mut ::std::os::raw::c_void,
+            dk: *mut ::std::os::raw::c_void,
+            dv: *mut ::std::os::raw::c_void,
+            scratch: *mut f32,
+            lse: *const f32,
+            d_o: *const ::std::os::raw::c_void,
+            o: *const ::std::os::raw::c_void,
+            q: *const ::std::os::raw::c_void,
+            k: *const ::std::os::raw::c_void,
+            v: *const ::std::os::raw::c_void,
+            attention: *const engine_attention,
+            stream: engine_stream,
+        ) -> engine_status,
+    >,
+    #[doc = " attention_forward for few rows over many slots, as in decoding: the keys of a row are split over blocks.\n\n The tiles of queries are one row each. scratch N * H * 16 * (2 + Dh) f32."]
+    pub attention_decode: ::std::option::Option<
+        unsafe extern "C" fn(
+            o: *mut ::std::os::raw::c_void,
+            scratch: *mut f32,
+            q: *const ::std::os::raw::c_void,
+            k: *const ::std::os::raw::c_void,
+            v: *const ::std::os::raw::c_void,
+            attention: *const engine_attention,
             stream: engine_stream,
         ) -> engine_status,
     >,
@@ -102,7 +239,7 @@ pub struct engine_kernels {
             stream: engine_stream,
         ) -> engine_status,
     >,
-    #[doc = " `h = scale * weight[ids]`.  kernels/embedding.cu\n\n h (N, D) T; weight (V, D) T; ids (N), each below V."]
+    #[doc = " `h = scale * weight[ids]`.  kernels/embedding.cu\n\n h (N, D) T; weight (V, D) T; ids (N), each below V, or UINT32_MAX for a row of zeros."]
     pub embedding_forward: ::std::option::Option<
         unsafe extern "C" fn(
             h: *mut ::std::os::raw::c_void,
@@ -115,7 +252,7 @@ pub struct engine_kernels {
             stream: engine_stream,
         ) -> engine_status,
     >,
-    #[doc = " `dweight[id] += scale * sum of dh over the rows that have this id`, rows in order\n\n dweight (V, D) f32; dh (N, D) T; ids (N). `rows` (N) are the rows of the batch sorted by id, rows of one id in\n ascending order; `starts` (U + 1) is where each of the U distinct ids begins in `rows`, and N."]
+    #[doc = " `dweight[id] += scale * sum of dh over the rows that have this id`, rows in order\n\n dweight (V, D) f32; dh (N, D) T; ids (N). `rows` (N) are the rows of the batch sorted by id, rows of one id in\n ascending order; `starts` (U + 1) is where each of the U distinct ids begins in `rows`, and N. Runs may be empty."]
     pub embedding_backward: ::std::option::Option<
         unsafe extern "C" fn(
             dweight: *mut f32,
@@ -130,19 +267,20 @@ pub struct engine_kernels {
             stream: engine_stream,
         ) -> engine_status,
     >,
-    #[doc = " `norm = sqrt(sum g^2);  factor = min(1, max_norm / (norm + 1e-6))`, 1 when max_norm is 0.  kernels/clip.cu\n\n norm, factor: one f32 each; gradients (n) f32; scratch (ceil(n / 16384)) f32."]
+    #[doc = " `norm = sqrt(sum g^2);  factor = min(1, max_norm / (norm + 1e-6))`, 1 when max_norm is 0.  kernels/clip.cu\n\n norm, factor: one f32 each; gradients (n) f32; scratch (ceil(n / 16384)) f32. The factor is NaN when the norm or\n `*loss` (one f64, or null) is not finite."]
     pub clip_factor: ::std::option::Option<
         unsafe extern "C" fn(
             norm: *mut f32,
             factor: *mut f32,
             scratch: *mut f32,
             gradients: *const f32,
+            loss: *const f64,
             n: u64,
             max_norm: f32,
             stream: engine_stream,
         ) -> engine_status,
     >,
-    #[doc = " One AdamW update of every parameter; gradients become 0.  kernels/adamw.cu\n\n parameters, m, v, gradients (n) f32; copy (n) bf16 or null; factor: one f32, on the gradients; step: one struct.\n Group g of the G groups covers `starts[g] .. starts[g + 1]` and decays by `learning_rate * decays[g]`; starts\n (G + 1) begins with 0 and ends with n; decays (G) f32."]
+    #[doc = " One AdamW update of every parameter; gradients become 0. Nothing happens when `*factor` is NaN.  kernels/adamw.cu\n\n parameters, m, v, gradients (n) f32; copy (n) bf16 or null; factor: one f32, on the gradients; step: one struct.\n Group g of the G groups covers `starts[g] .. starts[g + 1]` and decays by `learning_rate * decays[g]`; starts\n (G + 1) begins with 0 and ends with n; decays (G) f32."]
     pub adamw: ::std::option::Option<
         unsafe extern "C" fn(
             parameters: *mut f32,
@@ -176,6 +314,35 @@ pub struct engine_kernels {
             stream: engine_stream,
         ) -> engine_status,
     >,
+    #[doc = " The next token of each row: `argmax` of equals the first, or a draw.  kernels/sample.cu\n\n tokens (R); logits (R, V) T. With `sampling` (host memory) null: the largest logit, the first of equals. Else row\n r draws with `uniforms[r]`, in [0, 1): tokens are put in descending order of their logits (of equals the first\n comes first), top_k of them are kept, then the fewest whose probability reaches top_p, and the token is taken\n at which the running sum of exp((z - max) / temperature) passes `uniforms[r]` times that of all that are kept."]
+    pub sample: ::std::option::Option<
+        unsafe extern "C" fn(
+            tokens: *mut u32,
+            logits: *const ::std::os::raw::c_void,
+            uniforms: *const f32,
+            sampling: *const engine_sampling,
+            r: u32,
+            v: u32,
+            dtype: engine_dtype,
+            stream: engine_stream,
+        ) -> engine_status,
+    >,
+    #[doc = " `to = from` in another type, rounded to nearest.  kernels/cast.cu\n\n to (n) of `to_dtype`; from (n) of `from_dtype`."]
+    pub cast: ::std::option::Option<
+        unsafe extern "C" fn(
+            to: *mut ::std::os::raw::c_void,
+            from: *const ::std::os::raw::c_void,
+            n: u64,
+            to_dtype: engine_dtype,
+            from_dtype: engine_dtype,
+            stream: engine_stream,
+        ) -> engine_status,
+    >,
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct engine_emulator_graph {
+    _unused: [u8; 0],
 }
 unsafe extern "C" {
     #[doc = " The kernels as nvcc compiled them."]
@@ -188,4 +355,17 @@ unsafe extern "C" {
     pub fn engine_emulator_free(buffer: *mut ::std::os::raw::c_void) -> engine_status;
     #[doc = " Chooses the order in which the calling thread's next launches run blocks and threads."]
     pub fn engine_emulator_seed(seed: u64);
+    #[doc = " From now on the calling thread's launches are kept, with the arguments they have now, and not run."]
+    pub fn engine_emulator_capture_begin();
+    #[doc = " Keeps a call to `run(data)` in its place among the launches, until the graph is freed by `drop(data)`."]
+    pub fn engine_emulator_capture_call(
+        run: ::std::option::Option<unsafe extern "C" fn(data: *mut ::std::os::raw::c_void) -> engine_status>,
+        drop: ::std::option::Option<unsafe extern "C" fn(data: *mut ::std::os::raw::c_void)>,
+        data: *mut ::std::os::raw::c_void,
+    );
+    #[doc = " Ends the capture."]
+    pub fn engine_emulator_capture_end() -> *mut engine_emulator_graph;
+    #[doc = " Runs what was captured, in order, up to the first failure."]
+    pub fn engine_emulator_graph_launch(graph: *const engine_emulator_graph) -> engine_status;
+    pub fn engine_emulator_graph_free(graph: *mut engine_emulator_graph);
 }

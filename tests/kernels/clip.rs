@@ -15,8 +15,11 @@ fn run(gradients: &[f64], max_norm: f64) -> [f64; 2] {
     let (out, scratch, stream) = ((norm.mut_ptr(), factor.mut_ptr()), scratch.mut_ptr(), std::ptr::null_mut());
     // SAFETY: arrays of the sizes that engine.h asks for.
     unsafe {
-        launch!(kernels(), clip_factor { n }(out.0, out.1, scratch, gradients.ptr(), n, max_norm as f32, stream))
-            .unwrap();
+        launch!(
+            kernels(),
+            clip_factor { n }(out.0, out.1, scratch, gradients.ptr(), std::ptr::null(), n, max_norm as f32, stream)
+        )
+        .unwrap();
     }
     [norm.values()[0], factor.values()[0]]
 }

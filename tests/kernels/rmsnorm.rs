@@ -53,7 +53,20 @@ impl Case {
             let (dx, dweight, scratch) = (dx.mut_ptr(), dweight.mut_ptr(), scratch.mut_ptr());
             launch!(
                 kernels(),
-                rmsnorm_backward { n, d }(dx, dweight, scratch, rstd, dy, x, weight, n, d, dtype, stream)
+                rmsnorm_backward { n, d }(
+                    dx,
+                    dweight,
+                    scratch,
+                    rstd,
+                    std::ptr::null(),
+                    dy,
+                    x,
+                    weight,
+                    n,
+                    d,
+                    dtype,
+                    stream
+                )
             )
             .unwrap();
         }
