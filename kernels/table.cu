@@ -57,6 +57,7 @@ const engine_kernels table = {
     .clip_factor = clip_factor,
     .adamw = adamw,
     .cross_entropy = cross_entropy,
+    .sample = sample,
     .cast = cast,
 };
 

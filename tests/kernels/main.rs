@@ -24,6 +24,8 @@ mod rmsnorm;
 #[cfg(engine_emulated)]
 mod rope;
 #[cfg(engine_emulated)]
+mod sample;
+#[cfg(engine_emulated)]
 mod table;
 
 mod bindings;
