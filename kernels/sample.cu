@@ -46,6 +46,7 @@ template <class T, uint32_t W> struct Row {
 
     template <class Visit> __device__ void each(const Visit &visit) const {
         float values[W];
+#pragma unroll 4 // several loads on their way at once
         for (uint32_t i = threadIdx.x * W; i < v; i += THREADS * W) {
             load(values, logits + i);
 #pragma unroll
