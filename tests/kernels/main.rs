@@ -20,6 +20,8 @@ mod emulator;
 #[cfg(engine_emulated)]
 mod geglu;
 #[cfg(engine_emulated)]
+mod graph;
+#[cfg(engine_emulated)]
 mod rmsnorm;
 #[cfg(engine_emulated)]
 mod rope;
