@@ -84,7 +84,7 @@ impl Op<'_> {
         group.bench_function(BenchmarkId::from_parameter("forward"), |b| {
             b.iter(|| black_box(self.place(&mut Tape::inference(device))));
         });
-        let mut gradients = self.params.gradients();
+        let mut gradients = self.params.gradients().unwrap();
         group.throughput(self.work[1].clone());
         group.bench_function(BenchmarkId::from_parameter("backward"), |b| {
             b.iter_custom(|iterations| {
@@ -215,7 +215,7 @@ fn vocabulary(c: &mut Criterion, device: &Device, tree: &TokenTree) {
             linear_cross_entropy(&mut tape, &hidden, &weight, &tree.targets, 1.0).unwrap()
         });
     });
-    let mut gradients = table.gradients();
+    let mut gradients = table.gradients().unwrap();
     group.throughput(flop(6 * rows * V * D)).bench_function("value_and_gradient", |b| {
         b.iter(|| {
             let mut tape = Tape::recording(device, &mut gradients);

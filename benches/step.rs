@@ -75,8 +75,8 @@ fn step(model: &mut Gemma3, tree: &TokenTree, gradients: &mut Gradients, moments
 
 fn bench(c: &mut Criterion, name: &str, mut model: Gemma3) {
     let tree = tree(model.config.vocab_size);
-    let mut gradients = model.params.gradients();
-    let mut moments = [(); 2].map(|_| model.params.zeros(model.device()));
+    let mut gradients = model.params.gradients().unwrap();
+    let mut moments = [(); 2].map(|_| model.params.zeros(model.device()).unwrap());
     let mut group = c.benchmark_group("step");
     group
         .sample_size(10)
