@@ -1,7 +1,7 @@
 // One source, two compilers: what nvcc knows by itself and the host's compiler gets from the emulator.
 //
 //   SHARED(float, partial, 32);            a static __shared__ array
-//   DYNAMIC_SHARED(float, tile);           the block's dynamic shared memory
+//   DYNAMIC_SHARED(float, tile, bytes);    the block's dynamic shared memory, `bytes` in all: a constant, what LAUNCH gets
 //   LAUNCH((kernel<T>), grid, block, shared_bytes, stream, arguments...)   an engine_status
 #pragma once
 
@@ -12,8 +12,11 @@
 #include <cuda_runtime.h>
 
 #define SHARED(type, name, count) __shared__ type name[count]
-#define DYNAMIC_SHARED(type, name)                                         \
-    extern __shared__ __align__(16) unsigned char engine_dynamic_shared[]; \
+// The comment is left in the PTX, where tests/resources finds how much an instance takes; the emulator holds it against
+// what is launched.
+#define DYNAMIC_SHARED(type, name, ...)                                                      \
+    extern __shared__ __align__(16) unsigned char engine_dynamic_shared[];                   \
+    __VA_OPT__(asm volatile("// dynamic_shared %0" : : "n"(static_cast<int>(__VA_ARGS__)));) \
     type *name = reinterpret_cast<type *>(engine_dynamic_shared)
 #define LAUNCH(kernel, grid, block, shared_bytes, stream, ...)                                             \
     (kernel<<<(grid), (block), (shared_bytes), static_cast<cudaStream_t>(stream)>>>(__VA_ARGS__),          \
