@@ -8,6 +8,8 @@ mod oracle;
 #[cfg(engine_emulated)]
 mod adamw;
 #[cfg(engine_emulated)]
+mod cast;
+#[cfg(engine_emulated)]
 mod clip;
 #[cfg(engine_emulated)]
 mod cross_entropy;
@@ -19,6 +21,10 @@ mod emulator;
 mod geglu;
 #[cfg(engine_emulated)]
 mod rmsnorm;
+#[cfg(engine_emulated)]
+mod rope;
+#[cfg(engine_emulated)]
+mod sample;
 #[cfg(engine_emulated)]
 mod table;
 
