@@ -11,6 +11,8 @@ namespace ENGINE_NAMESPACE {
 
 DECLARE(rmsnorm_forward);
 DECLARE(rmsnorm_backward);
+DECLARE(attention_forward);
+DECLARE(attention_decode);
 DECLARE(geglu_forward);
 DECLARE(geglu_backward);
 DECLARE(embedding_forward);
@@ -44,6 +46,8 @@ const engine_kernels table = {
     .last_error = last_error,
     .rmsnorm_forward = rmsnorm_forward,
     .rmsnorm_backward = rmsnorm_backward,
+    .attention_forward = attention_forward,
+    .attention_decode = attention_decode,
     .geglu_forward = geglu_forward,
     .geglu_backward = geglu_backward,
     .embedding_forward = embedding_forward,
