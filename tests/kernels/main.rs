@@ -20,8 +20,9 @@ mod trees;
 #[cfg(engine_emulated)]
 mod adamw;
 #[cfg(engine_emulated)]
-mod cast;
 mod attention;
+#[cfg(engine_emulated)]
+mod cast;
 #[cfg(engine_emulated)]
 mod clip;
 #[cfg(engine_emulated)]

@@ -13,7 +13,7 @@ use safetensors::SafeTensors;
 fn model(folder: &Path) -> Gemma3 {
     let source = ModelSource::Folder(folder.to_owned());
     let config = source.load_config().unwrap();
-    let mut weights = Tensor::empty(&Device::cpu(), &[parameter_count(&parameter_specs(&config))], DType::F32);
+    let mut weights = Tensor::empty(&Device::cpu(), &[parameter_count(&parameter_specs(&config))], DType::F32).unwrap();
     source.load_into(&config, weights.as_mut().unwrap()).unwrap();
     Gemma3::new(config, weights).unwrap()
 }
