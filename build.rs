@@ -3,34 +3,47 @@
 //!
 //! `ENGINE_REQUIRE_CUDA=1` makes a missing nvcc an error. nvcc is looked for in `$NVCC`, `$CUDA_HOME/bin`, `PATH`, and
 //! `.cuda/` (scripts/install-cuda-compiler). No GPU is needed to build.
+//!
+//! What a file compiles to is kept in `target/kernels`, named by a hash of all that it depends on: profiles, features,
+//! clippy, docs and tests share it. `ENGINE_CUDA_REPORTS` tells tests where ptxas's reports and the PTX lie.
 
 use std::env;
+use std::ffi::OsStr;
 use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{self, Command};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, SystemTime};
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
-    println!("cargo:rerun-if-changed=kernels");
+    for file in [("", "cu"), ("emulator", "cu"), ("emulator", "cpp")].iter().flat_map(|(at, end)| sources(at, end)) {
+        println!("cargo:rerun-if-changed={}", file.display());
+    }
+    for header in headers() {
+        println!("cargo:rerun-if-changed={}", header.display());
+    }
     println!("cargo:rustc-check-cfg=cfg(engine_emulated)");
     println!("cargo:rustc-check-cfg=cfg(engine_cuda)");
     match emulated() {
         Ok(()) => println!("cargo:rustc-cfg=engine_emulated"),
         Err(why) => println!("cargo:warning=built without the `emulated` device: {why}"),
     }
-    for name in ["NVCC", "CUDA_HOME", "PATH", "ENGINE_REQUIRE_CUDA"] {
+    for name in ["NVCC", "CUDA_HOME", "PATH", "ENGINE_REQUIRE_CUDA", "NVCC_PREPEND_FLAGS", "NVCC_APPEND_FLAGS"] {
         println!("cargo:rerun-if-env-changed={name}");
     }
     match find_nvcc() {
-        Some(nvcc) => {
-            cuda(&nvcc);
+        Ok((nvcc, version)) => {
+            cuda(&nvcc, &version);
             println!("cargo:rustc-cfg=engine_cuda");
         }
-        None if env::var("ENGINE_REQUIRE_CUDA").is_ok_and(|value| value == "1") => {
-            panic!("ENGINE_REQUIRE_CUDA=1, but there is no nvcc: run scripts/install-cuda-compiler, or set NVCC");
+        Err(why) if env::var("ENGINE_REQUIRE_CUDA").is_ok_and(|value| value == "1") => {
+            panic!("ENGINE_REQUIRE_CUDA=1, but {why}: run scripts/install-cuda-compiler, or set NVCC");
         }
-        None => {}
+        Err(why) => {
+            println!("cargo:warning=built without the `cuda` device: {why} (scripts/install-cuda-compiler gets one)")
+        }
     }
 }
 
@@ -41,6 +54,15 @@ fn sources(folder: &str, ending: &str) -> Vec<PathBuf> {
     files.retain(|file| file.extension().is_some_and(|e| e == ending));
     files.sort();
     files
+}
+
+fn headers() -> Vec<PathBuf> {
+    [("", "cuh"), ("", "h"), ("emulator", "h")].iter().flat_map(|(folder, ending)| sources(folder, ending)).collect()
+}
+
+/// Cargo's folder for what this build writes.
+fn out_dir() -> PathBuf {
+    PathBuf::from(env::var("OUT_DIR").expect("cargo sets OUT_DIR"))
 }
 
 /// The kernels on the emulator. An error when the C++ compiler cannot do it at all; a fault in a kernel ends the build.
@@ -55,22 +77,21 @@ fn emulated() -> Result<(), String> {
     // The accesses of kernels are checked by the emulator (kernels/emulator/memory.cpp), which replaces the runtime.
     let mut kernel = host.clone();
     kernel.flag("-fsanitize=thread").flag("-Wall").flag("-Wno-unknown-pragmas");
-    let out = PathBuf::from(env::var("OUT_DIR").expect("cargo sets OUT_DIR"));
-    let probe = out.join("probe.cpp");
-    fs::write(
-        &probe,
-        "#include <source_location>\n#include <sys/mman.h>\nauto here = std::source_location::current();\n",
-    )
-    .expect("OUT_DIR can be written");
+    let probe = out_dir().join("probe.cpp");
+    let text = "#include <source_location>\n#include <sys/mman.h>\nauto here = std::source_location::current();\n";
+    fs::write(&probe, text).expect("OUT_DIR can be written");
     let probed = kernel.clone().cargo_warnings(false).file(&probe).try_compile_intermediates();
     probed.map_err(|_| "no C++20 compiler (g++ or clang++) that knows -fsanitize=thread".to_string())?;
+    let version = said_by(host.get_compiler().to_command().arg("--version")).unwrap_or_default();
     let instrumented = sources("", "cu").into_iter().chain(sources("emulator", "cu")).map(|file| (file, &kernel));
     let plain = sources("emulator", "cpp").into_iter().map(|file| (file, &host));
+    let headers = texts(&headers());
     let objects = in_parallel(&instrumented.chain(plain).collect::<Vec<_>>(), |(file, build)| {
-        (*build).clone().file(file).compile_intermediates()
+        let mut command = build.get_compiler().to_command();
+        command.arg("-c").arg(file);
+        compiled("emulated", file, command, (&version, &headers)).join("object.o")
     });
-    let mut library = cc::Build::new();
-    library.cpp(true).objects(objects.into_iter().flatten()).compile("engine_emulated");
+    cc::Build::new().cpp(true).objects(objects).compile("engine_emulated");
     Ok(())
 }
 
@@ -96,37 +117,115 @@ fn in_parallel<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> 
     results.into_iter().map(|(_, result)| result).collect()
 }
 
-fn find_nvcc() -> Option<PathBuf> {
-    if let Some(nvcc) = env::var_os("NVCC") {
-        return Some(nvcc.into());
+fn texts(files: &[PathBuf]) -> Vec<(PathBuf, Vec<u8>)> {
+    files.iter().map(|file| (file.clone(), fs::read(file).expect("a file of the kernels"))).collect()
+}
+
+/// What a command prints when it succeeds.
+fn said_by(command: &mut Command) -> Option<String> {
+    let output = command.output().ok().filter(|output| output.status.success())?;
+    Some(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// The folder with what `command` makes of `file`: `object.o`, what the compiler `said`, and PTX where nvcc keeps some.
+/// Compiles only when the file, `context` (headers, the compiler's version) or the command is new.
+fn compiled(kind: &str, file: &Path, mut command: Command, context: impl Hash) -> PathBuf {
+    let mut hasher = DefaultHasher::new();
+    (fs::read(file).expect("a source"), context).hash(&mut hasher);
+    (command.get_program(), command.get_args().collect::<Vec<&OsStr>>()).hash(&mut hasher);
+    let stem = format!("{}-", file.file_stem().expect("a file").to_string_lossy());
+    // OUT_DIR is target/<profile>/build/engine-<hash>/out.
+    let store = out_dir().ancestors().nth(4).expect("OUT_DIR lies in target").join("kernels").join(kind);
+    let folder = store.join(format!("{stem}{:016x}", hasher.finish()));
+    if folder.is_dir() {
+        // Young things are in use: see `forget_old`.
+        fs::File::open(&folder).and_then(|f| f.set_modified(SystemTime::now())).ok();
+        return folder;
     }
+    let new = store.join(format!(".{stem}{}", process::id()));
+    fs::create_dir_all(&new).expect("the target folder can be written");
+    command.arg("-o").arg(new.join("object.o"));
+    if kind == "cuda" {
+        command.args(["-keep", "-keep-dir"]).arg(&new);
+    }
+    let output = command.output().unwrap_or_else(|e| panic!("cannot run {:?}: {e}", command.get_program()));
+    let said = String::from_utf8_lossy(&output.stderr);
+    if !output.status.success() {
+        fs::remove_dir_all(&new).ok();
+        panic!("{:?} failed on {}:\n{said}", command.get_program(), file.display());
+    }
+    fs::write(new.join("said"), &output.stderr).expect("the target folder can be written");
+    if kind == "emulated" && !said.is_empty() {
+        said.lines().for_each(|line| println!("cargo:warning={line}"));
+    }
+    for entry in fs::read_dir(&new).expect("it was just made").flatten() {
+        if !["o", "ptx"].iter().any(|end| entry.path().extension().is_some_and(|e| e == *end))
+            && entry.file_name() != "said"
+        {
+            fs::remove_file(entry.path()).ok(); // what nvcc keeps beside the PTX
+        }
+    }
+    forget_old(&store, &stem);
+    // Another build may have been faster; its result is as good.
+    if fs::rename(&new, &folder).is_err() {
+        fs::remove_dir_all(&new).ok();
+    }
+    folder
+}
+
+/// Removes what earlier versions of a file compiled to and no build of the last day used.
+fn forget_old(store: &Path, stem: &str) {
+    let day = Duration::from_secs(24 * 60 * 60);
+    for entry in fs::read_dir(store).expect("the store").flatten() {
+        let age = entry.metadata().and_then(|data| data.modified()).map(|time| time.elapsed().unwrap_or_default());
+        if entry.file_name().to_string_lossy().starts_with(stem) && age.is_ok_and(|age| age > day) {
+            fs::remove_dir_all(entry.path()).ok();
+        }
+    }
+}
+
+/// nvcc and its version, such as `13.0.88`; else why there is none.
+fn find_nvcc() -> Result<(PathBuf, String), String> {
+    let set = env::var_os("NVCC").map(PathBuf::from);
     let home = env::var_os("CUDA_HOME").map(|home| Path::new(&home).join("bin"));
     let path = env::var_os("PATH").unwrap_or_default();
     let folders = home.into_iter().chain(env::split_paths(&path)).chain([PathBuf::from(".cuda/nvidia/cu13/bin")]);
-    folders.map(|folder| folder.join("nvcc")).find(|nvcc| nvcc.is_file())
+    let found = set.or_else(|| folders.map(|folder| folder.join("nvcc")).find(|nvcc| nvcc.is_file()));
+    let nvcc = found.ok_or("there is no nvcc")?;
+    let said = said_by(Command::new(&nvcc).arg("--version")).ok_or(format!("`{}` does not run", nvcc.display()))?;
+    let version = said.split(", V").nth(1).and_then(|rest| rest.split_whitespace().next()).unwrap_or_default();
+    let major: u32 = version.split('.').next().and_then(|major| major.parse().ok()).unwrap_or(0);
+    // 12.0 is the first that knows C++20 and sm_90a.
+    if major < 12 {
+        Err(format!("`{}` is {version}, not 12.0 or newer", nvcc.display()))
+    } else {
+        Ok((nvcc, version.to_string()))
+    }
 }
 
 /// The kernels for real chips: machine code for sm_80 and sm_90a, and PTX for what comes after.
-fn cuda(nvcc: &Path) {
-    let out = PathBuf::from(env::var("OUT_DIR").expect("cargo sets OUT_DIR")).join("cuda");
-    fs::create_dir_all(&out).expect("OUT_DIR can be written");
-    let objects = in_parallel(&sources("", "cu"), |file| {
-        let object = out.join(file.file_name().expect("a file")).with_extension("o");
+fn cuda(nvcc: &Path, version: &str) {
+    let headers = texts(&headers());
+    let flags = ["NVCC_PREPEND_FLAGS", "NVCC_APPEND_FLAGS"].map(env::var_os);
+    let folders = in_parallel(&sources("", "cu"), |file| {
         let mut command = Command::new(nvcc);
-        command.args(["-c", "-O3", "-std=c++20", "-Werror", "all-warnings", "-Xcompiler", "-fPIC"]);
+        command.args(["-c", "-O3", "-std=c++20", "-Werror", "all-warnings", "-Xcompiler", "-fPIC", "-Xptxas", "-v"]);
         command.args(["-gencode", "arch=compute_80,code=sm_80", "-gencode", "arch=compute_90a,code=sm_90a"]);
         command.args(["-gencode", "arch=compute_80,code=compute_80", "-DENGINE_NAMESPACE=engine_cuda"]);
-        let output = command.arg("-o").arg(&object).arg(file).output();
-        let output = output.unwrap_or_else(|e| panic!("cannot run `{}`: {e}", nvcc.display()));
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "nvcc failed on {}:\n{said}", file.display());
-        object
+        command.arg(file);
+        compiled("cuda", file, command, (version, &headers, &flags))
     });
-    cc::Build::new().cpp(true).objects(objects).compile("engine_cuda");
-    let root = nvcc.parent().and_then(Path::parent).expect("nvcc lies in a folder `bin`");
+    cc::Build::new().cpp(true).objects(folders.iter().map(|folder| folder.join("object.o"))).compile("engine_cuda");
+    let reports: String = folders.iter().map(|folder| format!("{}\n", folder.display())).collect();
+    let list = out_dir().join("cuda_reports");
+    fs::write(&list, format!("{version}\n{reports}")).expect("OUT_DIR can be written");
+    println!("cargo:rustc-env=ENGINE_CUDA_REPORTS={}", list.display());
+    // nvcc may be a link to where the libraries are.
+    let real = nvcc.canonicalize().unwrap_or_else(|_| nvcc.to_path_buf());
+    let root = real.parent().and_then(Path::parent).expect("nvcc lies in a folder `bin`");
     for folder in ["lib", "lib64", "targets/x86_64-linux/lib"].map(|folder| root.join(folder)) {
         if folder.join("libcudart_static.a").is_file() {
-            println!("cargo:rustc-link-search=native={}", folder.canonicalize().expect("it exists").display());
+            println!("cargo:rustc-link-search=native={}", folder.display());
         }
     }
     println!("cargo:rustc-link-lib=static=cudart_static");

@@ -102,7 +102,7 @@ __global__ void __launch_bounds__(THREADS)
 }
 
 /// sums (4) += row_sums (R, 4) over the rows, in order, a thread per sum.
-__global__ void cross_entropy_sums_kernel(double *sums, const float *row_sums, uint32_t r) {
+__global__ void __launch_bounds__(WARP) cross_entropy_sums_kernel(double *sums, const float *row_sums, uint32_t r) {
     if (threadIdx.x >= 4) return;
     double sum = 0;
     for (uint32_t row = 0; row < r; row++) sum += row_sums[size_t(row) * 4 + threadIdx.x];

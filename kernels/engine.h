@@ -56,7 +56,7 @@ typedef struct engine_heads {
 /// What attention does, beside activations: which keys each query sees, and the tiles that this leaves to compute. The
 /// struct is read by the launcher; the arrays are device memory, made once per batch.
 ///
-/// With i = slots[row], row `row` sees the key in slot j when
+/// With `i = slots[row]`, row `row` sees the key in slot j when
 /// `j <= i && i < end[j] && positions[row] - key_positions[j] < window`. slots ascend. A row sees at least one key.
 typedef struct engine_attention {
     /// (N)
@@ -67,7 +67,7 @@ typedef struct engine_attention {
     const uint32_t *end;
     /// (S)
     const uint32_t *key_positions;
-    /// Key tiles that tile t of queries looks at are key_tiles[key_starts[t] .. key_starts[t + 1]], ascending; a tile of
+    /// Key tiles that tile t of queries looks at are `key_tiles[key_starts[t] .. key_starts[t + 1]]`, ascending; a tile of
     /// queries is ENGINE_ATTENTION_TILE rows (`attention_decode`: one row). What is not in the list nobody in it sees.
     const uint32_t *key_starts;
     const uint32_t *key_tiles;

@@ -13,6 +13,8 @@ DECLARE(rmsnorm_forward);
 DECLARE(rmsnorm_backward);
 DECLARE(rope_forward);
 DECLARE(rope_backward);
+DECLARE(attention_forward);
+DECLARE(attention_decode);
 DECLARE(geglu_forward);
 DECLARE(geglu_backward);
 DECLARE(embedding_forward);
@@ -50,6 +52,8 @@ const engine_kernels table = {
     .rmsnorm_backward = rmsnorm_backward,
     .rope_forward = rope_forward,
     .rope_backward = rope_backward,
+    .attention_forward = attention_forward,
+    .attention_decode = attention_decode,
     .geglu_forward = geglu_forward,
     .geglu_backward = geglu_backward,
     .embedding_forward = embedding_forward,

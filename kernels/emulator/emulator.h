@@ -6,7 +6,8 @@
 //   - threads wait at different barriers, or some of them never arrive;
 //   - two threads touch the same memory with nothing that orders them, and one of them writes (memory.cpp);
 //   - a thread reads or writes the guard bands around an array;
-//   - a thread ends with a copy that it never waited for.
+//   - a thread ends with a copy that it never waited for;
+//   - the launch gives another amount of dynamic shared memory than the kernel declares.
 //
 // Kernels include this through platform.cuh. One difference to CUDA: SHARED(type, name, count) in place of __shared__.
 #pragma once
@@ -30,7 +31,7 @@
 #define SHARED(type, name, count)                                                                           \
     type(&name)[count] = *static_cast<type(*)[count]>(                                                      \
         ::emulator::shared_array(::emulator::site_of([] {}), sizeof(type) * (count)))
-#define DYNAMIC_SHARED(type, name) type *name = static_cast<type *>(::emulator::dynamic_shared())
+#define DYNAMIC_SHARED(type, name, ...) type *name = static_cast<type *>(::emulator::dynamic_shared(__VA_ARGS__))
 #define LAUNCH(kernel, grid, block, shared_bytes, stream, ...) \
     ::emulator::launch(#kernel, kernel, (grid), (block), (shared_bytes), (stream), __VA_ARGS__)
 
@@ -56,7 +57,8 @@ template <class Lambda> const void *site_of(Lambda) {
     return &site;
 }
 void *shared_array(const void *site, size_t bytes);
-void *dynamic_shared();
+/// The kernel says how much it has; another size at its launch is a fault.
+void *dynamic_shared(size_t bytes = SIZE_MAX);
 
 void block_barrier(const Site &site);
 

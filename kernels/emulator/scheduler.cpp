@@ -95,6 +95,7 @@ struct Run {
     uint32_t done = 0;
     std::vector<std::pair<const void *, void *>> shared;
     void *dynamic = nullptr;
+    size_t dynamic_bytes = 0;
     bool stuck = false; // a fault after which the block cannot go on
     engine_status status = ENGINE_OK;
     char message[400] = "";
@@ -177,6 +178,7 @@ void run_block(dim3 block, dim3 grid_size, dim3 block_size, size_t dynamic_bytes
     run->shared.clear();
     shared_reset();
     run->dynamic = shared_take(dynamic_bytes);
+    run->dynamic_bytes = dynamic_bytes;
     for (Warp &warp : run->warps) warp.meeting = {}, warp.meetings = 0;
     std::vector<uint32_t> order(run->fibers.size());
     std::iota(order.begin(), order.end(), 0);
@@ -232,7 +234,14 @@ void *shared_array(const void *site, size_t bytes) {
     return array;
 }
 
-void *dynamic_shared() { return run->dynamic; }
+void *dynamic_shared(size_t bytes) {
+    if (bytes != SIZE_MAX && bytes != run->dynamic_bytes) {
+        fault(ENGINE_BAD_ARGUMENT, "launched with %zu bytes of dynamic shared memory; the kernel declares %zu",
+              run->dynamic_bytes, bytes);
+        abandon();
+    }
+    return run->dynamic;
+}
 
 void block_barrier(const Site &site) {
     arrive(run->barrier, site);

@@ -38,9 +38,9 @@ __global__ void blocks_kernel(float *out, bool race) {
     out[race ? threadIdx.x : blockIdx.x * WARP + threadIdx.x] = 1;
 }
 
-/// out (64) = in, by an asynchronous copy. Faults: reads before it has waited; never waits.
+/// out (64) = in, by an asynchronous copy. Faults: reads before it has waited; never waits; has more memory than it says.
 __global__ void copy_kernel(float *out, const float *in, bool early, bool no_wait) {
-    DYNAMIC_SHARED(float, tile);
+    DYNAMIC_SHARED(float, tile, sizeof(float) * THREADS);
     if (threadIdx.x < THREADS / 4) copy_async_16(tile + 4 * threadIdx.x, in + 4 * threadIdx.x);
     copy_commit();
     if (!early && !no_wait) copy_wait<0>();
@@ -102,7 +102,10 @@ extern "C" engine_status engine_emulator_test(const char *name, uint32_t fault, 
     if (is("reverse")) return LAUNCH(reverse_kernel, 1, THREADS, 0, nullptr, out, x, fault == 1);
     if (is("sum")) return LAUNCH(sum_kernel, 1, THREADS, 0, nullptr, out, x, fault == 1);
     if (is("blocks")) return LAUNCH(blocks_kernel, 2, WARP, 0, nullptr, out, fault == 1);
-    if (is("copy")) return LAUNCH(copy_kernel, 1, THREADS, 4 * THREADS, nullptr, out, x, fault == 1, fault == 2);
+    if (is("copy")) {
+        uint32_t bytes = 4 * THREADS + (fault == 3 ? 16 : 0);
+        return LAUNCH(copy_kernel, 1, THREADS, bytes, nullptr, out, x, fault == 1, fault == 2);
+    }
     if (is("bounds"))
         return LAUNCH(bounds_kernel, 1, THREADS, 0, nullptr, out, x, fault == 1, fault == 2, fault == 3);
     if (is("divergent")) return LAUNCH(divergent_kernel, 1, THREADS, 0, nullptr, out, fault);

@@ -36,7 +36,7 @@ pub struct engine_heads {
     pub kv: u32,
     pub dim: u32,
 }
-#[doc = " What attention does, beside activations: which keys each query sees, and the tiles that this leaves to compute. The\n struct is read by the launcher; the arrays are device memory, made once per batch.\n\n With i = slots[row], row `row` sees the key in slot j when\n `j <= i && i < end[j] && positions[row] - key_positions[j] < window`. slots ascend. A row sees at least one key."]
+#[doc = " What attention does, beside activations: which keys each query sees, and the tiles that this leaves to compute. The\n struct is read by the launcher; the arrays are device memory, made once per batch.\n\n With `i = slots[row]`, row `row` sees the key in slot j when\n `j <= i && i < end[j] && positions[row] - key_positions[j] < window`. slots ascend. A row sees at least one key."]
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct engine_attention {
@@ -48,7 +48,7 @@ pub struct engine_attention {
     pub end: *const u32,
     #[doc = " (S)"]
     pub key_positions: *const u32,
-    #[doc = " Key tiles that tile t of queries looks at are key_tiles[key_starts[t] .. key_starts[t + 1]], ascending; a tile of\n queries is ENGINE_ATTENTION_TILE rows (`attention_decode`: one row). What is not in the list nobody in it sees."]
+    #[doc = " Key tiles that tile t of queries looks at are `key_tiles[key_starts[t] .. key_starts[t + 1]]`, ascending; a tile of\n queries is ENGINE_ATTENTION_TILE rows (`attention_decode`: one row). What is not in the list nobody in it sees."]
     pub key_starts: *const u32,
     pub key_tiles: *const u32,
     #[doc = " The same the other way round, for the backward, whose rows are slots (N = S): tiles of queries that see key tile t."]

@@ -111,6 +111,11 @@ fn a_wait_that_never_comes_is_caught() {
 }
 
 #[test]
+fn a_launch_with_another_size_than_the_kernel_declares_is_caught() {
+    check("copy", 3, ENGINE_BAD_ARGUMENT, "launched with 272 bytes of dynamic shared memory; the kernel declares 256");
+}
+
+#[test]
 fn a_write_out_of_bounds_is_caught() {
     check(
         "bounds",

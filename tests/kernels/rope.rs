@@ -63,7 +63,7 @@ impl Case {
         let spec = |name: &str| ParamSpec { name: name.into(), shape: vec![dim], decay: false };
         let params = Params::new(&[spec("q"), spec("k")], tensor(&[2 * dim], &[q_norm, k_norm].concat())).unwrap();
         let norms = (params.get("q"), params.get("k"));
-        let mut gradients = params.gradients();
+        let mut gradients = params.gradients().unwrap();
         gradients.values.as_mut::<T>().unwrap().fill(T::from_f64(START));
         let rotation = Rc::new(Rotation::new(&device, &self.positions(), dim, THETA, dtype));
         let mut tape = Tape::recording(&device, &mut gradients);

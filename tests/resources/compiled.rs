@@ -1,0 +1,65 @@
+//! The kernels as the build compiled them.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use crate::chip::Chip;
+use crate::report::{Kernel, entries, short_name, usages};
+
+/// nvcc's version, and every kernel that it compiled, on each chip.
+pub fn kernels() -> (String, Vec<Kernel>) {
+    let list = fs::read_to_string(env!("ENGINE_CUDA_REPORTS")).expect("the build's list of reports");
+    let (version, folders) = list.split_once('\n').expect("a version and folders");
+    let kernels: Vec<Kernel> = folders.lines().flat_map(|folder| of_a_file(Path::new(folder))).collect();
+    assert!(!kernels.is_empty(), "no kernels in {folders}");
+    (version.to_string(), kernels)
+}
+
+/// The kernels in a folder of `build.rs`: `target/kernels/cuda/<file>-<hash>`.
+fn of_a_file(folder: &Path) -> Vec<Kernel> {
+    let file = folder.file_name().unwrap().to_str().unwrap().rsplit_once('-').unwrap().0;
+    let usages = usages(&fs::read_to_string(folder.join("said")).unwrap());
+    let ptx = [(Chip::Sm80, "compute_80"), (Chip::Sm90a, "compute_90a")].map(|(chip, virtual_chip)| {
+        let text = fs::read_to_string(folder.join(format!("{file}.{virtual_chip}.ptx"))).unwrap();
+        (chip, entries(&text))
+    });
+    let names = demangled(usages.keys().map(|(_, name)| name.as_str()));
+    let mut kernels = Vec::new();
+    for (chip, entries) in &ptx {
+        for (name, entry) in entries {
+            let usage = usages.get(&(*chip, name.clone())).unwrap_or_else(|| panic!("ptxas does not report {name}"));
+            let (declared, used) = entry.dynamic_shared;
+            kernels.push(Kernel {
+                file: file.to_string(),
+                name: names[name.as_str()].clone(),
+                chip: *chip,
+                block: entry.block,
+                registers: usage.registers,
+                static_shared: usage.static_shared,
+                dynamic_shared: declared.or((!used).then_some(0)),
+                stack: usage.stack,
+                spills: usage.spills,
+            });
+        }
+    }
+    // Functions that were not inlined belong to all who call them: none of them may spill either.
+    for ((chip, name), usage) in &usages {
+        assert!(usage.is_entry || usage.spills == 0, "{file}.cu: {name} spills registers on {}", chip.name());
+    }
+    kernels
+}
+
+/// Names as the source has them, by mangled name. c++filt is there wherever nvcc can be: binutils, without which no
+/// compiler links, has it.
+fn demangled<'a>(names: impl Iterator<Item = &'a str>) -> BTreeMap<&'a str, String> {
+    let names: Vec<&str> = names.collect();
+    if names.is_empty() {
+        return BTreeMap::new();
+    }
+    let output = Command::new("c++filt").args(&names).output().expect("c++filt (binutils) runs");
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(text.lines().count(), names.len(), "{text}");
+    names.into_iter().zip(text.lines().map(short_name)).collect()
+}
