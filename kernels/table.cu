@@ -12,6 +12,7 @@ namespace ENGINE_NAMESPACE {
 DECLARE(rmsnorm_forward);
 DECLARE(rmsnorm_backward);
 DECLARE(attention_forward);
+DECLARE(attention_backward);
 DECLARE(attention_decode);
 DECLARE(geglu_forward);
 DECLARE(geglu_backward);
@@ -47,6 +48,7 @@ const engine_kernels table = {
     .rmsnorm_forward = rmsnorm_forward,
     .rmsnorm_backward = rmsnorm_backward,
     .attention_forward = attention_forward,
+    .attention_backward = attention_backward,
     .attention_decode = attention_decode,
     .geglu_forward = geglu_forward,
     .geglu_backward = geglu_backward,
