@@ -18,7 +18,7 @@ use engine::ops::attention::attention;
 use engine::ops::attention_mask::AttentionMask;
 use engine::ops::clip::global_norm;
 use engine::ops::cross_entropy::linear_cross_entropy;
-use engine::ops::embedding::embedding;
+use engine::ops::embedding::{TokenIds, embedding};
 use engine::ops::geglu::geglu;
 use engine::ops::linear::linear;
 use engine::ops::residual::residual_rmsnorm;
@@ -84,7 +84,7 @@ impl Op<'_> {
         group.bench_function(BenchmarkId::from_parameter("forward"), |b| {
             b.iter(|| black_box(self.place(&mut Tape::inference(device))));
         });
-        let mut gradients = self.params.gradients();
+        let mut gradients = self.params.gradients().unwrap();
         group.throughput(self.work[1].clone());
         group.bench_function(BenchmarkId::from_parameter("backward"), |b| {
             b.iter_custom(|iterations| {
@@ -194,7 +194,7 @@ fn attentions(c: &mut Criterion, device: &Device, tree: &TokenTree) {
 fn vocabulary(c: &mut Criterion, device: &Device, tree: &TokenTree) {
     let n = tree.len();
     let table = params(device, &[&[V, D]]);
-    let ids: Rc<[u32]> = tree.ids.as_slice().into();
+    let ids = TokenIds::from(&tree.ids[..]);
     let op = Op {
         name: "embedding",
         inputs: vec![],
@@ -215,7 +215,7 @@ fn vocabulary(c: &mut Criterion, device: &Device, tree: &TokenTree) {
             linear_cross_entropy(&mut tape, &hidden, &weight, &tree.targets, 1.0).unwrap()
         });
     });
-    let mut gradients = table.gradients();
+    let mut gradients = table.gradients().unwrap();
     group.throughput(flop(6 * rows * V * D)).bench_function("value_and_gradient", |b| {
         b.iter(|| {
             let mut tape = Tape::recording(device, &mut gradients);
@@ -230,7 +230,8 @@ fn optimizer(c: &mut Criterion, device: &Device) {
     const LENGTH: usize = 1 << 24;
     let mut table = params(device, &[&[LENGTH / D, D]]);
     let n = table.len();
-    let (mut gradients, mut m, mut v) = (tensor(device, &[n]), table.zeros(device), table.zeros(device));
+    let (mut gradients, mut m, mut v) =
+        (tensor(device, &[n]), table.zeros(device).unwrap(), table.zeros(device).unwrap());
     let mut group = c.benchmark_group("optimizer");
     group.throughput(bytes(n)).bench_function("global_norm", |b| b.iter(|| global_norm(&gradients)));
     group.throughput(bytes(8 * n)).bench_function("adamw", |b| {

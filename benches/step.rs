@@ -54,14 +54,14 @@ fn small() -> Result<Gemma3> {
 fn load(folder: &Path) -> Result<Gemma3> {
     let config = Gemma3Config::load(folder)?;
     let specs = parameter_specs(&config);
-    let mut weights = Tensor::zeros(&Device::cpu(), &[parameter_count(&specs)], DType::F32);
+    let mut weights = Tensor::zeros(&Device::cpu(), &[parameter_count(&specs)], DType::F32).unwrap();
     engine::io::safetensors::read_model(folder, &specs, weights.as_mut()?)?;
     Gemma3::new(config, weights)
 }
 
 fn step(model: &mut Gemma3, tree: &TokenTree, gradients: &mut Gradients, moments: &mut [Tensor; 2]) -> Result<()> {
     let mut tape = Tape::recording(model.device(), gradients);
-    let hidden = model.forward(&mut tape, &model.batch(tree), None)?;
+    let hidden = model.forward(&mut tape, &model.batch(tree)?, None)?;
     linear_cross_entropy(&mut tape, &hidden, &model.embedding(), &tree.targets, tree.num_scored())?;
     drop(hidden);
     tape.backward()?;
@@ -75,8 +75,8 @@ fn step(model: &mut Gemma3, tree: &TokenTree, gradients: &mut Gradients, moments
 
 fn bench(c: &mut Criterion, name: &str, mut model: Gemma3) {
     let tree = tree(model.config.vocab_size);
-    let mut gradients = model.params.gradients();
-    let mut moments = [(); 2].map(|_| model.params.zeros(model.device()));
+    let mut gradients = model.params.gradients().unwrap();
+    let mut moments = [(); 2].map(|_| model.params.zeros(model.device()).unwrap());
     let mut group = c.benchmark_group("step");
     group
         .sample_size(10)

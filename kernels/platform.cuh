@@ -1,7 +1,7 @@
 // One source, two compilers: what nvcc knows by itself and the host's compiler gets from the emulator.
 //
 //   SHARED(float, partial, 32);            a static __shared__ array
-//   DYNAMIC_SHARED(float, tile, bytes);    the block's dynamic shared memory, `bytes` in all: a constant, what LAUNCH gets
+//   DYNAMIC_SHARED(float, tile, bytes);    the block's dynamic shared memory: at most `bytes`, a constant
 //   LAUNCH((kernel<T>), grid, block, shared_bytes, stream, arguments...)   an engine_status
 #pragma once
 
@@ -19,10 +19,16 @@
     __VA_OPT__(asm volatile("// dynamic_shared %0" : : "n"(static_cast<int>(__VA_ARGS__)));) \
     type *name = reinterpret_cast<type *>(engine_dynamic_shared)
 #define LAUNCH(kernel, grid, block, shared_bytes, stream, ...)                                             \
-    (kernel<<<(grid), (block), (shared_bytes), static_cast<cudaStream_t>(stream)>>>(__VA_ARGS__),          \
+    (ENGINE_NAMESPACE::allow_shared_memory((kernel), (shared_bytes)),                                      \
+     kernel<<<(grid), (block), (shared_bytes), static_cast<cudaStream_t>(stream)>>>(__VA_ARGS__),          \
      ENGINE_NAMESPACE::check_launch(#kernel))
 
 namespace ENGINE_NAMESPACE {
+
+/// A block gets more than 48 KB of dynamic shared memory only if its kernel asks. A refusal is check_launch's to tell.
+template <class Kernel> void allow_shared_memory(Kernel kernel, size_t bytes) {
+    if (bytes > 48 * 1024) cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
+}
 
 inline engine_status check_launch(const char *kernel) {
     cudaError_t error = cudaGetLastError();

@@ -11,6 +11,10 @@ namespace ENGINE_NAMESPACE {
 
 DECLARE(rmsnorm_forward);
 DECLARE(rmsnorm_backward);
+DECLARE(rope_forward);
+DECLARE(rope_backward);
+DECLARE(attention_forward);
+DECLARE(attention_decode);
 DECLARE(geglu_forward);
 DECLARE(geglu_backward);
 DECLARE(embedding_forward);
@@ -18,6 +22,8 @@ DECLARE(embedding_backward);
 DECLARE(clip_factor);
 DECLARE(adamw);
 DECLARE(cross_entropy);
+DECLARE(sample);
+DECLARE(cast);
 
 namespace {
 thread_local char message[512] = "";
@@ -44,6 +50,10 @@ const engine_kernels table = {
     .last_error = last_error,
     .rmsnorm_forward = rmsnorm_forward,
     .rmsnorm_backward = rmsnorm_backward,
+    .rope_forward = rope_forward,
+    .rope_backward = rope_backward,
+    .attention_forward = attention_forward,
+    .attention_decode = attention_decode,
     .geglu_forward = geglu_forward,
     .geglu_backward = geglu_backward,
     .embedding_forward = embedding_forward,
@@ -51,6 +61,8 @@ const engine_kernels table = {
     .clip_factor = clip_factor,
     .adamw = adamw,
     .cross_entropy = cross_entropy,
+    .sample = sample,
+    .cast = cast,
 };
 
 } // namespace

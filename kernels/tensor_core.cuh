@@ -24,6 +24,17 @@ __device__ inline void copy_async_16(void *to_shared, const void *from_global) {
 #endif
 }
 
+/// copy_async_16, or 16 bytes of zeros: then nothing is read, and `from_global` is any address of global memory.
+__device__ inline void copy_async_16_or_zero(void *to_shared, const void *from_global, bool copy) {
+#ifdef __CUDACC__
+    uint32_t to = static_cast<uint32_t>(__cvta_generic_to_shared(to_shared)), bytes = copy ? 16 : 0;
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from_global), "r"(bytes) : "memory");
+#else
+    alignas(16) static const unsigned char zeros[16] = {};
+    copy_async_16(to_shared, copy ? from_global : zeros);
+#endif
+}
+
 /// Closes the group of copies started since the last call.
 __device__ inline void copy_commit() {
 #ifdef __CUDACC__
@@ -120,6 +131,17 @@ inline void emulated_mma(const MmaFragments *lanes, Vector<float, 4> *out) {
         }
 }
 #endif
+
+/// Both rounded to bf16, `low` in the lower half.
+__device__ inline uint32_t pack_bf16(float low, float high) {
+#ifdef __CUDA_ARCH__
+    uint32_t word;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
+    return word;
+#else
+    return from_float<bf16>(low).bits | uint32_t(from_float<bf16>(high).bits) << 16;
+#endif
+}
 
 /// c (16, 8) f32 += a (16, 16) bf16 b (16, 8) bf16, by the whole warp.
 __device__ inline void mma_bf16(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {

@@ -48,23 +48,34 @@ template <class T, uint32_t W> struct alignas(sizeof(T) * W) Vector {
     T at[W];
 };
 
+/// Elements that one access moves when W are wanted: no access is wider than 16 bytes.
+template <class T, uint32_t W> constexpr uint32_t PART = sizeof(T) * W > 16 ? 16 / sizeof(T) : W;
+
 template <class T, uint32_t W> __device__ inline void load(float (&x)[W], const T *from) {
+    constexpr uint32_t P = PART<T, W>;
 #ifndef __CUDACC__
-    emulator::check_alignment(from, sizeof(T) * W);
+    emulator::check_alignment(from, sizeof(T) * P);
 #endif
-    Vector<T, W> vector = *reinterpret_cast<const Vector<T, W> *>(from);
 #pragma unroll
-    for (uint32_t i = 0; i < W; i++) x[i] = to_float(vector.at[i]);
+    for (uint32_t i = 0; i < W; i += P) {
+        Vector<T, P> vector = *reinterpret_cast<const Vector<T, P> *>(from + i);
+#pragma unroll
+        for (uint32_t j = 0; j < P; j++) x[i + j] = to_float(vector.at[j]);
+    }
 }
 
 template <class T, uint32_t W> __device__ inline void store(T *to, const float (&x)[W]) {
+    constexpr uint32_t P = PART<T, W>;
 #ifndef __CUDACC__
-    emulator::check_alignment(to, sizeof(T) * W);
+    emulator::check_alignment(to, sizeof(T) * P);
 #endif
-    Vector<T, W> vector;
 #pragma unroll
-    for (uint32_t i = 0; i < W; i++) vector.at[i] = from_float<T>(x[i]);
-    *reinterpret_cast<Vector<T, W> *>(to) = vector;
+    for (uint32_t i = 0; i < W; i += P) {
+        Vector<T, P> vector;
+#pragma unroll
+        for (uint32_t j = 0; j < P; j++) vector.at[j] = from_float<T>(x[i + j]);
+        *reinterpret_cast<Vector<T, P> *>(to + i) = vector;
+    }
 }
 
 /// What an instance of a kernel is made for: the element type, and how many of them it moves at once.

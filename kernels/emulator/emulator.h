@@ -7,7 +7,7 @@
 //   - two threads touch the same memory with nothing that orders them, and one of them writes (memory.cpp);
 //   - a thread reads or writes the guard bands around an array;
 //   - a thread ends with a copy that it never waited for;
-//   - the launch gives another amount of dynamic shared memory than the kernel declares.
+//   - the launch gives more dynamic shared memory than the kernel declares.
 //
 // Kernels include this through platform.cuh. One difference to CUDA: SHARED(type, name, count) in place of __shared__.
 #pragma once
@@ -17,6 +17,7 @@
 #include <cstdint>
 #include <cstring>
 #include <source_location>
+#include <tuple>
 #include <type_traits>
 
 #include "../status.h"
@@ -32,7 +33,7 @@
         ::emulator::shared_array(::emulator::site_of([] {}), sizeof(type) * (count)))
 #define DYNAMIC_SHARED(type, name, ...) type *name = static_cast<type *>(::emulator::dynamic_shared(__VA_ARGS__))
 #define LAUNCH(kernel, grid, block, shared_bytes, stream, ...) \
-    ::emulator::launch(#kernel, (grid), (block), (shared_bytes), (stream), [&] { (kernel)(__VA_ARGS__); })
+    ::emulator::launch(#kernel, kernel, (grid), (block), (shared_bytes), (stream), __VA_ARGS__)
 
 struct dim3 {
     uint32_t x, y, z;
@@ -56,7 +57,7 @@ template <class Lambda> const void *site_of(Lambda) {
     return &site;
 }
 void *shared_array(const void *site, size_t bytes);
-/// The kernel says how much it has; another size at its launch is a fault.
+/// The kernel says how much it has at most; more at its launch is a fault.
 void *dynamic_shared(size_t bytes = SIZE_MAX);
 
 void block_barrier(const Site &site);
@@ -79,13 +80,40 @@ void copy_wait(uint32_t pending);
 /// Reports a vector access at an address that is not a multiple of its size.
 void check_alignment(const void *address, size_t alignment);
 
-engine_status launch_blocks(const char *kernel, dim3 grid, dim3 block, size_t shared_bytes, void (*thread)(const void *),
-                            const void *closure);
+/// What a thread of a grid does, and the grid.
+struct Launch {
+    const char *kernel;
+    dim3 grid, block;
+    size_t shared_bytes;
+    void (*thread)(const void *call);
+};
 
-template <class Thread>
-engine_status launch(const char *kernel, dim3 grid, dim3 block, size_t shared_bytes, engine_stream, const Thread &thread) {
-    auto call = [](const void *closure) { (*static_cast<const Thread *>(closure))(); };
-    return launch_blocks(kernel, grid, block, shared_bytes, call, &thread);
+engine_status run_launch(const Launch &launch, const void *call);
+/// Whether this OS thread's launches are kept for a graph (graph.cpp) in place of running.
+bool capturing();
+/// Keeps a launch until its graph is freed by `drop(call)`.
+engine_status capture_launch(const Launch &launch, void *call, void (*drop)(void *call));
+
+/// A kernel and copies of its arguments, as CUDA makes them.
+template <class... Parameters> struct Call {
+    void (*kernel)(Parameters...);
+    std::tuple<Parameters...> arguments;
+
+    static void run(const void *call) {
+        auto *self = static_cast<const Call *>(call);
+        std::apply(self->kernel, self->arguments);
+    }
+    static void drop(void *call) { delete static_cast<Call *>(call); }
+};
+
+template <class... Parameters>
+engine_status launch(const char *name, void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
+                     engine_stream, std::type_identity_t<Parameters>... arguments) {
+    Launch launch{name, grid, block, shared_bytes, Call<Parameters...>::run};
+    using Kept = Call<Parameters...>;
+    Kept call{kernel, {arguments...}};
+    if (capturing()) return capture_launch(launch, new Kept(call), Kept::drop);
+    return run_launch(launch, &call);
 }
 
 /// A warp-wide operation: `work` turns what the 32 lanes handed in into what each gets back.

@@ -19,6 +19,9 @@ Moment now();
 /// Notes the first fault of a launch; later ones are consequences. Ends nothing by itself.
 [[gnu::format(printf, 2, 3)]] void fault(engine_status status, const char *format, ...);
 
+/// An error for a launch that no GPU would take, whatever the kernel does.
+engine_status check_launch(const Launch &launch);
+
 /// Shared memory of a block: arrays between guard bands in one arena.
 constexpr size_t SHARED_BYTES = 227 * 1024; // what a block may have on Hopper
 constexpr size_t SHARED_GUARD = 256;

@@ -90,7 +90,7 @@ const Region *find(uintptr_t address) {
 }
 
 /// Whether `earlier` and `current` are of different threads with nothing in between that orders them.
-bool unordered(const Moment &earlier, const Moment &current, bool in_shared) {
+[[gnu::always_inline]] inline bool unordered(const Moment &earlier, const Moment &current, bool in_shared) {
     if (earlier.block == 0) return false;
     if (earlier.block != current.block) return !in_shared && earlier.block >= launch_first_block;
     if (earlier.thread == current.thread || earlier.barriers != current.barriers) return false;

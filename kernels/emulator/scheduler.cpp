@@ -83,9 +83,8 @@ struct Random {
 
 /// A launch in progress.
 struct Run {
-    const char *kernel;
     void (*thread)(const void *);
-    const void *closure;
+    const void *call;
     uint32_t block_id = 0;
     Context scheduler;
     std::vector<Fiber> fibers;
@@ -122,7 +121,7 @@ void yield(State state) {
 }
 
 void fiber_main() {
-    run->thread(run->closure);
+    run->thread(run->call);
     Fiber &self = *run->current;
     if (!self.open.empty() || !self.pending.empty())
         fault(ENGINE_MISSING_WAIT, "thread %u ended with an asynchronous copy that it never waited for",
@@ -236,7 +235,7 @@ void *shared_array(const void *site, size_t bytes) {
 }
 
 void *dynamic_shared(size_t bytes) {
-    if (bytes != SIZE_MAX && bytes != run->dynamic_bytes) {
+    if (run->dynamic_bytes > bytes) {
         fault(ENGINE_BAD_ARGUMENT, "launched with %zu bytes of dynamic shared memory; the kernel declares %zu",
               run->dynamic_bytes, bytes);
         abandon();
@@ -299,33 +298,40 @@ void check_alignment(const void *address, size_t alignment) {
         fault(ENGINE_OUT_OF_BOUNDS, "a %zu-byte access at an address that is not a multiple of it", alignment);
 }
 
-engine_status launch_blocks(const char *kernel, dim3 grid, dim3 block, size_t shared_bytes, void (*thread)(const void *),
-                            const void *closure) {
+engine_status check_launch(const Launch &launch) {
+    dim3 grid = launch.grid, block = launch.block;
     uint32_t threads = block.x * block.y * block.z;
     uint64_t blocks = uint64_t(grid.x) * grid.y * grid.z;
     if (threads == 0 || threads > 1024 || threads % 32 != 0)
-        return ENGINE_NAMESPACE::fail(ENGINE_BAD_ARGUMENT, "`%s`: a block of %u threads", kernel, threads);
-    if (blocks == 0 || blocks > UINT32_MAX || grid.y > 65535 || grid.z > 65535 || shared_bytes > SHARED_BYTES)
-        return ENGINE_NAMESPACE::fail(ENGINE_BAD_ARGUMENT, "`%s`: a grid of (%u, %u, %u), %zu bytes shared", kernel,
-                                      grid.x, grid.y, grid.z, shared_bytes);
+        return ENGINE_NAMESPACE::fail(ENGINE_BAD_ARGUMENT, "`%s`: a block of %u threads", launch.kernel, threads);
+    if (blocks == 0 || blocks > UINT32_MAX || grid.y > 65535 || grid.z > 65535 || launch.shared_bytes > SHARED_BYTES)
+        return ENGINE_NAMESPACE::fail(ENGINE_BAD_ARGUMENT, "`%s`: a grid of (%u, %u, %u), %zu bytes shared", launch.kernel,
+                                      grid.x, grid.y, grid.z, launch.shared_bytes);
+    return ENGINE_OK;
+}
+
+engine_status run_launch(const Launch &launch, const void *call) {
+    if (engine_status status = check_launch(launch); status != ENGINE_OK) return status;
+    dim3 grid = launch.grid, block = launch.block;
+    uint32_t threads = block.x * block.y * block.z;
     auto owned = std::make_unique<Run>();
     run = owned.get();
-    run->kernel = kernel, run->thread = thread, run->closure = closure;
+    run->thread = launch.thread, run->call = call;
     run->fibers.resize(threads);
     run->warps.resize(threads / 32);
     stacks.reserve(threads);
     memory_begin_launch(blocks_run + 1);
-    std::vector<uint32_t> order(blocks);
+    std::vector<uint32_t> order(grid.x * grid.y * grid.z);
     std::iota(order.begin(), order.end(), 0);
     random_numbers.shuffle(order);
     for (uint32_t i : order) {
-        run_block(unflatten(i, grid), grid, block, shared_bytes);
+        run_block(unflatten(i, grid), grid, block, launch.shared_bytes);
         if (run->stuck) break;
     }
     buffers_check_guards();
     run = nullptr;
     if (owned->status == ENGINE_OK) return ENGINE_OK;
-    return ENGINE_NAMESPACE::fail(owned->status, "`%s`: %s", kernel, owned->message);
+    return ENGINE_NAMESPACE::fail(owned->status, "`%s`: %s", launch.kernel, owned->message);
 }
 
 } // namespace emulator

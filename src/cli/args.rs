@@ -45,6 +45,8 @@ pub enum DeviceArg {
 /// What the model computes in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum DtypeArg {
+    /// bf16 on a GPU, f32 on the CPU
+    Auto,
     F32,
     Bf16,
 }
@@ -101,7 +103,7 @@ pub struct ModelArgs {
     #[arg(long, value_enum, default_value = "auto")]
     pub device: DeviceArg,
     /// What to compute in
-    #[arg(long, value_enum, default_value = "f32")]
+    #[arg(long, value_enum, default_value = "auto")]
     pub dtype: DtypeArg,
 }
 
@@ -157,6 +159,9 @@ pub struct TrainArgs {
     /// What weights are saved in
     #[arg(long, value_enum, default_value = "bf16", help_heading = "Output")]
     pub save_dtype: SaveDtypeArg,
+    /// On a GPU, capture each training step of a size into a graph and replay it; losses are equal either way
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_value_t = true, default_missing_value = "true", action = clap::ArgAction::Set, help_heading = "Optimization")]
+    pub cuda_graphs: bool,
     /// Steps that one training record sums up
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = positive, help_heading = "Output")]
     pub logging_steps: u64,

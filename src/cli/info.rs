@@ -1,5 +1,6 @@
 //! `engine info`: what a model is, which devices there are, what this build can do.
 
+use crate::backend::cuda;
 use crate::cli::args::InfoArgs;
 use crate::error::Result;
 use crate::io::source::resolve_model;
@@ -10,6 +11,13 @@ pub fn run(args: &InfoArgs) -> Result<()> {
     println!("engine    {}", env!("CARGO_PKG_VERSION"));
     println!("features  {}", features().join(", "));
     println!("devices   cpu ({} threads, {})", rayon::current_num_threads(), instruction_set());
+    match cuda::device() {
+        Ok(device) => println!("          cuda ({})", device.driver().map_or_else(String::new, |driver| driver.name())),
+        Err(error) => println!("          cuda: {error}"),
+    }
+    if cfg!(engine_emulated) {
+        println!("          emulated (the kernels on the CPU, for tests)");
+    }
     let Some(model) = &args.model else { return Ok(()) };
     let source = resolve_model(model)?;
     let c = source.load_config()?;

@@ -2,6 +2,7 @@
 
 use rayon::prelude::*;
 
+use crate::backend::cuda;
 use crate::cli::args::{DeviceArg, DtypeArg, GenerationArgs, ModelArgs, OverlongArg, RowArgs};
 use crate::data::Example;
 use crate::data::length::{MaxLength, Overlong};
@@ -15,7 +16,7 @@ use crate::model::config::Gemma3Config;
 use crate::model::gemma3::Gemma3;
 use crate::model::generation_config::GenerationConfig;
 use crate::model::param_specs::{parameter_count, parameter_specs};
-use crate::tensor::{DType, Device, Tensor};
+use crate::tensor::{DType, Device, Purpose, Tensor};
 
 /// A model's small files: everything but the weights.
 pub struct Checkpoint {
@@ -35,12 +36,19 @@ impl Checkpoint {
         Ok(Self { source, config, generation_config, tokenizer })
     }
 
-    /// Reads the weights.
-    pub fn load(&self, device: &Device) -> Result<Gemma3> {
+    /// Reads the weights: f32 masters on the device, and what ops compute in beside them.
+    pub fn load(&self, (device, dtype): &(Device, DType)) -> Result<Gemma3> {
         let len = parameter_count(&parameter_specs(&self.config));
-        let mut weights = Tensor::empty(device, &[len], DType::F32);
-        self.source.load_into(&self.config, weights.as_mut()?)?;
-        Gemma3::new(self.config.clone(), weights)
+        let mut weights = Tensor::empty(&device.of(Purpose::Weights), &[len], DType::F32)?;
+        match device.driver() {
+            None => self.source.load_into(&self.config, weights.as_mut()?)?,
+            Some(_) => {
+                let mut host = vec![0.0f32; len];
+                self.source.load_into(&self.config, &mut host)?;
+                weights.upload(&host)?;
+            }
+        }
+        Gemma3::new(self.config.clone(), weights)?.computed_in(*dtype)
     }
 
     /// How this checkpoint generates under the flags.
@@ -111,18 +119,32 @@ pub fn row_options(args: &RowArgs) -> Result<RowOptions> {
     Ok(RowOptions { tools, system: args.system.clone() })
 }
 
-/// The device that the flags ask for; an error when this build or machine does not have it.
-pub fn device(args: &ModelArgs) -> Result<Device> {
-    match args.device {
-        DeviceArg::Auto | DeviceArg::Cpu => {}
-        DeviceArg::Cuda | DeviceArg::Emulated => {
-            let name = if args.device == DeviceArg::Cuda { "cuda" } else { "emulated" };
-            return Err(crate::err!("this build has no `{name}` device").hint("use `--device cpu`"));
+/// The device that the flags ask for, and what to compute in; an error when this build or machine does not have it.
+pub fn device(args: &ModelArgs) -> Result<(Device, DType)> {
+    let device = match args.device {
+        DeviceArg::Auto if cuda::missing().is_none() => cuda::device()?,
+        DeviceArg::Auto | DeviceArg::Cpu => Device::cpu(),
+        DeviceArg::Cuda => cuda::device()?,
+        DeviceArg::Emulated => emulated()?,
+    };
+    let dtype = match (args.dtype, device.driver()) {
+        (DtypeArg::Bf16, None) => {
+            return Err(crate::err!("the `cpu` device computes in f32")
+                .hint("use `--dtype f32`; weights are saved by `--save-dtype`"));
         }
-    }
-    match args.dtype {
-        DtypeArg::F32 => Ok(Device::cpu()),
-        DtypeArg::Bf16 => Err(crate::err!("the `cpu` device computes in f32")
-            .hint("use `--dtype f32`; weights are saved by `--save-dtype`")),
-    }
+        (DtypeArg::Auto, Some(_)) | (DtypeArg::Bf16, _) => DType::Bf16,
+        (DtypeArg::Auto, None) | (DtypeArg::F32, _) => DType::F32,
+    };
+    Ok((device, dtype))
+}
+
+#[cfg(engine_emulated)]
+fn emulated() -> Result<Device> {
+    crate::backend::emulated::device()
+}
+
+#[cfg(not(engine_emulated))]
+fn emulated() -> Result<Device> {
+    Err(crate::err!("this build has no `emulated` device: it found no C++20 compiler (g++ or clang++)")
+        .hint("use `--device cpu`"))
 }

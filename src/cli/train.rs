@@ -20,6 +20,7 @@ use crate::io::safetensors::SaveDtype;
 use crate::model::config::Gemma3Config;
 use crate::model::gemma3::Gemma3;
 use crate::model::param_specs::{parameter_count, parameter_specs};
+use crate::tensor::{Device, Purpose};
 use crate::train::metrics::{MetricsWriter, Record, SummaryRecord, peak_memory_bytes};
 use crate::train::plot::plot_losses;
 use crate::train::progress::Progress;
@@ -56,6 +57,7 @@ pub fn run(args: &TrainArgs) -> Result<ExitCode> {
         return Ok(ExitCode::from(INTERRUPTED));
     }
     let outcome = run.train(&mut model)?;
+    report_memory(model.device());
     model.device().trim();
     run.save(&model)?;
     let saved = run.folder.path().display();
@@ -146,15 +148,29 @@ impl<'a> Run<'a> {
     }
 
     fn save(&self, model: &Gemma3) -> Result<()> {
+        let values = &model.params.values;
+        let downloaded = match values.device().driver() {
+            None => None,
+            Some(_) => Some(values.download::<f32>()?),
+        };
         self.folder.save_model(&SavedModel {
             source: self.checkpoint.source.folder(),
             config: &self.checkpoint.config,
             generation_config: &self.checkpoint.generation_config,
-            flat: model.params.values.as_slice(),
+            flat: downloaded.as_deref().unwrap_or_else(|| values.as_slice()),
             dtype: self.args.save_dtype.into(),
             chat_template: Some(self.checkpoint.tokenizer.template().source()),
         })
     }
+}
+
+/// What tensors took at most, by purpose: the bill of this run.
+fn report_memory(device: &Device) {
+    let gigabytes = |bytes: usize| format!("{:.2} GB", bytes as f64 / 1e9);
+    let part =
+        |purpose| format!("{} {}", format!("{purpose:?}").to_lowercase(), gigabytes(device.peak_bytes_of(purpose)));
+    let parts: Vec<String> = Purpose::ALL.into_iter().map(part).collect();
+    eprintln!("peak memory of tensors {}: {}", gigabytes(device.peak_bytes()), parts.join(", "));
 }
 
 /// About what the model folder takes: the weights, and room for the tokenizer and the metrics.
@@ -197,6 +213,7 @@ fn train_options(args: &TrainArgs, examples: usize) -> Result<TrainOptions> {
             EvalStrategyArg::Steps => EvalStrategy::Steps(args.eval_steps),
         },
         logging_steps: args.logging_steps,
+        graphs: args.cuda_graphs,
     };
     let epochs = || (o.num_train_epochs * steps_per_epoch(examples, &options) as f64).ceil() as u64;
     let total = o.max_steps.unwrap_or_else(epochs);

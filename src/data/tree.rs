@@ -80,6 +80,20 @@ impl TokenTree {
         self.targets.iter().map(|t| t.weight as f64).sum()
     }
 
+    /// The same batch with rows of its own, scored by nobody and seen by nobody else, up to `rows` of them: every
+    /// number that is summed over rows gets zeros from them. For training trees, whose rows are slots.
+    pub fn padded(mut self, rows: usize) -> Self {
+        let id = self.ids.first().copied().unwrap_or(0);
+        for row in self.len()..rows {
+            self.ids.push(id);
+            self.positions.push(0);
+            self.slots.push(row as u32);
+            self.end.push(row as u32 + 1);
+            self.slot_positions.push(0);
+        }
+        self
+    }
+
     /// Puts a token at `position` into free slot `index` of an example's reserve; returns the slot.
     pub fn fill_reserved(&mut self, example: usize, index: usize, position: u32) -> u32 {
         let slot = self.reserved[example] + index as u32;

@@ -7,6 +7,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::backend::cpu::sum_of;
+use crate::backend::inputs::Inputs;
 use crate::bail;
 use crate::data::tree::TokenTree;
 use crate::dispatch;
@@ -76,9 +77,9 @@ fn decode_group(
     mut progress: impl FnMut(usize),
 ) -> Result<Vec<Vec<u32>>> {
     let mut tree = TokenTree::with_reserve(prompts, options.max_new_tokens.max(1));
-    let mut cache = model.kv_cache(&tree);
+    let mut cache = model.kv_cache(&tree)?;
     let mut tape = Tape::inference(model.device());
-    let hidden = model.forward(&mut tape, &model.batch(&tree), Some(&mut cache))?;
+    let hidden = model.forward(&mut tape, &model.batch(&tree)?, Some(&mut cache))?;
     let mut logits = model.logits(&mut tape, &hidden, &tree.last_rows)?;
     drop(hidden);
     let stream = |i: usize, s: &Sampling| {
@@ -91,7 +92,7 @@ fn decode_group(
     let mut active: Vec<Sequence> = (0..prompts.len()).map(start).collect();
     let mut outputs = vec![Vec::new(); prompts.len()];
     for step in 0..options.max_new_tokens {
-        choose(&logits, &mut active, options);
+        choose(&logits, &mut active, options)?;
         let ended = |s: &Sequence| s.tokens.last().is_some_and(|t| options.stop.contains(t));
         for sequence in active.extract_if(.., |s| ended(s) || step + 1 == options.max_new_tokens) {
             outputs[sequence.prompt] = sequence.tokens;
@@ -124,14 +125,23 @@ fn decode_step(
         slots.push(tree.fill_reserved(sequence.prompt, before.len(), position as u32));
     }
     let mut tape = Tape::inference(model.device());
-    let batch = model.batch_of(tree, &ids, &slots, &positions);
+    let inputs = Inputs::new(model.device(), false);
+    let batch = model.batch_of(&inputs, tree, (&ids, &slots, &positions), true)?;
+    inputs.send()?;
     let hidden = model.forward(&mut tape, &batch, Some(cache))?;
     let rows: Vec<u32> = (0..ids.len() as u32).collect();
     model.logits(&mut tape, &hidden, &rows)
 }
 
 /// Appends the chosen token to each sequence; row i of the logits belongs to sequence i.
-fn choose(logits: &Tensor, active: &mut [Sequence], options: &GenerateOptions) {
+fn choose(logits: &Tensor, active: &mut [Sequence], options: &GenerateOptions) -> Result<()> {
+    if let Some(driver) = logits.device().driver() {
+        let draw = |sequence: &mut Sequence| sequence.rng.as_mut().map_or(0.0, |rng| rng.random::<f64>() as f32);
+        let uniforms: Vec<f32> = active.iter_mut().map(draw).collect();
+        let tokens = device::choose(driver, logits, &uniforms, options.sampling.as_ref())?;
+        active.iter_mut().zip(tokens).for_each(|(sequence, token)| sequence.tokens.push(token));
+        return Ok(());
+    }
     let v = logits.shape()[1];
     dispatch!(logits.dtype(), T => {
         for (row, sequence) in logits.as_slice::<T>().chunks_exact(v).zip(active) {
@@ -142,6 +152,45 @@ fn choose(logits: &Tensor, active: &mut [Sequence], options: &GenerateOptions) {
             sequence.tokens.push(token as u32);
         }
     });
+    Ok(())
+}
+
+mod device {
+    use std::ptr;
+
+    use super::Sampling;
+    use crate::backend::bindings::engine_sampling;
+    use crate::backend::driver::{Driver, engine_dtype};
+    use crate::error::Result;
+    use crate::launch;
+    use crate::tensor::{DType, Purpose, Tensor};
+
+    /// The next token of each row of logits; row r draws with `uniforms[r]`.
+    pub fn choose(
+        driver: &dyn Driver,
+        logits: &Tensor,
+        uniforms: &[f32],
+        sampling: Option<&Sampling>,
+    ) -> Result<Vec<u32>> {
+        let (rows, vocabulary) = (logits.shape()[0], logits.shape()[1]);
+        let scratch = logits.device().of(Purpose::Scratch);
+        let mut tokens = Tensor::empty(&scratch, &[rows], DType::U32)?;
+        let mut drawn = Tensor::empty(&scratch, &[rows], DType::F32)?;
+        drawn.upload(uniforms)?;
+        let sampling = sampling.map(|s| engine_sampling {
+            temperature: s.temperature as f32,
+            top_k: s.top_k as u32,
+            top_p: s.top_p as f32,
+        });
+        let how = sampling.as_ref().map_or(ptr::null(), ptr::from_ref);
+        let (r, v, dtype, stream) = (rows as u32, vocabulary as u32, engine_dtype(logits.dtype()), driver.stream());
+        let (out, drawn) = (tokens.address_mut()?.cast(), drawn.address().cast());
+        // SAFETY: tensors of the shapes that engine.h asks for.
+        unsafe {
+            launch!(driver.kernels(), sample { r, v }(out, logits.address(), drawn, how, r, v, dtype, stream))?;
+        }
+        tokens.download()
+    }
 }
 
 /// Index of the largest logit, the first of equals.

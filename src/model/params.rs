@@ -4,13 +4,15 @@
 //! the table (q, k, v; gate, up) are one fused matrix without a copy.
 
 use std::collections::HashMap;
+use std::ffi::c_void;
 use std::ops::Range;
 use std::rc::Rc;
 
 use crate::err;
 use crate::error::Result;
 use crate::model::param_specs::ParamSpec;
-use crate::tensor::{DType, Device, Element, Tensor};
+use crate::ops::cast::cast;
+use crate::tensor::{DType, Device, Element, Purpose, Tensor};
 
 /// Where a parameter lies in the flat run.
 #[derive(Clone, Debug, PartialEq)]
@@ -33,7 +35,7 @@ impl Span {
 pub struct Param {
     /// Name of the (first) parameter.
     pub name: Rc<str>,
-    /// Its values, a view into the flat run.
+    /// Its values in the compute type, a view into the flat run.
     pub value: Tensor,
     offset: usize,
 }
@@ -54,8 +56,10 @@ impl Param {
 
 /// All parameters of a model.
 pub struct Params {
-    /// The flat run of values.
+    /// The flat run of master values.
     pub values: Tensor,
+    /// The same in the type that ops compute in, when that is another one.
+    compute: Option<Tensor>,
     spans: Rc<[Span]>,
     index: HashMap<String, usize>,
 }
@@ -74,7 +78,7 @@ impl Params {
             return Err(err!("internal: {} values for {offset} parameters", values.len()));
         }
         let index = spans.iter().enumerate().map(|(i, s)| (s.name.clone(), i)).collect();
-        Ok(Self { values, spans: spans.into(), index })
+        Ok(Self { values, compute: None, spans: spans.into(), index })
     }
 
     /// The table with offsets.
@@ -82,9 +86,25 @@ impl Params {
         &self.spans
     }
 
+    /// The same parameters, computed with in `dtype`: a copy is kept beside the master values and renewed by AdamW.
+    pub fn computed_in(mut self, dtype: DType) -> Result<Self> {
+        self.compute = if dtype == self.values.dtype() { None } else { Some(cast(&self.values, dtype)?) };
+        Ok(self)
+    }
+
+    /// What ops compute in.
+    pub fn dtype(&self) -> DType {
+        self.compute.as_ref().unwrap_or(&self.values).dtype()
+    }
+
     /// The table and the values, to update the ones by the other.
     pub fn parts(&mut self) -> (&[Span], &mut Tensor) {
         (&self.spans, &mut self.values)
+    }
+
+    /// The master values and their copy in the compute type, to update both.
+    pub fn values_and_copy(&mut self) -> (&mut Tensor, Option<&mut Tensor>) {
+        (&mut self.values, self.compute.as_mut())
     }
 
     /// Number of parameters.
@@ -114,17 +134,18 @@ impl Params {
         let mut shape = spans[0].shape.clone();
         shape[0] = spans.iter().map(|s| s.shape[0]).sum();
         let offset = spans[0].offset;
-        Param { name: spans[0].name.as_str().into(), value: self.values.view(offset, &shape), offset }
+        let values = self.compute.as_ref().unwrap_or(&self.values);
+        Param { name: spans[0].name.as_str().into(), value: values.view(offset, &shape), offset }
     }
 
     /// Zeroed gradients for all parameters.
-    pub fn gradients(&self) -> Gradients {
-        let values = Tensor::zeros(self.values.device(), &[self.len()], self.values.dtype());
-        Gradients { values, spans: self.spans.clone(), touched: vec![false; self.spans.len()] }
+    pub fn gradients(&self) -> Result<Gradients> {
+        let values = self.zeros(&self.values.device().of(Purpose::Gradients))?;
+        Ok(Gradients { values, spans: self.spans.clone(), touched: vec![false; self.spans.len()] })
     }
 
     /// A zeroed tensor as long as the flat run: an optimizer moment.
-    pub fn zeros(&self, device: &Device) -> Tensor {
+    pub fn zeros(&self, device: &Device) -> Result<Tensor> {
         Tensor::zeros(device, &[self.len()], self.values.dtype())
     }
 }
@@ -138,9 +159,20 @@ pub struct Gradients {
 }
 
 impl Gradients {
-    /// A parameter's part, to add to.
+    /// A parameter's part, to add to, on the CPU.
     pub fn slice<T: Element>(&mut self, param: &Param) -> Result<&mut [T]> {
-        let range = param.range();
+        self.touch(param.range());
+        Ok(&mut self.values.as_mut()?[param.range()])
+    }
+
+    /// Where a parameter's part lies on the device, to add to.
+    pub fn address(&mut self, param: &Param) -> Result<*mut c_void> {
+        self.touch(param.range());
+        let start = self.values.address_mut()?.cast::<u8>();
+        Ok(start.wrapping_add(param.offset * self.values.dtype().size()).cast())
+    }
+
+    fn touch(&mut self, range: Range<usize>) {
         let first = self.spans.partition_point(|s| s.offset < range.start);
         for (span, touched) in self.spans[first..].iter().zip(&mut self.touched[first..]) {
             if span.offset >= range.end {
@@ -148,7 +180,6 @@ impl Gradients {
             }
             *touched = true;
         }
-        Ok(&mut self.values.as_mut()?[range])
     }
 
     /// An error naming a parameter that no backward has added to: the silent fault of a hand-written tape.

@@ -48,6 +48,80 @@ pub fn adamw(state: AdamWState<'_>, spans: &[Span], hyper: &AdamW) -> Result<()>
     Ok(())
 }
 
+/// The update on a device: what stays between steps, and the kernel.
+pub mod device {
+    use super::AdamW;
+    use crate::backend::bindings::engine_adamw_step;
+    use crate::err;
+    use crate::error::Result;
+    use crate::launch;
+    use crate::model::params::{Params, Span};
+    use crate::tensor::{DType, Device, Tensor};
+
+    /// Where decay begins and ends, and the numbers of the next step, in device memory.
+    pub struct Plan {
+        starts: Tensor,
+        decays: Tensor,
+        groups: usize,
+        step: Tensor,
+    }
+
+    impl Plan {
+        /// Neighbours of one decay are one group.
+        pub fn new(device: &Device, spans: &[Span], weight_decay: f64) -> Result<Self> {
+            let (mut starts, mut decays) = (Vec::new(), Vec::new());
+            for group in spans.chunk_by(|a, b| a.decay == b.decay) {
+                starts.push(group[0].offset as u64);
+                decays.push(if group[0].decay { weight_decay as f32 } else { 0.0 });
+            }
+            starts.push(spans.last().map_or(0, |span| span.range().end) as u64);
+            let words: Vec<u32> = starts.iter().flat_map(|&x| [x as u32, (x >> 32) as u32]).collect();
+            let mut plan = Self {
+                starts: Tensor::empty(device, &[words.len()], DType::U32)?,
+                decays: Tensor::empty(device, &[decays.len()], DType::F32)?,
+                groups: decays.len(),
+                step: Tensor::empty(device, &[size_of::<engine_adamw_step>() / size_of::<f32>()], DType::F32)?,
+            };
+            plan.starts.upload(&words)?;
+            plan.decays.upload(&decays)?;
+            Ok(plan)
+        }
+
+        /// Sends the numbers of the next step; its constants are computed in f64.
+        pub fn set(&mut self, hyper: &AdamW) -> Result<()> {
+            let AdamW { learning_rate: lr, betas: (b1, b2), eps, step, .. } = *hyper;
+            let (rate, root) = (lr / (1.0 - b1.powi(step as i32)), 1.0 / (1.0 - b2.powi(step as i32)).sqrt());
+            self.step.upload(&[lr, b1, b2, eps, rate, root].map(|x| x as f32))
+        }
+
+        /// Queues the update by gradients times `*factor`, which is on the device; nothing happens when that is NaN.
+        pub fn queue(
+            &self,
+            params: &mut Params,
+            gradients: &mut Tensor,
+            (m, v): (&mut Tensor, &mut Tensor),
+            factor: *const f32,
+        ) -> Result<()> {
+            let device = m.device().clone();
+            let driver = device.driver().ok_or_else(|| err!("internal: no device to update on"))?;
+            let (values, copy) = params.values_and_copy();
+            let n = values.len() as u64;
+            let copy = copy.map_or(Ok(std::ptr::null_mut()), Tensor::address_mut)?;
+            let (values, gradients) = (values.address_mut()?.cast(), gradients.address_mut()?.cast());
+            let (m, v) = (m.address_mut()?.cast(), v.address_mut()?.cast());
+            let (step, starts) = (self.step.address().cast(), self.starts.address().cast());
+            let (decays, groups, stream) = (self.decays.address().cast(), self.groups as u32, driver.stream());
+            // SAFETY: flat runs of n elements; the plan's arrays are of these spans.
+            unsafe {
+                launch!(
+                    driver.kernels(),
+                    adamw { n }(values, m, v, gradients, copy, factor, step, starts, decays, groups, n, stream)
+                )
+            }
+        }
+    }
+}
+
 mod cpu {
     use rayon::prelude::*;
 

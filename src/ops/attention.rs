@@ -23,29 +23,124 @@ pub fn attention(
 ) -> Result<Var> {
     let (n, h, dh) = (q.value.shape()[0], q.value.shape()[1], q.value.shape()[2]);
     let dtype = q.value.dtype();
-    let mut o = Tensor::empty(tape.device(), &[n, h * dh], dtype);
-    let mut lse = Tensor::empty(tape.device(), &[n, h], dtype);
-    dispatch!(dtype, T => {
-        cpu::Inputs::<T>::new((&q.value, &k.value, &v.value), mask, softmax_scale).forward(o.fresh(), lse.fresh());
-    });
+    let mut o = Tensor::empty(tape.device(), &[n, h * dh], dtype)?;
+    let mut lse = Tensor::empty(tape.device(), &[n, h], dtype.accumulator())?;
+    let inputs = (&q.value, &k.value, &v.value);
+    match tape.driver() {
+        Some(driver) => device::forward(driver, (&mut o, &mut lse), inputs, mask, softmax_scale)?,
+        None => dispatch!(dtype, T => {
+            cpu::Inputs::<T>::new(inputs, mask, softmax_scale).forward(o.fresh(), lse.fresh());
+        }),
+    }
     let o = tape.var(o);
     let (out, q, k, v, mask) = (o.clone(), q.clone(), k.clone(), v.clone(), mask.clone());
     tape.push("attention", move |ctx| {
         let Some(d_o) = ctx.take(&out) else { return Ok(()) };
-        let mut dq = Tensor::empty(d_o.device(), q.value.shape(), dtype);
-        let mut dk = Tensor::empty(d_o.device(), k.value.shape(), dtype);
-        let mut dv = Tensor::empty(d_o.device(), v.value.shape(), dtype);
-        dispatch!(dtype, T => {
-            let inputs = cpu::Inputs::<T>::new((&q.value, &k.value, &v.value), &mask, softmax_scale);
-            let saved = cpu::Saved::new(d_o.as_slice(), out.value.as_slice(), lse.as_slice(), dh);
-            inputs.backward_q(dq.fresh(), &saved);
-            inputs.backward_kv(dk.fresh(), dv.fresh(), &saved);
-        });
+        let mut dq = Tensor::empty(d_o.device(), q.value.shape(), dtype)?;
+        let mut dk = Tensor::empty(d_o.device(), k.value.shape(), dtype)?;
+        let mut dv = Tensor::empty(d_o.device(), v.value.shape(), dtype)?;
+        let inputs = (&q.value, &k.value, &v.value);
+        match d_o.device().driver() {
+            Some(driver) => {
+                let saved = (&d_o, &out.value, &lse);
+                device::backward(driver, (&mut dq, &mut dk, &mut dv), saved, inputs, (&mask, softmax_scale))?
+            }
+            None => dispatch!(dtype, T => {
+                let inputs = cpu::Inputs::<T>::new(inputs, &mask, softmax_scale);
+                let saved = cpu::Saved::new(d_o.as_slice(), out.value.as_slice(), lse.as_slice(), dh);
+                inputs.backward_q(dq.fresh(), &saved);
+                inputs.backward_kv(dk.fresh(), dv.fresh(), &saved);
+            }),
+        }
         ctx.give(&q, dq)?;
         ctx.give(&k, dk)?;
         ctx.give(&v, dv)
     });
     Ok(o)
+}
+
+mod device {
+    use crate::backend::bindings::{engine_attention, engine_heads};
+    use crate::backend::driver::{Driver, engine_dtype};
+    use crate::err;
+    use crate::error::Result;
+    use crate::launch;
+    use crate::ops::attention_mask::AttentionMask;
+    use crate::tensor::{DType, Purpose, Tensor};
+
+    /// Most parts that a row's keys are split into in decoding, as kernels/engine.h has it.
+    const SPLITS: usize = 16;
+
+    fn description(q: &Tensor, k: &Tensor, mask: &AttentionMask, scale: f64) -> Result<engine_attention> {
+        let lists = mask.lists.as_ref().ok_or_else(|| err!("internal: the attention mask is not on the device"))?;
+        let (n, query, dim) = (q.shape()[0] as u32, q.shape()[1] as u32, q.shape()[2] as u32);
+        assert_eq!((n as usize, k.shape()[0]), (mask.num_queries(), mask.num_slots()), "attention: mask");
+        Ok(engine_attention {
+            slots: lists.slots.address()?,
+            positions: lists.positions.address()?,
+            end: lists.end.address()?,
+            key_positions: lists.key_positions.address()?,
+            key_starts: lists.key_starts.address()?,
+            key_tiles: lists.key_tiles.address()?,
+            query_starts: lists.query_starts.address()?,
+            query_tiles: lists.query_tiles.address()?,
+            window: mask.window(),
+            n,
+            s: k.shape()[0] as u32,
+            heads: engine_heads { query, kv: k.shape()[1] as u32, dim },
+            scale: scale as f32,
+            dtype: engine_dtype(q.dtype()),
+        })
+    }
+
+    pub fn forward(
+        driver: &dyn Driver,
+        (o, lse): (&mut Tensor, &mut Tensor),
+        (q, k, v): (&Tensor, &Tensor, &Tensor),
+        mask: &AttentionMask,
+        scale: f64,
+    ) -> Result<()> {
+        let attention = description(q, k, mask, scale)?;
+        let (n, s, decoding) = (attention.n, attention.s, mask.lists.as_ref().is_some_and(|lists| lists.rows == 1));
+        let (h, dh) = (q.shape()[1], q.shape()[2]);
+        let (q, k, v, stream) = (q.address(), k.address(), v.address(), driver.stream());
+        if decoding {
+            let purpose = o.device().of(Purpose::Scratch);
+            let mut scratch = Tensor::empty(&purpose, &[n as usize * h, SPLITS, dh + 2], DType::F32)?;
+            let (o, scratch) = (o.address_mut()?, scratch.address_mut()?.cast());
+            // SAFETY: tensors of the shapes that engine.h asks for, and the mask of these rows and slots.
+            return unsafe {
+                launch!(driver.kernels(), attention_decode { n, s }(o, scratch, q, k, v, &attention, stream))
+            };
+        }
+        let (o, lse) = (o.address_mut()?, lse.address_mut()?.cast());
+        // SAFETY: as above.
+        unsafe { launch!(driver.kernels(), attention_forward { n, s }(o, lse, q, k, v, &attention, stream)) }
+    }
+
+    pub fn backward(
+        driver: &dyn Driver,
+        (dq, dk, dv): (&mut Tensor, &mut Tensor, &mut Tensor),
+        (d_o, o, lse): (&Tensor, &Tensor, &Tensor),
+        (q, k, v): (&Tensor, &Tensor, &Tensor),
+        (mask, scale): (&AttentionMask, f64),
+    ) -> Result<()> {
+        let attention = description(q, k, mask, scale)?;
+        let (n, s, rows) = (attention.n, attention.s, q.shape()[0] * q.shape()[1]);
+        let purpose = dq.device().of(Purpose::Scratch);
+        let mut scratch = Tensor::empty(&purpose, &[rows, 1 + 2 * q.shape()[2]], DType::F32)?;
+        let (dq, dk, dv) = (dq.address_mut()?, dk.address_mut()?, dv.address_mut()?);
+        let (scratch, lse) = (scratch.address_mut()?.cast(), lse.address().cast());
+        let (d_o, o, q, k, v) = (d_o.address(), o.address(), q.address(), k.address(), v.address());
+        let stream = driver.stream();
+        // SAFETY: as above; rows are slots in training.
+        unsafe {
+            launch!(
+                driver.kernels(),
+                attention_backward { n, s }(dq, dk, dv, scratch, lse, d_o, o, q, k, v, &attention, stream)
+            )
+        }
+    }
 }
 
 mod cpu {
@@ -55,14 +150,16 @@ mod cpu {
 
     use crate::backend::cpu::{Real, dot, for_each_row, max_of, sum_of, vectorized};
     use crate::backend::gemm::{Matrix, MatrixMut, Product, Store, Threads, gemm};
-    use crate::ops::attention_mask::{AttentionMask, Tile};
+    use crate::ops::attention_mask::{AttentionMask, Tile, Visibility};
     use crate::tensor::Tensor;
 
     pub struct Inputs<'a, T> {
         q: &'a [T],
         k: &'a [T],
         v: &'a [T],
-        mask: &'a AttentionMask,
+        visibility: &'a Visibility,
+        query_tiles: &'a [Tile],
+        key_tiles: &'a [Tile],
         scale: T,
         /// H, K, Dh
         heads: usize,
@@ -91,11 +188,12 @@ mod cpu {
             let (heads, kv_heads, dim) = (q.shape()[1], k.shape()[1], q.shape()[2]);
             assert_eq!((q.shape()[0], k.shape()[0]), (mask.num_queries(), mask.num_slots()), "attention: mask");
             let (q, k, v) = (q.as_slice(), k.as_slice(), v.as_slice());
-            Self { q, k, v, mask, scale: T::from_f64(scale), heads, kv_heads, dim }
+            let AttentionMask { visibility, query_tiles, key_tiles, .. } = mask;
+            Self { q, k, v, visibility, query_tiles, key_tiles, scale: T::from_f64(scale), heads, kv_heads, dim }
         }
 
         pub fn forward(&self, o: &mut [T], lse: &mut [T]) {
-            let tiles = &self.mask.query_tiles;
+            let tiles = self.query_tiles;
             let o = split(o, tiles, self.heads * self.dim);
             let lse = split(lse, tiles, self.heads);
             tiles.par_iter().zip(o).zip(lse).for_each(|((tile, o), lse)| {
@@ -110,7 +208,7 @@ mod cpu {
         }
 
         pub fn backward_q(&self, dq: &mut [T], saved: &Saved<T>) {
-            let tiles = &self.mask.query_tiles;
+            let tiles = self.query_tiles;
             tiles.par_iter().zip(split(dq, tiles, self.heads * self.dim)).for_each(|(tile, dq)| {
                 let width = width(&tile.other);
                 let mut p = vec![T::ZERO; tile.own.len() * width];
@@ -123,7 +221,7 @@ mod cpu {
         }
 
         pub fn backward_kv(&self, dk: &mut [T], dv: &mut [T], saved: &Saved<T>) {
-            let tiles = &self.mask.key_tiles;
+            let tiles = self.key_tiles;
             let dk = split(dk, tiles, self.kv_heads * self.dim);
             let dv = split(dv, tiles, self.kv_heads * self.dim);
             tiles.par_iter().zip(dk).zip(dv).for_each(|((tile, dk), dv)| {
@@ -201,7 +299,7 @@ mod cpu {
             for (p, row) in p.chunks_exact_mut(width).zip(rows) {
                 let all_keys = keys.iter().flat_map(|range| range.clone());
                 for (p, j) in p.iter_mut().zip(all_keys) {
-                    if !self.mask.sees(row, j) {
+                    if !self.visibility.sees(row, j) {
                         *p = T::NEG_INFINITY;
                     }
                 }

@@ -14,17 +14,44 @@ use crate::tensor::Tensor;
 /// gelu_tanh(gate) * up of x (N, 2F), whose rows hold gate then up. Returns (N, F).
 pub fn geglu(tape: &mut Tape, x: &Var) -> Result<Var> {
     let (n, f) = (x.value.shape()[0], x.value.shape()[1] / 2);
-    let mut y = Tensor::empty(tape.device(), &[n, f], x.value.dtype());
-    dispatch!(y.dtype(), T => cpu::forward::<T>(y.fresh(), x.value.as_slice(), f));
+    let mut y = Tensor::empty(tape.device(), &[n, f], x.value.dtype())?;
+    match tape.driver() {
+        Some(driver) => device::forward(driver, &mut y, &x.value)?,
+        None => dispatch!(y.dtype(), T => cpu::forward::<T>(y.fresh(), x.value.as_slice(), f)),
+    }
     let y = tape.var(y);
     let (out, x) = (y.clone(), x.clone());
     tape.push("geglu", move |ctx| {
         let Some(dy) = ctx.take(&out) else { return Ok(()) };
-        let mut dx = Tensor::empty(dy.device(), &[n, 2 * f], dy.dtype());
-        dispatch!(dy.dtype(), T => cpu::backward::<T>(dx.fresh(), dy.as_slice(), x.value.as_slice(), f));
+        let mut dx = Tensor::empty(dy.device(), &[n, 2 * f], dy.dtype())?;
+        match dy.device().driver() {
+            Some(driver) => device::backward(driver, &mut dx, &dy, &x.value)?,
+            None => dispatch!(dy.dtype(), T => cpu::backward::<T>(dx.fresh(), dy.as_slice(), x.value.as_slice(), f)),
+        }
         ctx.give(&x, dx)
     });
     Ok(y)
+}
+
+mod device {
+    use crate::backend::driver::{Driver, engine_dtype};
+    use crate::error::Result;
+    use crate::launch;
+    use crate::tensor::Tensor;
+
+    pub fn forward(driver: &dyn Driver, y: &mut Tensor, x: &Tensor) -> Result<()> {
+        let (n, f, dtype) = (y.shape()[0] as u32, y.shape()[1] as u32, engine_dtype(x.dtype()));
+        let (y, x) = (y.address_mut()?, x.address());
+        // SAFETY: x (N, 2F) and y (N, F), alive until their pool hands them on in stream order.
+        unsafe { launch!(driver.kernels(), geglu_forward { n, f }(y, x, n, f, dtype, driver.stream())) }
+    }
+
+    pub fn backward(driver: &dyn Driver, dx: &mut Tensor, dy: &Tensor, x: &Tensor) -> Result<()> {
+        let (n, f, dtype) = (dy.shape()[0] as u32, dy.shape()[1] as u32, engine_dtype(x.dtype()));
+        let (dx, dy, x) = (dx.address_mut()?, dy.address(), x.address());
+        // SAFETY: as above.
+        unsafe { launch!(driver.kernels(), geglu_backward { n, f }(dx, dy, x, n, f, dtype, driver.stream())) }
+    }
 }
 
 mod cpu {

@@ -8,25 +8,33 @@
 use crate::dispatch;
 use crate::error::Result;
 use crate::model::params::Param;
-use crate::ops::rmsnorm::cpu as norm;
+use crate::ops::rmsnorm::{cpu as norm, device};
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
 
 /// h + rmsnorm(x, weight).
 pub fn residual_rmsnorm(tape: &mut Tape, h: &Var, x: &Var, weight: &Param, eps: f64) -> Result<Var> {
     let (n, d) = (x.value.shape()[0], x.value.shape()[1]);
-    let mut y = Tensor::empty(tape.device(), &[n, d], x.value.dtype());
-    let mut rstd = Tensor::empty(tape.device(), &[n], x.value.dtype());
-    dispatch!(y.dtype(), T => {
-        let x = x.value.as_slice::<T>();
-        norm::statistics(rstd.fresh(), x, d, eps);
-        cpu::forward(y.fresh(), h.value.as_slice(), x, rstd.as_slice(), weight.value.as_slice());
-    });
+    let mut y = Tensor::empty(tape.device(), &[n, d], x.value.dtype())?;
+    let mut rstd = Tensor::empty(tape.device(), &[n], y.dtype().accumulator())?;
+    match tape.driver() {
+        Some(driver) => device::forward(driver, (&mut y, &mut rstd), Some(&h.value), &x.value, weight, eps)?,
+        None => dispatch!(y.dtype(), T => {
+            let x = x.value.as_slice::<T>();
+            norm::statistics(rstd.fresh(), x, d, eps);
+            cpu::forward(y.fresh(), h.value.as_slice(), x, rstd.as_slice(), weight.value.as_slice());
+        }),
+    }
     let y = tape.var(y);
     let (out, h, x, weight) = (y.clone(), h.clone(), x.clone(), weight.clone());
     tape.push("residual_rmsnorm", move |ctx| {
         let Some(dy) = ctx.take(&out) else { return Ok(()) };
-        let mut dx = Tensor::empty(dy.device(), &[n, d], dy.dtype());
+        if dy.device().driver().is_some() {
+            let dx = device::backward(ctx, None, &dy, (&x.value, &weight, &rstd))?;
+            ctx.give(&x, dx)?;
+            return ctx.give(&h, dy);
+        }
+        let mut dx = Tensor::empty(dy.device(), &[n, d], dy.dtype())?;
         dispatch!(dy.dtype(), T => {
             let (x, rstd, w) = (x.value.as_slice::<T>(), rstd.as_slice(), weight.value.as_slice());
             norm::backward_x(dx.fresh(), dy.as_slice(), x, rstd, w);

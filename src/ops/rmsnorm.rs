@@ -15,18 +15,27 @@ use crate::tensor::Tensor;
 /// Root-mean-square norm over the last axis with Gemma's (1 + weight).
 pub fn rmsnorm(tape: &mut Tape, x: &Var, weight: &Param, eps: f64) -> Result<Var> {
     let (n, d) = (x.value.shape()[0], x.value.shape()[1]);
-    let mut y = Tensor::empty(tape.device(), &[n, d], x.value.dtype());
-    let mut rstd = Tensor::empty(tape.device(), &[n], x.value.dtype());
-    dispatch!(y.dtype(), T => {
-        let (x, w) = (x.value.as_slice::<T>(), weight.value.as_slice());
-        cpu::statistics(rstd.fresh(), x, d, eps);
-        cpu::forward(y.fresh(), rstd.as_slice::<T>(), x, w);
-    });
+    let mut y = Tensor::empty(tape.device(), &[n, d], x.value.dtype())?;
+    let mut rstd = Tensor::empty(tape.device(), &[n], y.dtype().accumulator())?;
+    match tape.driver() {
+        Some(driver) => device::forward(driver, (&mut y, &mut rstd), None, &x.value, weight, eps)?,
+        None => dispatch!(y.dtype(), T => {
+            let (x, w) = (x.value.as_slice::<T>(), weight.value.as_slice());
+            cpu::statistics(rstd.fresh(), x, d, eps);
+            cpu::forward(y.fresh(), rstd.as_slice::<T>(), x, w);
+        }),
+    }
     let y = tape.var(y);
     let (out, x, weight) = (y.clone(), x.clone(), weight.clone());
     tape.push("rmsnorm", move |ctx| {
         let Some(dy) = ctx.take(&out) else { return Ok(()) };
-        let mut dx = Tensor::empty(dy.device(), &[n, d], dy.dtype());
+        if dy.device().driver().is_some() {
+            // What has arrived by the residual is added before the one rounding.
+            let dh = ctx.take(&x);
+            let dx = device::backward(ctx, dh.as_ref(), &dy, (&x.value, &weight, &rstd))?;
+            return ctx.give(&x, dx);
+        }
+        let mut dx = Tensor::empty(dy.device(), &[n, d], dy.dtype())?;
         dispatch!(dy.dtype(), T => {
             let (x, rstd, w) = (x.value.as_slice::<T>(), rstd.as_slice(), weight.value.as_slice());
             cpu::backward_x(dx.fresh(), dy.as_slice(), x, rstd, w);
@@ -35,6 +44,69 @@ pub fn rmsnorm(tape: &mut Tape, x: &Var, weight: &Param, eps: f64) -> Result<Var
         ctx.give(&x, dx)
     });
     Ok(y)
+}
+
+/// The kernels, shared with `residual`.
+pub(crate) mod device {
+    use std::ptr;
+
+    use crate::backend::driver::{Driver, engine_dtype};
+    use crate::error::Result;
+    use crate::launch;
+    use crate::model::params::Param;
+    use crate::tape::Backward;
+    use crate::tensor::{DType, Purpose, Tensor};
+
+    /// Rows of one partial sum of dweight, as kernels/rmsnorm.cu has it.
+    const CHUNK: usize = 64;
+
+    /// y = [h +] rmsnorm(x), and rstd.
+    pub fn forward(
+        driver: &dyn Driver,
+        (y, rstd): (&mut Tensor, &mut Tensor),
+        h: Option<&Tensor>,
+        x: &Tensor,
+        weight: &Param,
+        eps: f64,
+    ) -> Result<()> {
+        let (n, d) = (x.shape()[0] as u32, x.shape()[1] as u32);
+        let (y, rstd, dtype) = (y.address_mut()?, rstd.address_mut()?.cast(), engine_dtype(x.dtype()));
+        let h = h.map_or(ptr::null(), Tensor::address);
+        let (x, weight, eps) = (x.address(), weight.value.address(), eps as f32);
+        // SAFETY: tensors of the shapes that engine.h asks for, alive until their pool hands them on in stream order.
+        unsafe {
+            launch!(
+                driver.kernels(),
+                rmsnorm_forward { n, d }(y, rstd, h, x, weight, n, d, eps, dtype, driver.stream())
+            )
+        }
+    }
+
+    /// dx = [dh +] the gradient of the norm's input; adds to that of its weight.
+    pub fn backward(
+        ctx: &mut Backward<'_>,
+        dh: Option<&Tensor>,
+        dy: &Tensor,
+        (x, weight, rstd): (&Tensor, &Param, &Tensor),
+    ) -> Result<Tensor> {
+        let driver = dy.device().driver().expect("the caller has looked");
+        let (n, d) = (x.shape()[0], x.shape()[1]);
+        let mut dx = Tensor::empty(dy.device(), &[n, d], dy.dtype())?;
+        let mut scratch = Tensor::empty(&dy.device().of(Purpose::Scratch), &[n.div_ceil(CHUNK), d], DType::F32)?;
+        let (out, dweight, scratch) =
+            (dx.address_mut()?, ctx.param_address(weight)?.cast(), scratch.address_mut()?.cast());
+        let dh = dh.map_or(ptr::null(), Tensor::address);
+        let (rstd, dy, x, weight) = (rstd.address().cast(), dy.address(), x.address(), weight.value.address());
+        let (n, d, dtype, stream) = (n as u32, d as u32, engine_dtype(dx.dtype()), driver.stream());
+        // SAFETY: as above; dweight is the weight's part of the gradients.
+        unsafe {
+            launch!(
+                driver.kernels(),
+                rmsnorm_backward { n, d }(out, dweight, scratch, rstd, dh, dy, x, weight, n, d, dtype, stream)
+            )?;
+        }
+        Ok(dx)
+    }
 }
 
 /// The arithmetic, shared with `residual` (the norm fused with an add) and `rope` (the norm of q and k).

@@ -5,7 +5,8 @@
 //! angle = position / theta^(2i / Dh),  i < Dh/2
 //! ```
 //!
-//! Shapes    qkv, dqkv (N, (H + 2K) * Dh)     q (N, H, Dh)     k, v (N, K, Dh)     q_norm, k_norm (Dh)     cos, sin (N, Dh/2)
+//! Shapes    qkv, dqkv (N, (H + 2K) * Dh)     q (N, H, Dh)     k, v (N, K, Dh)     q_norm, k_norm (Dh)
+//!           cos, sin (N, Dh/2) on the CPU, (positions, Dh/2) on a device
 //! Saved     qkv, weights, cos, sin (shared by all layers of a kind); rstd is computed again
 //! Backward  the rotation by -angle, then the norm's backward; v passes through
 //! Numerics  angles in f32, as transformers does
@@ -15,16 +16,61 @@
 use std::rc::Rc;
 
 use crate::backend::cpu::add_assign;
+use crate::backend::inputs::Slot;
 use crate::error::Result;
 use crate::model::params::Param;
 use crate::tape::{Tape, Var};
 use crate::tensor::{DType, Device, Tensor};
 use crate::{bail, dispatch};
 
-/// cos and sin of every position's angles, (N, Dh/2) each.
+/// cos and sin of the angles of a batch's rows, (N, Dh/2) each; on a device those of all positions up to some length
+/// ([`RotationTable`]), and the positions of the rows.
 pub struct Rotation {
     pub cos: Tensor,
     pub sin: Tensor,
+    positions: Option<Slot>,
+}
+
+/// cos and sin of the positions below a length, (length, Dh/2) f32 each: made once, for every batch.
+#[derive(Clone)]
+pub struct RotationTable {
+    cos: Tensor,
+    sin: Tensor,
+}
+
+impl RotationTable {
+    /// The table of positions below `length`.
+    pub fn new(device: &Device, length: usize, head_dim: usize, theta: f64) -> Result<Self> {
+        let positions: Vec<u32> = (0..length as u32).collect();
+        let host = Rotation::new(&Device::cpu(), &positions, head_dim, theta, DType::F32);
+        let send = |x: &Tensor| -> Result<Tensor> {
+            let mut sent = Tensor::empty(device, x.shape(), DType::F32)?;
+            sent.upload(x.as_slice::<f32>())?;
+            Ok(sent)
+        };
+        Ok(Self { cos: send(&host.cos)?, sin: send(&host.sin)? })
+    }
+
+    /// Positions that it knows.
+    pub fn length(&self) -> usize {
+        self.cos.shape()[0]
+    }
+
+    /// The rotation of rows at these positions, each below the table's length.
+    pub fn at(&self, positions: Slot) -> Rotation {
+        Rotation { cos: self.cos.clone(), sin: self.sin.clone(), positions: Some(positions) }
+    }
+}
+
+/// A key-value cache of one layer: where the rows of k and v go.
+pub struct CacheSlots<'a> {
+    /// Keys and values of all slots, (S, K, Dh) each.
+    pub k: &'a mut Tensor,
+    pub v: &'a mut Tensor,
+    /// Slot of each row (N).
+    pub slots: &'a [u32],
+    /// The same on a device.
+    pub sent: Option<&'a Slot>,
 }
 
 impl Rotation {
@@ -32,19 +78,13 @@ impl Rotation {
     pub fn new(device: &Device, positions: &[u32], head_dim: usize, theta: f64, dtype: DType) -> Self {
         let half = head_dim / 2;
         let inverse: Vec<f32> = (0..half).map(|i| theta.powf(-2.0 * i as f64 / head_dim as f64) as f32).collect();
-        let mut cos = Tensor::empty(device, &[positions.len(), half], dtype);
-        let mut sin = Tensor::empty(device, &[positions.len(), half], dtype);
+        let shape = [positions.len(), half];
+        let angles = positions.iter().flat_map(|&p| inverse.iter().map(move |&f| (p as f32 * f) as f64));
         dispatch!(dtype, T => {
-            let (cos, sin) = (cos.fresh::<T>(), sin.fresh::<T>());
-            for (n, &position) in positions.iter().enumerate() {
-                for (i, &frequency) in inverse.iter().enumerate() {
-                    let angle = (position as f32 * frequency) as f64;
-                    cos[n * half + i] = angle.cos() as T;
-                    sin[n * half + i] = angle.sin() as T;
-                }
-            }
-        });
-        Self { cos, sin }
+            let (cos, sin): (Vec<T>, Vec<T>) = angles.map(|angle| (angle.cos() as T, angle.sin() as T)).unzip();
+            let (cos, sin) = (Tensor::from_slice(device, &shape, &cos), Tensor::from_slice(device, &shape, &sin));
+            Self { cos, sin, positions: None }
+        })
     }
 }
 
@@ -71,15 +111,16 @@ pub fn qkv_norm_rope(
     let n = qkv.value.shape()[0];
     let Heads { query: h, kv, dim } = heads;
     let dtype = qkv.value.dtype();
-    let mut q = Tensor::empty(tape.device(), &[n, h, dim], dtype);
-    let mut k = Tensor::empty(tape.device(), &[n, kv, dim], dtype);
-    let mut v = Tensor::empty(tape.device(), &[n, kv, dim], dtype);
-    dispatch!(dtype, T => {
-        let x = cpu::Fused::<T>::new(qkv, rotation, heads, eps);
-        x.forward(q.fresh(), norms.0.value.as_slice(), 0, h);
-        x.forward(k.fresh(), norms.1.value.as_slice(), h, kv);
-        x.copy(v.fresh(), h + kv, kv);
-    });
+    let mut q = Tensor::empty(tape.device(), &[n, h, dim], dtype)?;
+    let mut k = Tensor::empty(tape.device(), &[n, kv, dim], dtype)?;
+    let mut v = Tensor::empty(tape.device(), &[n, kv, dim], dtype)?;
+    match tape.driver() {
+        Some(driver) => {
+            let rope = device::Rope { norms, rotation, slots: None, heads, eps };
+            device::forward(driver, (&mut q, &mut k, &mut v), &qkv.value, &rope)?
+        }
+        None => forward_on_cpu((&mut q, &mut k, &mut v), qkv, norms, rotation, (heads, eps)),
+    }
     let (q, k, v) = (tape.var(q), tape.var(k), tape.var(v));
     let outputs = (q.clone(), k.clone(), v.clone());
     let (qkv, rotation) = (qkv.clone(), rotation.clone());
@@ -91,7 +132,13 @@ pub fn qkv_norm_rope(
             (None, None, None) => return Ok(()),
             _ => bail!("internal: a gradient reached only some of q, k and v"),
         };
-        let mut dqkv = Tensor::empty(dq.device(), qkv.value.shape(), dtype);
+        let mut dqkv = Tensor::empty(dq.device(), qkv.value.shape(), dtype)?;
+        if let Some(driver) = dq.device().driver() {
+            let rope = device::Rope { norms: (&q_norm, &k_norm), rotation: &rotation, slots: None, heads, eps };
+            let dnorms = (ctx.param_address(&q_norm)?.cast(), ctx.param_address(&k_norm)?.cast());
+            device::backward(driver, (&mut dqkv, dnorms), (&dq, &dk, &dv), &qkv.value, &rope)?;
+            return ctx.give(&qkv, dqkv);
+        }
         dispatch!(dtype, T => {
             let x = cpu::Fused::<T>::new(&qkv, &rotation, heads, eps);
             let out = dqkv.fresh::<T>();
@@ -104,6 +151,133 @@ pub fn qkv_norm_rope(
         ctx.give(&qkv, dqkv)
     });
     Ok((q, k, v))
+}
+
+/// [`qkv_norm_rope`] without a backward, whose keys and values go into their slots of a cache. Returns q, and the keys
+/// and values of all slots.
+pub fn qkv_norm_rope_cached(
+    tape: &mut Tape,
+    qkv: &Var,
+    norms: (&Param, &Param),
+    rotation: &Rc<Rotation>,
+    heads: Heads,
+    eps: f64,
+    cache: CacheSlots<'_>,
+) -> Result<(Var, Var, Var)> {
+    let (n, dtype) = (qkv.value.shape()[0], qkv.value.dtype());
+    let mut q = Tensor::empty(tape.device(), &[n, heads.query, heads.dim], dtype)?;
+    match tape.driver() {
+        Some(driver) => {
+            let rope = device::Rope { norms, rotation, slots: cache.sent, heads, eps };
+            device::forward(driver, (&mut q, cache.k, cache.v), &qkv.value, &rope)?;
+        }
+        None => {
+            let mut k = Tensor::empty(tape.device(), &[n, heads.kv, heads.dim], dtype)?;
+            let mut v = Tensor::empty(tape.device(), &[n, heads.kv, heads.dim], dtype)?;
+            forward_on_cpu((&mut q, &mut k, &mut v), qkv, norms, rotation, (heads, eps));
+            dispatch!(dtype, T => {
+                cpu::scatter(cache.k.as_mut::<T>()?, k.as_slice(), cache.slots, heads.kv * heads.dim);
+                cpu::scatter(cache.v.as_mut::<T>()?, v.as_slice(), cache.slots, heads.kv * heads.dim);
+            });
+        }
+    }
+    Ok((tape.var(q), tape.var(cache.k.clone()), tape.var(cache.v.clone())))
+}
+
+fn forward_on_cpu(
+    (q, k, v): (&mut Tensor, &mut Tensor, &mut Tensor),
+    qkv: &Var,
+    norms: (&Param, &Param),
+    rotation: &Rotation,
+    (heads, eps): (Heads, f64),
+) {
+    let Heads { query: h, kv, .. } = heads;
+    dispatch!(qkv.value.dtype(), T => {
+        let x = cpu::Fused::<T>::new(qkv, rotation, heads, eps);
+        x.forward(q.fresh(), norms.0.value.as_slice(), 0, h);
+        x.forward(k.fresh(), norms.1.value.as_slice(), h, kv);
+        x.copy(v.fresh(), h + kv, kv);
+    });
+}
+
+mod device {
+    use std::ptr;
+
+    use super::{Heads, Rotation};
+    use crate::backend::bindings::{engine_heads, engine_rope};
+    use crate::backend::driver::{Driver, engine_dtype};
+    use crate::backend::inputs::Slot;
+    use crate::err;
+    use crate::error::Result;
+    use crate::launch;
+    use crate::model::params::Param;
+    use crate::tensor::{DType, Purpose, Tensor};
+
+    /// Rows of one partial sum of the norms' gradients, as kernels/rope.cu has it.
+    const CHUNK: usize = 64;
+
+    /// What the kernels read beside activations.
+    pub struct Rope<'a> {
+        pub norms: (&'a Param, &'a Param),
+        pub rotation: &'a Rotation,
+        pub slots: Option<&'a Slot>,
+        pub heads: Heads,
+        pub eps: f64,
+    }
+
+    impl Rope<'_> {
+        fn of_rows(&self, n: usize) -> Result<engine_rope> {
+            let positions = self.rotation.positions.as_ref();
+            let positions = positions.ok_or_else(|| err!("internal: positions are not on the device"))?;
+            let Heads { query, kv, dim } = self.heads;
+            Ok(engine_rope {
+                q_norm: self.norms.0.value.address(),
+                k_norm: self.norms.1.value.address(),
+                cos: self.rotation.cos.address().cast(),
+                sin: self.rotation.sin.address().cast(),
+                positions: positions.address()?,
+                slots: self.slots.map_or(Ok(ptr::null()), Slot::address)?,
+                n: n as u32,
+                eps: self.eps as f32,
+                heads: engine_heads { query: query as u32, kv: kv as u32, dim: dim as u32 },
+            })
+        }
+    }
+
+    pub fn forward(
+        driver: &dyn Driver,
+        (q, k, v): (&mut Tensor, &mut Tensor, &mut Tensor),
+        qkv: &Tensor,
+        rope: &Rope<'_>,
+    ) -> Result<()> {
+        let n = qkv.shape()[0];
+        let (rope, dtype, stream) = (rope.of_rows(n)?, engine_dtype(qkv.dtype()), driver.stream());
+        let (q, k, v, qkv) = (q.address_mut()?, k.address_mut()?, v.address_mut()?, qkv.address());
+        // SAFETY: tensors of the shapes that engine.h asks for; slots are below S.
+        unsafe { launch!(driver.kernels(), rope_forward { n }(q, k, v, qkv, &rope, dtype, stream)) }
+    }
+
+    pub fn backward(
+        driver: &dyn Driver,
+        (dqkv, dnorms): (&mut Tensor, (*mut f32, *mut f32)),
+        (dq, dk, dv): (&Tensor, &Tensor, &Tensor),
+        qkv: &Tensor,
+        rope: &Rope<'_>,
+    ) -> Result<()> {
+        let (n, dim) = (qkv.shape()[0], rope.heads.dim);
+        let purpose = dqkv.device().of(Purpose::Scratch);
+        let mut scratch = Tensor::empty(&purpose, &[n.div_ceil(CHUNK), 2, dim], DType::F32)?;
+        let (rope, dtype, stream) = (rope.of_rows(n)?, engine_dtype(qkv.dtype()), driver.stream());
+        let (dqkv, scratch) = (dqkv.address_mut()?, scratch.address_mut()?.cast());
+        let (dq, dk, dv, qkv) = (dq.address(), dk.address(), dv.address(), qkv.address());
+        // SAFETY: as above; the norms' gradients are their parts of the gradients.
+        unsafe {
+            launch!(
+                driver.kernels(),
+                rope_backward { n }(dqkv, dnorms.0, dnorms.1, scratch, dq, dk, dv, qkv, &rope, dtype, stream)
+            )
+        }
+    }
 }
 
 mod cpu {
@@ -196,6 +370,13 @@ mod cpu {
             for_each_row(dqkv, self.width, |row, dqkv| {
                 dqkv[first * self.dim..][..width].copy_from_slice(&dv[row * width..][..width]);
             });
+        }
+    }
+
+    /// Copies rows of `width` elements to their slots.
+    pub fn scatter<T: Real>(all: &mut [T], rows: &[T], slots: &[u32], width: usize) {
+        for (&slot, row) in slots.iter().zip(rows.chunks_exact(width)) {
+            all[slot as usize * width..][..width].copy_from_slice(row);
         }
     }
 

@@ -20,7 +20,7 @@ pub fn evaluate(model: &Gemma3, examples: &[Example]) -> Result<LossSums> {
         rest = tail;
         let tree = TokenTree::from_examples(&batch.iter().collect::<Vec<_>>());
         let mut tape = Tape::inference(model.device());
-        let hidden = model.forward(&mut tape, &model.batch(&tree), None)?;
+        let hidden = model.forward(&mut tape, &model.batch(&tree)?, None)?;
         sums += linear_cross_entropy(&mut tape, &hidden, &model.embedding(), &tree.targets, 1.0)?;
     }
     Ok(sums)

@@ -11,15 +11,12 @@ use crate::data::Example;
 use crate::data::tree::TokenTree;
 use crate::error::{Error, Result};
 use crate::model::gemma3::Gemma3;
-use crate::model::params::Gradients;
-use crate::ops::adamw::{AdamW, AdamWState, adamw};
-use crate::ops::clip::{clip_factor, global_norm};
-use crate::ops::cross_entropy::{LossSums, linear_cross_entropy};
-use crate::tape::Tape;
-use crate::tensor::Tensor;
+use crate::ops::adamw::AdamW;
+use crate::ops::cross_entropy::LossSums;
 use crate::train::evaluate::evaluate;
 use crate::train::metrics::{EvalRecord, Record, TrainRecord};
 use crate::train::schedule::Schedule;
+use crate::train::step::Step;
 use crate::{bail, err};
 
 /// When the evaluation loss is computed.
@@ -50,6 +47,8 @@ pub struct TrainOptions {
     pub eval_strategy: EvalStrategy,
     /// Steps that one training record sums up.
     pub logging_steps: u64,
+    /// Capture steps into graphs and replay them, where the device can.
+    pub graphs: bool,
 }
 
 /// How a run ended. The model holds the weights of the last good update in every case.
@@ -76,9 +75,7 @@ pub struct Trainer<'a> {
     options: &'a TrainOptions,
     train: &'a [Example],
     eval: &'a [Example],
-    gradients: Gradients,
-    m: Tensor,
-    v: Tensor,
+    updates: Step,
     step: u64,
     num_tokens: u64,
     /// What has been summed up since the last record.
@@ -110,10 +107,9 @@ impl<'a> Trainer<'a> {
         if train.is_empty() {
             bail!("there is no example to train on");
         }
-        let gradients = model.params.gradients();
-        let (m, v) = (model.params.zeros(model.device()), model.params.zeros(model.device()));
+        let updates = Step::new(model, options.weight_decay, options.max_grad_norm, options.graphs)?;
         let unlogged = Unlogged::default();
-        Ok(Self { model, options, train, eval, gradients, m, v, step: 0, num_tokens: 0, unlogged })
+        Ok(Self { model, options, train, eval, updates, step: 0, num_tokens: 0, unlogged })
     }
 
     /// Runs to the schedule's last step. `observe` gets every record; `stop` is looked at after each step.
@@ -158,16 +154,17 @@ impl<'a> Trainer<'a> {
     /// One update from a window's micro-batches; Some when the loss or the gradient is not finite.
     fn update(&mut self, window: &[Vec<usize>]) -> Result<Option<Error>> {
         let started = Instant::now();
-        let sums = self.accumulate(window)?;
+        let learning_rate = self.options.schedule.at(self.step as usize);
+        let tree = |indices: &Vec<usize>| {
+            TokenTree::from_examples(&indices.iter().map(|&i| &self.train[i]).collect::<Vec<_>>())
+        };
+        let result = self.updates.run(self.model, window.iter().map(tree).collect(), &self.hyper(learning_rate))?;
+        let (sums, grad_norm) = (result.sums, result.grad_norm);
         // No scored token: loss 0, not 0/0.
         let scored = sums.scored.max(1.0);
-        let loss = sums.loss / scored;
-        let grad_norm = global_norm(&self.gradients.values);
-        if !(loss.is_finite() && grad_norm.is_finite()) {
-            return Ok(Some(self.diverged(loss, grad_norm, window)));
+        if !result.is_finite() {
+            return Ok(Some(self.diverged(sums.loss / scored, grad_norm, window)));
         }
-        let learning_rate = self.options.schedule.at(self.step as usize);
-        self.apply(learning_rate, grad_norm)?;
         self.step += 1;
         let tokens: usize = window.iter().flatten().map(|&i| self.train[i].ids.len()).sum();
         self.num_tokens += tokens as u64;
@@ -175,38 +172,10 @@ impl<'a> Trainer<'a> {
         Ok(None)
     }
 
-    /// Forward and backward of every micro-batch. All divide by the count of the whole window.
-    fn accumulate(&mut self, window: &[Vec<usize>]) -> Result<LossSums> {
-        let batch = |indices: &Vec<usize>| {
-            TokenTree::from_examples(&indices.iter().map(|&i| &self.train[i]).collect::<Vec<_>>())
-        };
-        let trees: Vec<TokenTree> = window.iter().map(batch).collect();
-        let divisor = trees.iter().map(TokenTree::num_scored).sum::<f64>().max(1.0);
-        let mut sums = LossSums::default();
-        for tree in &trees {
-            let mut tape = Tape::recording(self.model.device(), &mut self.gradients);
-            let hidden = self.model.forward(&mut tape, &self.model.batch(tree), None)?;
-            let head = self.model.embedding();
-            sums += linear_cross_entropy(&mut tape, &hidden, &head, &tree.targets, divisor)?;
-            drop(hidden);
-            tape.backward()?;
-        }
-        Ok(sums)
-    }
-
-    /// Clips, updates the weights and zeroes the gradient.
-    fn apply(&mut self, learning_rate: f64, grad_norm: f64) -> Result<()> {
-        let hyper = AdamW {
-            learning_rate,
-            betas: self.options.betas,
-            eps: self.options.eps,
-            weight_decay: self.options.weight_decay,
-            step: self.step + 1,
-            clip: clip_factor(grad_norm, self.options.max_grad_norm),
-        };
-        let (spans, params) = self.model.params.parts();
-        let state = AdamWState { params, gradients: &mut self.gradients.values, m: &mut self.m, v: &mut self.v };
-        adamw(state, spans, &hyper)
+    /// The next update's numbers; the factor of clipping is found on the way.
+    fn hyper(&self, learning_rate: f64) -> AdamW {
+        let TrainOptions { betas, eps, weight_decay, .. } = *self.options;
+        AdamW { learning_rate, betas, eps, weight_decay, step: self.step + 1, clip: 1.0 }
     }
 
     fn diverged(&self, loss: f64, grad_norm: f64, window: &[Vec<usize>]) -> Error {

@@ -1,11 +1,9 @@
 //! embedding against the CPU op, with ids that repeat.
 
-use std::rc::Rc;
-
 use engine::backend::bindings::engine_dtype;
 use engine::backend::emulated::Buffer;
 use engine::launch;
-use engine::ops::embedding::embedding;
+use engine::ops::embedding::{TokenIds, embedding};
 
 use crate::array::{Array, BF16, F32, check, kernels, random, rounded, twice};
 use crate::oracle::{Pass, pass};
@@ -38,7 +36,7 @@ impl Case {
 
     fn oracle<T: engine::backend::cpu::Real>(&self) -> Pass {
         let [weight, dh] = self.inputs();
-        let ids: Rc<[u32]> = self.ids().into();
+        let ids = TokenIds::from(&self.ids()[..]);
         let weight = (vec![V, self.d as usize], weight);
         pass::<T>(&[], &weight, &dh, START, |tape, _, w| embedding(tape, &ids, w, self.scale()))
     }

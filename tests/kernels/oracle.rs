@@ -35,7 +35,7 @@ pub fn pass<T: Real>(
     let device = Device::cpu();
     let spec = ParamSpec { name: "weight".into(), shape: weight.0.clone(), decay: false };
     let params = Params::new(&[spec], tensor::<T>(&device, &(vec![weight.1.len()], weight.1.clone()))).unwrap();
-    let mut gradients = params.gradients();
+    let mut gradients = params.gradients().unwrap();
     gradients.values.as_mut::<T>().unwrap().fill(T::from_f64(start));
     let mut tape = Tape::recording(&device, &mut gradients);
     let vars: Vec<Var> = inputs.iter().map(|x| tape.var(tensor::<T>(&device, x))).collect();

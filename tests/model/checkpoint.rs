@@ -13,7 +13,7 @@ use safetensors::SafeTensors;
 fn model(folder: &Path) -> Gemma3 {
     let source = ModelSource::Folder(folder.to_owned());
     let config = source.load_config().unwrap();
-    let mut weights = Tensor::empty(&Device::cpu(), &[parameter_count(&parameter_specs(&config))], DType::F32);
+    let mut weights = Tensor::empty(&Device::cpu(), &[parameter_count(&parameter_specs(&config))], DType::F32).unwrap();
     source.load_into(&config, weights.as_mut().unwrap()).unwrap();
     Gemma3::new(config, weights).unwrap()
 }
@@ -33,7 +33,7 @@ fn logits_of_a_checkpoint_equal_those_of_transformers() {
     let model = model(Path::new(&folder));
     let tree = TokenTree::with_reserve(&[&ids], 0);
     let mut tape = Tape::inference(model.device());
-    let hidden = model.forward(&mut tape, &model.batch(&tree), None).unwrap();
+    let hidden = model.forward(&mut tape, &model.batch(&tree).unwrap(), None).unwrap();
     let rows: Vec<u32> = (0..ids.len() as u32).collect();
     let logits = model.logits(&mut tape, &hidden, &rows).unwrap();
     let worst = logits.as_slice::<f32>().iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);

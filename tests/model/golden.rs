@@ -99,7 +99,7 @@ fn step(
 ) -> LossSums {
     let tree = TokenTree::from_examples(&examples.iter().collect::<Vec<_>>());
     let mut tape = Tape::recording(model.device(), gradients);
-    let hidden = model.forward(&mut tape, &model.batch(&tree), None).unwrap();
+    let hidden = model.forward(&mut tape, &model.batch(&tree).unwrap(), None).unwrap();
     let sums = linear_cross_entropy(&mut tape, &hidden, &model.embedding(), &tree.targets, divisor).unwrap();
     tape.backward().unwrap();
     sums
@@ -112,7 +112,7 @@ fn logits_of_the_tree_equal_those_of_every_row() {
     let examples = examples(&golden.rows, &golden.scored);
     let tree = TokenTree::from_examples(&examples.iter().collect::<Vec<_>>());
     let mut tape = Tape::inference(model.device());
-    let hidden = model.forward(&mut tape, &model.batch(&tree), None).unwrap();
+    let hidden = model.forward(&mut tape, &model.batch(&tree).unwrap(), None).unwrap();
     let all: Vec<u32> = (0..tree.len() as u32).collect();
     let logits = model.logits(&mut tape, &hidden, &all).unwrap();
     let (logits, v) = (logits.as_slice::<f32>(), model.config.vocab_size);
@@ -128,7 +128,7 @@ fn logits_of_the_tree_equal_those_of_every_row() {
 #[test]
 fn loss_entropy_accuracy_and_every_gradient_equal_the_reference() {
     let (golden, model) = (golden(), model());
-    let mut gradients = model.params.gradients();
+    let mut gradients = model.params.gradients().unwrap();
     let examples = examples(&golden.rows, &golden.scored);
     let scored: f64 = golden.scored.iter().flat_map(|s| &s[1..]).filter(|&&s| s).count() as f64;
     let sums = step(&model, &examples, scored, &mut gradients);
@@ -146,7 +146,7 @@ fn loss_entropy_accuracy_and_every_gradient_equal_the_reference() {
 #[test]
 fn a_completion_mask_gives_the_reference_loss_and_gradient_norm() {
     let (golden, model) = (golden(), model());
-    let mut gradients = model.params.gradients();
+    let mut gradients = model.params.gradients().unwrap();
     let examples = examples(&golden.rows, &golden.completion_scored);
     let scored: f64 = golden.completion_scored.iter().flatten().filter(|&&s| s).count() as f64;
     let sums = step(&model, &examples, scored, &mut gradients);
@@ -160,7 +160,7 @@ fn micro_batches_accumulate_to_the_gradient_of_the_whole_window() {
     let (golden, model) = (golden(), model());
     let examples = examples(&golden.rows, &golden.completion_scored);
     let scored: f64 = golden.completion_scored.iter().flatten().filter(|&&s| s).count() as f64;
-    let (mut whole, mut parts) = (model.params.gradients(), model.params.gradients());
+    let (mut whole, mut parts) = (model.params.gradients().unwrap(), model.params.gradients().unwrap());
     step(&model, &examples, scored, &mut whole);
     for part in examples.chunks(3) {
         step(&model, part, scored, &mut parts);
@@ -182,8 +182,8 @@ fn three_adamw_steps_give_the_reference_weights() {
     let (golden, mut model) = (golden(), model());
     let examples = examples(&golden.rows, &golden.scored);
     let scored: f64 = golden.scored.iter().flat_map(|s| &s[1..]).filter(|&&s| s).count() as f64;
-    let mut gradients = model.params.gradients();
-    let (mut m, mut v) = (model.params.zeros(model.device()), model.params.zeros(model.device()));
+    let mut gradients = model.params.gradients().unwrap();
+    let (mut m, mut v) = (model.params.zeros(model.device()).unwrap(), model.params.zeros(model.device()).unwrap());
     for i in 0..3 {
         let sums = step(&model, &examples, scored, &mut gradients);
         assert!((sums.loss / scored - golden.floats["adamw_losses"][i] as f64).abs() < 1e-5, "loss of step {i}");

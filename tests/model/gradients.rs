@@ -26,13 +26,13 @@ fn tree(examples: &[Example]) -> TokenTree {
 }
 
 fn loss(model: &Gemma3, tree: &TokenTree, tape: &mut Tape) -> LossSums {
-    let hidden = model.forward(tape, &model.batch(tree), None).unwrap();
+    let hidden = model.forward(tape, &model.batch(tree).unwrap(), None).unwrap();
     linear_cross_entropy(tape, &hidden, &model.embedding(), &tree.targets, tree.num_scored().max(1.0)).unwrap()
 }
 
 /// The loss and the gradient of the mean loss.
 fn gradient(model: &Gemma3, tree: &TokenTree) -> (LossSums, Vec<f64>) {
-    let mut gradients = model.params.gradients();
+    let mut gradients = model.params.gradients().unwrap();
     let mut tape = Tape::recording(model.device(), &mut gradients);
     let sums = loss(model, tree, &mut tape);
     tape.backward().unwrap();

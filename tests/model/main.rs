@@ -4,6 +4,8 @@
 mod differences;
 
 mod checkpoint;
+#[cfg(engine_emulated)]
+mod devices;
 mod evaluation;
 mod generation;
 mod golden;

@@ -58,7 +58,7 @@ pub fn example(ids: &[u32], prompt: usize) -> Example {
 pub fn last_logits(model: &Gemma3, ids: &[u32]) -> Vec<f64> {
     let tree = TokenTree::from_examples(&[&example(ids, 0)]);
     let mut tape = Tape::inference(model.device());
-    let hidden = model.forward(&mut tape, &model.batch(&tree), None).unwrap();
+    let hidden = model.forward(&mut tape, &model.batch(&tree).unwrap(), None).unwrap();
     model.logits(&mut tape, &hidden, &[ids.len() as u32 - 1]).unwrap().to_f64()
 }
 

@@ -74,7 +74,7 @@ const STEPS: u64 = 5;
 fn run<T: Real>() -> State {
     let (device, spans) = (poisoned_device(), spans());
     let n = spans.last().unwrap().range().end;
-    let zeros = || Tensor::zeros(&device, &[n], T::DTYPE);
+    let zeros = || Tensor::zeros(&device, &[n], T::DTYPE).unwrap();
     let mut state =
         State { params: tensor::<T>(&device, &[n], &gradient(0, n)), gradients: zeros(), m: zeros(), v: zeros() };
     for step in 1..=STEPS {

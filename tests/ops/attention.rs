@@ -38,7 +38,7 @@ fn formula(tree: &TokenTree, (h, kv, dim): Heads, window: Option<usize>, scale: 
 fn case(shape: Shape, n: usize, heads: Heads, window: Option<usize>, scale: f64) -> Case {
     let (h, kv, dim) = heads;
     let tree = tree(shape, n);
-    let mask = AttentionMask::new(&tree, window);
+    let same = tree.clone();
     Case {
         name: format!("attention of {shape:?}, N {n}, (H, K, Dh) {heads:?}, window {window:?}, scale {scale}"),
         inputs: vec![vec![n, h, dim], vec![n, kv, dim], vec![n, kv, dim]],
@@ -46,7 +46,8 @@ fn case(shape: Shape, n: usize, heads: Heads, window: Option<usize>, scale: f64)
         amplitude: 1.0,
         terms: n * h / kv + dim,
         run: Box::new(move |tape, x, _| {
-            Ok(Output::Vars(vec![attention(tape, (&x[0], &x[1], &x[2]), &Rc::new(mask.clone()), scale)?]))
+            let mask = Rc::new(AttentionMask::new(&same, window));
+            Ok(Output::Vars(vec![attention(tape, (&x[0], &x[1], &x[2]), &mask, scale)?]))
         }),
         formula: Box::new(move |x, _| vec![formula(&tree, heads, window, scale, x)]),
     }

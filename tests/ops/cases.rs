@@ -112,7 +112,7 @@ impl Case {
     pub fn backward<T: Real>(&self, device: &Device, values: &[Vec<f64>], start: f64) -> Pass {
         let (inputs, params) = values.split_at(self.inputs.len());
         let (table, params) = crate::cases::params::<T>(device, &self.params, params);
-        let mut gradients = table.gradients();
+        let mut gradients = table.gradients().unwrap();
         gradients.values.as_mut::<T>().unwrap().fill(T::from_f64(start));
         let mut tape = Tape::recording(device, &mut gradients);
         let vars = self.place::<T>(&mut tape, inputs);

@@ -109,7 +109,7 @@ fn run(
     let mut tape = Tape::inference(&device);
     let hidden = tape.var(tensor::<f32>(&device, &[n, d], &x[0]));
     let value = linear_cross_entropy(&mut tape, &hidden, &weight[0], targets, divisor).unwrap();
-    let mut gradients = table.gradients();
+    let mut gradients = table.gradients().unwrap();
     let mut tape = Tape::recording(&device, &mut gradients);
     let hidden = tape.var(hidden.value);
     let (caught, head) = (std::rc::Rc::new(std::cell::RefCell::new(Vec::new())), weight[0].clone());

@@ -122,7 +122,7 @@ fn angles_in_f32_hold_every_position_of_a_long_context() {
 fn a_gradient_that_reaches_only_some_of_q_k_and_v_is_an_error_and_not_dropped() {
     let device = Device::cpu();
     let (table, params) = params::<f64>(&device, &[vec![2], vec![2]], &[vec![0.5; 2], vec![0.5; 2]]);
-    let mut gradients = table.gradients();
+    let mut gradients = table.gradients().unwrap();
     let mut tape = Tape::recording(&device, &mut gradients);
     let qkv = tape.var(tensor::<f64>(&device, &[1, 6], &[1.0; 6]));
     let rotation = Rc::new(Rotation::new(&device, &[0], 2, 1e4, DType::F64));

@@ -1,0 +1,245 @@
+// attention: o = softmax(scale * q k^T + mask) v over the token tree, grouped kv heads, sliding window
+//
+//     row sees key j when  j <= i && i < end[j] && position[row] - position[j] < window,  i = slots[row]
+//
+// Shapes    q, o (N, H, Dh) T     k, v (S, K, Dh) T     lse (N, H) f32     scratch (decode) N * H * splits * (Dh + 2) f32
+// Saved     q, k, v, o, lse (log-sum-exp of the scaled, masked scores)
+// Backward  attention_backward.cu
+// Numerics  scores, softmax and o in f32, one rounding at the store; bf16: p is rounded to bf16 for the tensor cores
+// Order     a warp takes its half of every tile of keys in their order, the two halves are added at the end, the splits
+//           of a decoded row after that: no atomics, bit-equal reruns
+// Cost      4 * Dh FLOP per (row, key, head) of the tiles of 32 keys that a block's rows see: latency bound at the some
+//           hundred rows of a batch, hence blocks of 32 rows. A block's rows are pairs of a token and a head of one
+//           group: k and v are read once for all heads of it, and its few tokens see few tiles. decode: memory bound
+//
+// Two buffers of 32 keys: while the scores are computed v arrives, while p v is computed the next k.
+#include "attention.cuh"
+
+namespace ENGINE_NAMESPACE {
+namespace {
+
+using namespace attention;
+
+constexpr uint32_t MAX_SPLITS = 16;
+constexpr uint32_t DECODE_BLOCKS = 256; // that decoding wants: two for each of the multiprocessors of an H100
+
+/// Where a block's result goes: rows of a batch, or parts of rows that another kernel adds up.
+template <class T> struct Output {
+    T *o;
+    float *lse;
+};
+struct PartialOutput {
+    float *o;     // (N, H, splits, Dh), not divided by the sum
+    float *stats; // (N, H, splits, 2): largest score, sum
+    uint32_t splits;
+};
+
+template <class S, bool DECODE> struct Plan {
+    static constexpr uint32_t BANDS = DECODE ? 1 : 2;
+    static constexpr uint32_t PAIRS = BANDS * BAND; // rows of a block
+    static constexpr uint32_t THREADS = BANDS * 2 * WARP;
+    static constexpr uint32_t TOKENS = DECODE ? 1 : ENGINE_ATTENTION_TILE; // that share a list of tiles of keys
+    static constexpr size_t INPUT_BYTES = (PAIRS + 2 * TILE) * S::PITCH * sizeof(typename S::Type);
+    static constexpr size_t OUTPUT_BYTES = PAIRS * (S::SUM_PITCH + 4) * sizeof(float); // the sum, and two halves' stats
+    static constexpr size_t SHARED_BYTES = INPUT_BYTES > OUTPUT_BYTES ? INPUT_BYTES : OUTPUT_BYTES;
+};
+
+/// Online softmax of two rows of a warp: their largest score so far, and the thread's share of the sum of powers.
+struct Online {
+    float max[2] = {-INFINITY, -INFINITY}, sum[2] = {0, 0};
+
+    /// Scores become powers; o is scaled to the new largest score.
+    template <class T, uint32_t N> __device__ void update(float (&s)[2][4], float (&o)[N][4]) {
+        float shrink[2];
+#pragma unroll
+        for (uint32_t r = 0; r < 2; r++) {
+            float top = larger(larger(s[0][2 * r], s[0][2 * r + 1]), larger(s[1][2 * r], s[1][2 * r + 1]));
+            top = larger(max[r], row_max(top));
+            float from = top == -INFINITY ? 0 : top; // nothing seen yet: -inf - -inf is NaN
+            shrink[r] = power<T>(max[r] - from);
+            max[r] = top;
+            sum[r] *= shrink[r];
+#pragma unroll
+            for (uint32_t i = 0; i < 4; i++) {
+                float &x = s[i / 2][2 * r + i % 2];
+                x = power<T>(x - from);
+                sum[r] += x;
+            }
+        }
+        if (!__any_sync(~0u, shrink[0] != 1 || shrink[1] != 1)) return;
+#pragma unroll
+        for (uint32_t n = 0; n < N; n++)
+            for (uint32_t i = 0; i < 4; i++) o[n][i] *= shrink[i / 2];
+    }
+};
+
+/// What all tiles in the walk give to a warp's rows: o not yet divided by the sum, of its half of each tile.
+template <class S, bool DECODE, class T = typename S::Type>
+__device__ inline void attend(float (&o)[S::DIM / 8][4], Online &online, T *shared, const Inputs<T> &in, const Pairs &pairs,
+                              const KeyWalk &walk, uint32_t first, const Place &place) {
+    using P = Plan<S, DECODE>;
+    T *q = shared, *k = q + P::PAIRS * S::PITCH, *v = k + TILE * S::PITCH;
+    uint32_t dim = in.mask.heads.dim, kv_heads = in.mask.heads.kv;
+    auto load_keys = [&](T *to, const T *from, const Keys &keys) {
+        load_rows<S, TILE, P::THREADS>(to, from, dim, in.wide, [&](uint32_t r) {
+            const T *row = from + (size_t(keys.base + r) * kv_heads + pairs.kv_head) * dim;
+            return keys.held >> r & 1 ? row : nullptr;
+        });
+        copy_commit();
+    };
+    Rows rows(in.mask, pairs, place);
+    float scale = in.mask.scale * UNIT<T>;
+    Keys keys = walk.fetch(first);
+    walk.settle(keys);
+    if (keys.at >= walk.end) return;
+    load_rows<S, P::PAIRS, P::THREADS>(q, in.q, dim, in.wide, [&](uint32_t r) {
+        return r < pairs.count ? in.q + pairs.index(r) * dim : nullptr;
+    });
+    load_keys(k, in.k, keys);
+    while (keys.at < walk.end) {
+        Keys next = walk.fetch(keys.at + 1);
+        copy_wait<0>();
+        __syncthreads(); // k is here, and nobody needs the last v
+        load_keys(v, in.v, keys);
+        bool seen = place.own(keys.seen);
+        Weights<T> p;
+        if (seen) {
+            float s[2][4];
+            multiply<S>(s, q + place.band * BAND * S::PITCH, k + place.half * BAND * S::PITCH, place.lane);
+#pragma unroll
+            for (uint32_t i = 0; i < 8; i++) s[i / 4][i % 4] *= scale;
+            hide(s, keys, rows, place, in.mask.window);
+            online.update<T>(s, o);
+            p = Weights<T>::of(s);
+        }
+        walk.settle(next);
+        copy_wait<0>();
+        __syncthreads(); // v is here, and nobody needs k
+        if (next.at < walk.end) load_keys(k, in.k, next);
+        if (seen) accumulate<S, S::DIM>(o, p, v + place.half * BAND * S::PITCH, place.lane);
+        keys = next;
+    }
+}
+
+/// Block (tile of queries, pairs in it and kv head, split).
+template <class S, bool DECODE, class Out>
+__global__ void __launch_bounds__(Plan<S, DECODE>::THREADS)
+    attention_kernel(Out out, Inputs<typename S::Type> in) {
+    using T = typename S::Type;
+    using P = Plan<S, DECODE>;
+    DYNAMIC_SHARED(T, shared, P::SHARED_BYTES);
+    Place place;
+    uint32_t tile = gridDim.x - 1 - blockIdx.x; // the last rows, which see most, come first
+    uint32_t kv_heads = in.mask.heads.kv;
+    Pairs pairs(in.mask, tile, P::TOKENS, blockIdx.y / kv_heads, P::PAIRS, blockIdx.y % kv_heads);
+    if (pairs.count == 0) return;
+    uint32_t first = in.mask.key_starts[tile], steps = (in.mask.key_starts[tile + 1] - first) * STEPS;
+    uint32_t begin = uint64_t(steps) * blockIdx.z / gridDim.z, end = uint64_t(steps) * (blockIdx.z + 1) / gridDim.z;
+    KeyWalk walk{in.mask, in.mask.key_tiles + first, end, place.lane, Extent(in.mask, pairs, place.lane)};
+    float o[S::DIM / 8][4] = {};
+    Online online;
+    attend<S, DECODE>(o, online, shared, in, pairs, walk, begin, place);
+
+    float *total = reinterpret_cast<float *>(shared), *stats = total + P::PAIRS * S::SUM_PITCH;
+    __syncthreads(); // nobody needs the tiles
+    float *own = stats + (place.band * BAND + place.row) * 4;
+#pragma unroll
+    for (uint32_t r = 0; r < 2; r++) {
+        online.sum[r] = row_sum(online.sum[r]);
+        if (place.column == 0) own[r * 32 + 2 * place.half] = online.max[r], own[r * 32 + 2 * place.half + 1] = online.sum[r];
+    }
+    __syncthreads();
+#pragma unroll
+    for (uint32_t r = 0; r < 2; r++) {
+        float both[4];
+        load(both, own + r * 32);
+        float max = larger(both[0], both[2]), from = max == -INFINITY ? 0 : max;
+        float sum = both[1] * power<T>(both[0] - from) + both[3] * power<T>(both[2] - from);
+        float factor = power<T>(online.max[r] - from);
+        uint32_t pair = place.band * BAND + place.row + 8 * r;
+        bool tells = place.half == 0 && place.column == 0 && pair < pairs.count;
+        if constexpr (DECODE) {
+            float *to = out.stats + (pairs.index(pair) * out.splits + blockIdx.z) * 2;
+            if (tells) to[0] = max, to[1] = sum;
+        } else {
+            factor /= sum;
+            if (tells) out.lse[pairs.index(pair)] = max / UNIT<T> + logf(sum);
+        }
+#pragma unroll
+        for (uint32_t n = 0; n < S::DIM / 8; n++) o[n][2 * r] *= factor, o[n][2 * r + 1] *= factor;
+    }
+    add_halves<S>(total, o, place);
+    uint32_t dim = in.mask.heads.dim;
+    if constexpr (DECODE)
+        store_rows<S, P::THREADS, float>(total, pairs.count, dim, in.wide, [&](uint32_t r) {
+            return out.o + (pairs.index(r) * out.splits + blockIdx.z) * dim;
+        });
+    else
+        store_rows<S, P::THREADS, T>(total, pairs.count, dim, in.wide,
+                                     [&](uint32_t r) { return out.o + pairs.index(r) * dim; });
+}
+
+/// o (N * H, Dh) from the splits' parts, a warp per row.
+template <class T> __global__ void attention_combine_kernel(T *o, PartialOutput partial, uint32_t rows, uint32_t dim) {
+    uint32_t row = blockIdx.x * (blockDim.x / WARP) + threadIdx.x / WARP, lane = threadIdx.x % WARP;
+    if (row >= rows) return;
+    const float *stats = partial.stats + size_t(row) * partial.splits * 2;
+    float own = lane < partial.splits ? stats[2 * lane] : -INFINITY;
+    float max = warp_reduce(own, larger);
+    float factor = lane < partial.splits ? power<T>(own - max) : 0;
+    float sum = warp_sum(lane < partial.splits ? stats[2 * lane + 1] * factor : 0);
+    factor /= sum;
+    const float *from = partial.o + size_t(row) * partial.splits * dim;
+    for (uint32_t first = 0; first < dim; first += WARP) {
+        uint32_t column = first + lane;
+        float total = 0;
+        for (uint32_t split = 0; split < partial.splits; split++) {
+            float weight = __shfl_sync(~0u, factor, split);
+            if (column < dim) total += from[size_t(split) * dim + column] * weight;
+        }
+        if (column < dim) o[size_t(row) * dim + column] = from_float<T>(total);
+    }
+}
+
+template <class S, bool DECODE, class Out>
+engine_status launch_attention(const Out &out, const void *q, const void *k, const void *v, const engine_attention &mask,
+                               bool wide, uint32_t splits, engine_stream stream) {
+    using T = typename S::Type;
+    using P = Plan<S, DECODE>;
+    Inputs<T> in{static_cast<const T *>(q), static_cast<const T *>(k), static_cast<const T *>(v), mask, wide};
+    uint32_t group = mask.heads.query / mask.heads.kv;
+    dim3 grid(ceil_div(mask.n, P::TOKENS), ceil_div(P::TOKENS * group, P::PAIRS) * mask.heads.kv, splits);
+    return LAUNCH((attention_kernel<S, DECODE, Out>), grid, P::THREADS, P::SHARED_BYTES, stream, out, in);
+}
+
+} // namespace
+
+engine_status attention_forward(void *o, float *lse, const void *q, const void *k, const void *v,
+                                const engine_attention *mask, engine_stream stream) {
+    if (mask->n == 0) return ENGINE_OK;
+    return with_shape(*mask, {o, q, k, v}, [&](auto shape, bool wide) {
+        using S = decltype(shape);
+        using T = typename S::Type;
+        return launch_attention<S, false>(Output<T>{static_cast<T *>(o), lse}, q, k, v, *mask, wide, 1, stream);
+    });
+}
+
+engine_status attention_decode(void *o, float *scratch, const void *q, const void *k, const void *v,
+                               const engine_attention *mask, engine_stream stream) {
+    if (mask->n == 0) return ENGINE_OK;
+    return with_shape(*mask, {o, scratch, q, k, v}, [&](auto shape, bool wide) {
+        using S = decltype(shape);
+        using T = typename S::Type;
+        uint32_t rows = mask->n * mask->heads.query, dim = mask->heads.dim;
+        uint32_t most = ceil_div(mask->s, TILE), splits = ceil_div(DECODE_BLOCKS, uint64_t(mask->n) * mask->heads.kv);
+        splits = splits < most ? splits : most;
+        splits = splits < 1 ? 1 : splits < MAX_SPLITS ? splits : MAX_SPLITS;
+        PartialOutput partial{scratch, scratch + size_t(rows) * splits * dim, splits};
+        engine_status status = launch_attention<S, true>(partial, q, k, v, *mask, wide, splits, stream);
+        if (status != ENGINE_OK) return status;
+        return LAUNCH(attention_combine_kernel<T>, ceil_div(rows, 4), 4 * WARP, 0, stream, static_cast<T *>(o), partial,
+                      rows, dim);
+    });
+}
+
+} // namespace ENGINE_NAMESPACE

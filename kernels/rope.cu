@@ -1,0 +1,239 @@
+// rope: q and k normed per head and rotated by their positions, v copied, in one pass over the fused product
+//
+//     u = x * rstd * (1 + norm),  rstd = 1 / sqrt(mean(x^2) + eps), over each head
+//     y[i] = u[i] cos - u[i + Dh/2] sin;  y[i + Dh/2] = u[i + Dh/2] cos + u[i] sin,  i < Dh/2
+//
+// Shapes    qkv, dqkv (N, (H + 2K) * Dh) T     q, dq (N, H, Dh) T     k, v (S, K, Dh), dk, dv (N, K, Dh) T
+//           q_norm, k_norm (Dh) T     dq_norm, dk_norm (Dh) f32     cos, sin (P, Dh/2) f32     scratch (ceil(N / 64), 2, Dh) f32
+// Saved     qkv, norms, cos, sin; rstd is computed again
+// Backward  du = dy rotated by -angle;  g = du * (1 + norm);  dx = rstd * (g - x * rstd^2 * mean(g * x));
+//           dnorm += sum over rows and heads of du * x * rstd;  dv passes through
+// Numerics  f32 inside, one rounding at the store
+// Order     dnorm: a warp adds its heads, a block of 64 rows its warps, then the blocks: each in order, no atomics
+// Cost      forward 2 * N * (H + 2K) * Dh * sizeof(T) bytes, backward 3: memory bound. Forward: a warp per row and head.
+//           Backward: a block per 64 rows of q, of k and of v, whose warps go over the heads; few rows leave a GPU idle
+#include "reduce.cuh"
+#include "vector.cuh"
+
+namespace ENGINE_NAMESPACE {
+namespace {
+
+constexpr uint32_t ROWS = 4; // heads of a block of the forward, a warp each
+constexpr uint32_t CHUNK = 64; // rows of a block of the backward
+constexpr uint32_t WARPS = 16; // of a block of the backward, at most
+constexpr uint32_t COLUMNS = 128; // of a block that adds up a norm's gradient, a thread each
+constexpr uint32_t SHARED_BYTES = 48 * 1024; // what a block gets without asking
+
+/// W elements of a head's lower half, and those of the upper half that rotate with them.
+template <uint32_t W> struct Pair {
+    float low[W], high[W];
+
+    template <class T> __device__ void read(const T *head, uint32_t half) {
+        load(low, head);
+        load(high, head + half);
+    }
+    template <class T> __device__ void write(T *head, uint32_t half) const {
+        store(head, low);
+        store(head + half, high);
+    }
+    /// Rotates by the angles, or back by them when `direction` is -1.
+    __device__ void rotate(const float *cos, const float *sin, float direction) {
+        float c[W], s[W];
+        load(c, cos);
+        load(s, sin);
+        for (uint32_t j = 0; j < W; j++) {
+            float a = low[j], b = high[j], sine = direction * s[j];
+            low[j] = a * c[j] - b * sine;
+            high[j] = b * c[j] + a * sine;
+        }
+    }
+    /// The sum of the products with the other's elements.
+    __device__ float dot(const Pair &other) const {
+        float sum = 0;
+        for (uint32_t j = 0; j < W; j++) sum += low[j] * other.low[j] + high[j] * other.high[j];
+        return sum;
+    }
+    /// this *= scale * (1 + norm)
+    __device__ void weigh(float scale, const Pair &norm) {
+        for (uint32_t j = 0; j < W; j++) low[j] *= scale * (1 + norm.low[j]), high[j] *= scale * (1 + norm.high[j]);
+    }
+};
+
+/// Elements of a row of qkv.
+__host__ __device__ inline size_t row_width(const engine_heads &heads) {
+    return size_t(heads.query + 2 * heads.kv) * heads.dim;
+}
+
+template <class T, uint32_t W>
+__global__ void __launch_bounds__(ROWS *WARP) rope_forward_kernel(T *q, T *k, T *v, const T *qkv, engine_rope rope) {
+    const engine_heads &heads = rope.heads;
+    uint32_t all = heads.query + 2 * heads.kv, dim = heads.dim, half = dim / 2;
+    uint64_t index = uint64_t(blockIdx.x) * ROWS + threadIdx.x / WARP;
+    uint32_t row = static_cast<uint32_t>(index / all), head = static_cast<uint32_t>(index % all);
+    if (row >= rope.n) return;
+    uint32_t first = threadIdx.x % WARP * W, slot = rope.slots ? rope.slots[row] : row;
+    const T *x = qkv + index * dim;
+    Pair<W> u, norm;
+    if (head >= heads.query + heads.kv) {
+        T *y = v + (size_t(slot) * heads.kv + head - heads.query - heads.kv) * dim;
+        for (uint32_t i = first; i < half; i += WARP * W) {
+            u.read(x + i, half);
+            u.write(y + i, half);
+        }
+        return;
+    }
+    bool query = head < heads.query;
+    T *y = query ? q + (size_t(row) * heads.query + head) * dim : k + (size_t(slot) * heads.kv + head - heads.query) * dim;
+    const T *weight = static_cast<const T *>(query ? rope.q_norm : rope.k_norm);
+    size_t angle = size_t(rope.positions[row]) * half;
+    float squares = 0;
+    for (uint32_t i = first; i < half; i += WARP * W) {
+        u.read(x + i, half);
+        squares += u.dot(u);
+    }
+    float scale = rsqrtf(warp_sum(squares) / dim + rope.eps);
+    for (uint32_t i = first; i < half; i += WARP * W) {
+        u.read(x + i, half);
+        norm.read(weight + i, half);
+        u.weigh(scale, norm);
+        u.rotate(rope.cos + angle + i, rope.sin + angle + i, 1);
+        u.write(y + i, half);
+    }
+}
+
+/// dx of one head, by a warp; what it adds to its norm's gradient goes to `sums` (Dh).
+template <class T, uint32_t W>
+__device__ inline void backward_head(T *dx, float *sums, const T *dy, const T *x, const T *weight, const float *cos,
+                                     const float *sin, uint32_t dim, float eps) {
+    uint32_t half = dim / 2, first = threadIdx.x % WARP * W;
+    Pair<W> values, slopes, norm, total;
+    float squares = 0, products = 0;
+    for (uint32_t i = first; i < half; i += WARP * W) {
+        values.read(x + i, half);
+        slopes.read(dy + i, half);
+        norm.read(weight + i, half);
+        slopes.rotate(cos + i, sin + i, -1);
+        slopes.weigh(1, norm);
+        squares += values.dot(values);
+        products += values.dot(slopes);
+    }
+    float scale = rsqrtf(warp_sum(squares) / dim + eps);
+    float pull = scale * scale * scale * (warp_sum(products) / dim);
+    for (uint32_t i = first; i < half; i += WARP * W) {
+        values.read(x + i, half);
+        slopes.read(dy + i, half);
+        norm.read(weight + i, half);
+        total.read(sums + i, half);
+        slopes.rotate(cos + i, sin + i, -1);
+        for (uint32_t j = 0; j < W; j++) {
+            total.low[j] += slopes.low[j] * values.low[j] * scale;
+            total.high[j] += slopes.high[j] * values.high[j] * scale;
+        }
+        total.write(sums + i, half);
+        slopes.weigh(scale, norm);
+        for (uint32_t j = 0; j < W; j++) {
+            slopes.low[j] -= values.low[j] * pull;
+            slopes.high[j] -= values.high[j] * pull;
+        }
+        slopes.write(dx + i, half);
+    }
+}
+
+/// Block (c, 0) does the heads of q in rows CHUNK * c and on, block (c, 1) those of k, block (c, 2) those of v.
+template <class T, uint32_t W>
+__global__ void __launch_bounds__(WARPS *WARP, 1)
+    rope_backward_kernel(T *dqkv, float *scratch, const T *dq, const T *dk, const T *dv, const T *qkv, engine_rope rope) {
+    DYNAMIC_SHARED(float, sums, SHARED_BYTES); // (warps, Dh)
+    uint32_t kind = blockIdx.y, dim = rope.heads.dim, half = dim / 2;
+    uint32_t heads = kind == 0 ? rope.heads.query : rope.heads.kv;
+    uint32_t before = kind == 0 ? 0 : rope.heads.query + (kind - 1) * rope.heads.kv;
+    uint32_t begin = blockIdx.x * CHUNK, rows = rope.n - begin < CHUNK ? rope.n - begin : CHUNK;
+    uint32_t warps = blockDim.x / WARP, warp = threadIdx.x / WARP, first = threadIdx.x % WARP * W;
+    const T *dy = (kind == 0 ? dq : kind == 1 ? dk : dv) + size_t(begin) * heads * dim;
+    const T *weight = static_cast<const T *>(kind == 0 ? rope.q_norm : rope.k_norm);
+    float *own = sums + warp * dim;
+    Pair<W> pair{};
+    for (uint32_t i = first; i < half; i += WARP * W) pair.write(own + i, half);
+    for (uint32_t index = warp; index < rows * heads; index += warps) {
+        uint32_t row = begin + index / heads, head = before + index % heads;
+        size_t at = row * row_width(rope.heads) + size_t(head) * dim, angle = size_t(rope.positions[row]) * half;
+        const T *from = dy + size_t(index) * dim;
+        if (kind < 2) {
+            backward_head<T, W>(dqkv + at, own, from, qkv + at, weight, rope.cos + angle, rope.sin + angle, dim, rope.eps);
+            continue;
+        }
+        for (uint32_t i = first; i < half; i += WARP * W) {
+            pair.read(from + i, half);
+            pair.write(dqkv + at + i, half);
+        }
+    }
+    if (kind == 2) return;
+    __syncthreads();
+    for (uint32_t i = threadIdx.x; i < dim; i += blockDim.x) {
+        float sum = 0;
+        for (uint32_t w = 0; w < warps; w++) sum += sums[w * dim + i];
+        scratch[(size_t(blockIdx.x) * 2 + kind) * dim + i] = sum;
+    }
+}
+
+/// dq_norm, dk_norm (Dh) += sums of scratch (chunks, 2, Dh).
+__global__ void __launch_bounds__(COLUMNS)
+    rope_norm_kernel(float *dq_norm, float *dk_norm, const float *scratch, uint32_t chunks, uint32_t dim) {
+    uint32_t column = blockIdx.x * COLUMNS + threadIdx.x;
+    if (column >= dim) return;
+    float sum = 0;
+    for (uint32_t chunk = 0; chunk < chunks; chunk++) sum += scratch[(size_t(chunk) * 2 + blockIdx.y) * dim + column];
+    (blockIdx.y == 0 ? dq_norm : dk_norm)[column] += sum;
+}
+
+/// Warps of a block of the backward, whose sums fit; 0 when there are none.
+uint32_t backward_warps(uint32_t dim) {
+    uint32_t warps = WARPS;
+    while (warps * dim * sizeof(float) > SHARED_BYTES) warps /= 2;
+    return warps;
+}
+
+bool is_empty(const engine_rope &rope) { return rope.n == 0 || row_width(rope.heads) == 0; }
+
+engine_status check_heads(const engine_rope &rope) {
+    if (rope.heads.dim % 2 == 0 && backward_warps(rope.heads.dim) > 0) return ENGINE_OK;
+    return fail(ENGINE_BAD_ARGUMENT, "heads of %u elements: it takes an even number, at most %zu", rope.heads.dim,
+                SHARED_BYTES / sizeof(float));
+}
+
+} // namespace
+
+engine_status rope_forward(void *q, void *k, void *v, const void *qkv, const engine_rope *rope, engine_dtype dtype,
+                           engine_stream stream) {
+    if (is_empty(*rope)) return ENGINE_OK;
+    if (engine_status status = check_heads(*rope); status != ENGINE_OK) return status;
+    uint64_t heads = uint64_t(rope->n) * (rope->heads.query + 2 * rope->heads.kv);
+    auto pointers = {(const void *)q, (const void *)k, (const void *)v, qkv, rope->q_norm, rope->k_norm,
+                     (const void *)rope->cos, (const void *)rope->sin};
+    return with_access(dtype, rope->heads.dim / 2, pointers, [&](auto access) {
+        using T = typename decltype(access)::Type;
+        constexpr uint32_t W = decltype(access)::WIDTH;
+        return LAUNCH((rope_forward_kernel<T, W>), ceil_div(heads, ROWS), ROWS * WARP, 0, stream, static_cast<T *>(q),
+                      static_cast<T *>(k), static_cast<T *>(v), static_cast<const T *>(qkv), *rope);
+    });
+}
+
+engine_status rope_backward(void *dqkv, float *dq_norm, float *dk_norm, float *scratch, const void *dq, const void *dk,
+                            const void *dv, const void *qkv, const engine_rope *rope, engine_dtype dtype, engine_stream stream) {
+    if (is_empty(*rope)) return ENGINE_OK;
+    if (engine_status status = check_heads(*rope); status != ENGINE_OK) return status;
+    uint32_t dim = rope->heads.dim, chunks = ceil_div(rope->n, CHUNK), warps = backward_warps(dim);
+    auto pointers = {(const void *)dqkv, dq, dk, dv, qkv, rope->q_norm, rope->k_norm, (const void *)rope->cos,
+                     (const void *)rope->sin};
+    engine_status status = with_access(dtype, dim / 2, pointers, [&](auto access) {
+        using T = typename decltype(access)::Type;
+        constexpr uint32_t W = decltype(access)::WIDTH;
+        return LAUNCH((rope_backward_kernel<T, W>), dim3(chunks, 3), warps * WARP, warps * dim * sizeof(float), stream,
+                      static_cast<T *>(dqkv), scratch, static_cast<const T *>(dq), static_cast<const T *>(dk),
+                      static_cast<const T *>(dv), static_cast<const T *>(qkv), *rope);
+    });
+    if (status != ENGINE_OK) return status;
+    return LAUNCH(rope_norm_kernel, dim3(ceil_div(dim, COLUMNS), 2), COLUMNS, 0, stream, dq_norm, dk_norm, scratch, chunks, dim);
+}
+
+} // namespace ENGINE_NAMESPACE

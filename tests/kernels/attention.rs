@@ -1,0 +1,169 @@
+//! attention over token trees of every shape, grouped heads and windows, and decoding, against the CPU op.
+
+use std::rc::Rc;
+
+use engine::backend::bindings::{engine_attention, engine_dtype, engine_heads};
+use engine::backend::cpu::Real;
+use engine::backend::emulated::Buffer;
+use engine::data::tree::TokenTree;
+use engine::launch;
+use engine::ops::attention::attention;
+use engine::ops::attention_mask::AttentionMask;
+
+use crate::array::{Array, BF16, F32, check, kernels, random, rounded, twice};
+use crate::oracle::{Pass, pass};
+use crate::trees::{Shape, tree};
+
+/// Slots of a tile of keys, rows of a tile of queries.
+const TILE: usize = 64;
+
+/// H, K, Dh.
+type Heads = (usize, usize, usize);
+
+/// Which keys each query sees, and the tiles that this leaves, on the device.
+struct Mask {
+    oracle: Rc<AttentionMask>,
+    arrays: [Buffer<u32>; 4],
+    lists: [Buffer<u32>; 4],
+    window: u32,
+}
+
+impl Mask {
+    /// Of some queries (slot and position each) over a tree's slots; `tile` rows of queries share a list.
+    fn new(tree: &TokenTree, slots: &[u32], positions: &[u32], window: Option<usize>, tile: usize) -> Self {
+        let oracle = AttentionMask::of_queries(tree, slots, positions, window);
+        let (n, s) = (slots.len(), tree.end.len());
+        let sees = |rows: usize, keys: usize| {
+            let mut rows = rows * tile..((rows + 1) * tile).min(n);
+            rows.any(|row| (keys * TILE..((keys + 1) * TILE).min(s)).any(|j| oracle.sees(row, j)))
+        };
+        let list = |own: usize, other: usize, sees: &dyn Fn(usize, usize) -> bool| {
+            let lists: Vec<Vec<u32>> =
+                (0..own).map(|t| (0..other).filter(|&o| sees(t, o)).map(|o| o as u32).collect()).collect();
+            let starts = (0..=own).map(|t| lists[..t].iter().map(|list| list.len() as u32).sum());
+            [starts.collect::<Vec<u32>>(), lists.concat()]
+        };
+        let (rows, keys) = (n.div_ceil(tile), s.div_ceil(TILE));
+        let [a, b] = list(rows, keys, &sees);
+        let [c, d] = list(keys, rows, &|key, row| sees(row, key));
+        let array = |values: &[u32]| Buffer::from_slice(values).unwrap();
+        Self {
+            oracle: Rc::new(oracle),
+            arrays: [slots, positions, &tree.end, &tree.slot_positions].map(array),
+            lists: [&a[..], &b, &c, &d].map(array),
+            window: window.map_or(u32::MAX, |window| window as u32),
+        }
+    }
+
+    /// Of all rows of a tree over themselves.
+    fn of(tree: &TokenTree, window: Option<usize>) -> Self {
+        Self::new(tree, &tree.slots, &tree.positions, window, TILE)
+    }
+
+    fn launch(&self, (query, kv, dim): Heads, scale: f64, dtype: engine_dtype) -> engine_attention {
+        let [slots, positions, end, key_positions] = self.arrays.each_ref().map(Buffer::as_ptr);
+        let [key_starts, key_tiles, query_starts, query_tiles] = self.lists.each_ref().map(Buffer::as_ptr);
+        engine_attention {
+            slots,
+            positions,
+            end,
+            key_positions,
+            key_starts,
+            key_tiles,
+            query_starts,
+            query_tiles,
+            window: self.window,
+            n: self.oracle.num_queries() as u32,
+            s: self.oracle.num_slots() as u32,
+            heads: engine_heads { query: query as u32, kv: kv as u32, dim: dim as u32 },
+            scale: scale as f32,
+            dtype,
+        }
+    }
+}
+
+struct Case {
+    name: String,
+    mask: Mask,
+    heads: Heads,
+    /// Exact in f32.
+    scale: f64,
+    dtype: engine_dtype,
+    /// q, k, v, d_o
+    inputs: [Vec<f64>; 4],
+}
+
+impl Case {
+    fn new(name: String, mask: Mask, heads: Heads, scale: f64, dtype: engine_dtype) -> Self {
+        let (h, kv, dim) = heads;
+        let (q, k) = (mask.oracle.num_queries() * h * dim, mask.oracle.num_slots() * kv * dim);
+        let inputs = [(1, q), (2, k), (3, k), (4, q)].map(|(seed, len)| random(dtype, seed, len, 1.0));
+        let name = format!("{name}, (H, K, Dh) {heads:?}, scale {scale}, {dtype:?}");
+        Self { name, mask, heads, scale: f64::from(scale as f32), dtype, inputs }
+    }
+
+    fn oracle<T: Real>(&self) -> Pass {
+        let (h, kv, dim) = self.heads;
+        let [q, k, v, d_o] = self.inputs.clone();
+        let (n, s) = (self.mask.oracle.num_queries(), self.mask.oracle.num_slots());
+        let inputs = [(vec![n, h, dim], q), (vec![s, kv, dim], k), (vec![s, kv, dim], v)];
+        pass::<T>(&inputs, &(vec![1], vec![0.0]), &d_o, 0.0, |tape, x, _| {
+            attention(tape, (&x[0], &x[1], &x[2]), &self.mask.oracle, self.scale)
+        })
+    }
+
+    fn forward(&self) -> Vec<f64> {
+        let [q, k, v, _] = self.inputs.each_ref().map(|values| Array::new(self.dtype, values));
+        let mask = self.mask.launch(self.heads, self.scale, self.dtype);
+        let mut o = Array::empty(self.dtype, self.inputs[0].len());
+        let mut lse = Array::empty(F32, self.mask.oracle.num_queries() * self.heads.0);
+        let (n, s) = (mask.n, mask.s);
+        let (out, lse) = (o.mut_ptr(), lse.mut_ptr());
+        let (q, k, v, stream) = (q.ptr(), k.ptr(), v.ptr(), std::ptr::null_mut());
+        // SAFETY: arrays of the shapes that engine.h asks for.
+        unsafe { launch!(kernels(), attention_forward { n, s }(out, lse, q, k, v, &mask, stream)) }.unwrap();
+        o.values()
+    }
+
+    fn check_forward(&self) {
+        let o = twice(&self.name, || self.forward());
+        let (exact, plain) = (self.oracle::<f64>(), self.oracle::<f32>());
+        check(&format!("o of {}", self.name), &o, &exact.y, &rounded(self.dtype, &plain.y));
+    }
+}
+
+fn case(shape: Shape, n: usize, heads: Heads, window: Option<usize>, scale: f64, dtype: engine_dtype) -> Case {
+    let mask = Mask::of(&tree(shape, n), window);
+    Case::new(format!("attention of {shape:?}, N {n}, window {window:?}"), mask, heads, scale, dtype)
+}
+
+/// Trees of up to four tiles; heads of a group of 1, 2, 3 and 4; head_dims that fill, half fill and do not align.
+fn cases(dtype: engine_dtype) -> Vec<Case> {
+    let case = |shape, n, heads, window, scale| case(shape, n, heads, window, scale, dtype);
+    vec![
+        case(Shape::Row, 1, (4, 1, 4), None, 0.5),
+        case(Shape::Row, 2, (4, 2, 4), Some(2), 1.0),
+        case(Shape::Comb, 5, (1, 1, 8), Some(3), 0.7),
+        case(Shape::Row, 17, (4, 1, 16), Some(17), 0.5),
+        case(Shape::Row, 17, (2, 2, 5), Some(1), 1.0),
+        case(Shape::Comb, 17, (4, 1, 256), Some(5), 0.125),
+        case(Shape::Row, 113, (2, 2, 32), Some(7), 0.5),
+        case(Shape::Rows(9), 113, (4, 1, 16), None, 2.0),
+        case(Shape::Random(1), 113, (4, 1, 256), Some(60), 0.125),
+        case(Shape::Comb, 113, (3, 1, 64), Some(16), 0.3),
+        case(Shape::Row, 203, (4, 1, 16), None, 1.0),
+        case(Shape::Random(2), 203, (4, 2, 4), Some(11), 1.0),
+        case(Shape::Random(3), 203, (4, 1, 16), None, 1.0),
+        case(Shape::Rows(50), 203, (1, 1, 8), Some(500), 1.0),
+    ]
+}
+
+#[test]
+fn attention_of_f32_equals_the_cpu_op() {
+    cases(F32).iter().for_each(Case::check_forward);
+}
+
+#[test]
+fn attention_of_bf16_equals_the_cpu_op() {
+    cases(BF16).iter().for_each(Case::check_forward);
+}
