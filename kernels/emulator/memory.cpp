@@ -60,7 +60,7 @@ thread_local std::vector<Region> buffers; // sorted by address
 thread_local Shared shared;
 thread_local uint32_t launch_first_block = 0;
 
-/// Which buffer a page belongs to, guard bands included: no page has two. Forgotten when buffers come and go.
+/// Which buffer a page belongs to, guard bands included, if any: no page has two. Forgotten when buffers come and go.
 struct Pages {
     struct Entry {
         uintptr_t page = 0;
@@ -101,8 +101,9 @@ const Region *find(uintptr_t address) {
     if (known.page == address / GUARD && known.version == pages.version) return known.region;
     auto after = std::upper_bound(buffers.begin(), buffers.end(), address,
                                   [](uintptr_t a, const Region &region) { return a < region.begin - region.guard; });
-    if (after == buffers.begin() || !(after - 1)->covers(address)) return nullptr;
-    known = {address / GUARD, pages.version, &*(after - 1)};
+    // Most accesses of all are to the threads' own stacks: that nothing is there is worth knowing, too.
+    bool held = after != buffers.begin() && address / GUARD <= ((after - 1)->end + GUARD - 1) / GUARD;
+    known = {address / GUARD, pages.version, held ? &*(after - 1) : nullptr};
     return known.region;
 }
 
