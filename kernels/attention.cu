@@ -127,7 +127,7 @@ __global__ void __launch_bounds__(Plan<S, DECODE>::THREADS)
     attention_kernel(Out out, Inputs<typename S::Type> in) {
     using T = typename S::Type;
     using P = Plan<S, DECODE>;
-    DYNAMIC_SHARED(T, shared);
+    DYNAMIC_SHARED(T, shared, P::SHARED_BYTES);
     Place place;
     uint32_t tile = gridDim.x - 1 - blockIdx.x; // the last rows, which see most, come first
     uint32_t kv_heads = in.mask.heads.kv;

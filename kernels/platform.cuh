@@ -1,7 +1,7 @@
 // One source, two compilers: what nvcc knows by itself and the host's compiler gets from the emulator.
 //
 //   SHARED(float, partial, 32);            a static __shared__ array
-//   DYNAMIC_SHARED(float, tile, bytes);    the block's dynamic shared memory, `bytes` in all: a constant, what LAUNCH gets
+//   DYNAMIC_SHARED(float, tile, bytes);    the block's dynamic shared memory: at most `bytes`, a constant
 //   LAUNCH((kernel<T>), grid, block, shared_bytes, stream, arguments...)   an engine_status
 #pragma once
 

@@ -143,7 +143,7 @@ __device__ inline void backward_head(T *dx, float *sums, const T *dy, const T *x
 template <class T, uint32_t W>
 __global__ void __launch_bounds__(WARPS *WARP, 1)
     rope_backward_kernel(T *dqkv, float *scratch, const T *dq, const T *dk, const T *dv, const T *qkv, engine_rope rope) {
-    DYNAMIC_SHARED(float, sums); // (warps, Dh)
+    DYNAMIC_SHARED(float, sums, SHARED_BYTES); // (warps, Dh)
     uint32_t kind = blockIdx.y, dim = rope.heads.dim, half = dim / 2;
     uint32_t heads = kind == 0 ? rope.heads.query : rope.heads.kv;
     uint32_t before = kind == 0 ? 0 : rope.heads.query + (kind - 1) * rope.heads.kv;

@@ -7,7 +7,7 @@
 //   - two threads touch the same memory with nothing that orders them, and one of them writes (memory.cpp);
 //   - a thread reads or writes the guard bands around an array;
 //   - a thread ends with a copy that it never waited for;
-//   - the launch gives another amount of dynamic shared memory than the kernel declares.
+//   - the launch gives more dynamic shared memory than the kernel declares.
 //
 // Kernels include this through platform.cuh. One difference to CUDA: SHARED(type, name, count) in place of __shared__.
 #pragma once
@@ -57,7 +57,7 @@ template <class Lambda> const void *site_of(Lambda) {
     return &site;
 }
 void *shared_array(const void *site, size_t bytes);
-/// The kernel says how much it has; another size at its launch is a fault.
+/// The kernel says how much it has at most; more at its launch is a fault.
 void *dynamic_shared(size_t bytes = SIZE_MAX);
 
 void block_barrier(const Site &site);

@@ -237,7 +237,7 @@ void *shared_array(const void *site, size_t bytes) {
 }
 
 void *dynamic_shared(size_t bytes) {
-    if (bytes != SIZE_MAX && bytes != run->dynamic_bytes) {
+    if (run->dynamic_bytes > bytes) {
         fault(ENGINE_BAD_ARGUMENT, "launched with %zu bytes of dynamic shared memory; the kernel declares %zu",
               run->dynamic_bytes, bytes);
         abandon();

@@ -111,7 +111,7 @@ fn a_wait_that_never_comes_is_caught() {
 }
 
 #[test]
-fn a_launch_with_another_size_than_the_kernel_declares_is_caught() {
+fn a_launch_with_more_shared_memory_than_the_kernel_declares_is_caught() {
     check("copy", 3, ENGINE_BAD_ARGUMENT, "launched with 272 bytes of dynamic shared memory; the kernel declares 256");
 }
 

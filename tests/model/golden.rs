@@ -28,8 +28,10 @@ struct Golden {
     greedy: Vec<Vec<u32>>,
 }
 
+/// `ENGINE_TEST_ROOT` is set where the tests run far from their sources (scripts/gpu-kit).
 fn folder() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/gemma3_tiny")
+    let root = std::env::var("ENGINE_TEST_ROOT").unwrap_or(env!("CARGO_MANIFEST_DIR").to_string());
+    PathBuf::from(root).join("tests/fixtures/gemma3_tiny")
 }
 
 fn golden() -> Golden {

@@ -12,7 +12,7 @@ const HEAD: &str = "\
 # What each instance of a kernel takes of a chip, as ptxas reports it. `cargo test --test resources` compares; to write
 # this file anew: ENGINE_UPDATE_RESOURCES=1 cargo test --release --test resources
 #
-# block: threads, from __launch_bounds__. registers: of a thread. static_shared, dynamic_shared (from DYNAMIC_SHARED),
+# block: threads, from __launch_bounds__. registers: of a thread. static_shared, dynamic_shared (the most: DYNAMIC_SHARED),
 # stack: bytes. spills: bytes of stores and loads; more than 0 is an error. occupancy: warps that an SM holds at once, of
 # the 64 that it could (the formula and its source: tests/resources/chip.rs).
 ";
