@@ -24,9 +24,14 @@ template <uint32_t THREADS, class T> __device__ inline T block_sum(T value) {
     value = warp_sum(value);
     if (threadIdx.x % WARP == 0) partial[threadIdx.x / WARP] = value;
     __syncthreads();
-    T sum = partial[0];
+    T sum = partial[threadIdx.x % (THREADS / WARP)];
+    if constexpr (THREADS / WARP == WARP) {
+        sum = warp_sum(sum);
+    } else {
+        sum = partial[0];
 #pragma unroll
-    for (uint32_t warp = 1; warp < THREADS / WARP; warp++) sum += partial[warp];
+        for (uint32_t warp = 1; warp < THREADS / WARP; warp++) sum += partial[warp];
+    }
     __syncthreads(); // the next sum writes `partial` again
     return sum;
 }

@@ -67,8 +67,11 @@ constexpr size_t SLOT_BYTES = 64;
 /// the others return once that is done.
 bool warp_arrive(const Site &site);
 void warp_release();
-/// What `lane` hands in and gets back at a meeting.
-void *warp_slot(uint32_t lane);
+/// What each lane of the warp hands in and gets back at a meeting.
+struct alignas(SLOT_BYTES) Slot {
+    std::byte bytes[SLOT_BYTES];
+};
+Slot *warp_slots();
 /// Lanes that are missing from `mask` are a fault: nothing here needs them.
 void require_full_mask(uint32_t mask, const Site &site);
 
@@ -116,22 +119,25 @@ engine_status launch(const char *name, void (*kernel)(Parameters...), dim3 grid,
     return run_launch(launch, &call);
 }
 
-/// A warp-wide operation: `work` turns what the 32 lanes handed in into what each gets back.
-template <class Out, class In, class Work> Out warp_meet(const In &in, const Site &site, const Work &work) {
+/// A warp-wide operation: `work` turns what the 32 lanes handed in into what each gets back. It is the emulator's own:
+/// its accesses are not checked.
+template <class Out, class In, class Work>
+[[gnu::no_sanitize("thread")]] Out warp_meet(const In &in, const Site &site, const Work &work) {
     static_assert(sizeof(In) <= SLOT_BYTES && sizeof(Out) <= SLOT_BYTES);
     static_assert(std::is_trivially_copyable_v<In> && std::is_trivially_copyable_v<Out>);
     uint32_t self = here->index % 32;
-    std::memcpy(warp_slot(self), &in, sizeof in);
+    Slot *slots = warp_slots();
+    std::memcpy(&slots[self], &in, sizeof in);
     if (warp_arrive(site)) {
         In ins[32];
         Out outs[32];
-        for (uint32_t lane = 0; lane < 32; lane++) std::memcpy(&ins[lane], warp_slot(lane), sizeof in);
+        for (uint32_t lane = 0; lane < 32; lane++) std::memcpy(&ins[lane], &slots[lane], sizeof in);
         work(ins, outs);
-        for (uint32_t lane = 0; lane < 32; lane++) std::memcpy(warp_slot(lane), &outs[lane], sizeof(Out));
+        for (uint32_t lane = 0; lane < 32; lane++) std::memcpy(&slots[lane], &outs[lane], sizeof(Out));
         warp_release();
     }
     Out out;
-    std::memcpy(&out, warp_slot(self), sizeof out);
+    std::memcpy(&out, &slots[self], sizeof out);
     return out;
 }
 

@@ -16,6 +16,11 @@ struct Moment {
 /// The running fiber's moment.
 Moment now();
 
+/// Of a fiber. Some lines more than a power of 2: the tops of all stacks would share a few sets of the cache.
+constexpr size_t STACK_BYTES = 64 * 1024 + 5 * 64;
+/// The running fiber's stack, which is its own: most accesses are to it, and need no check.
+extern __thread uintptr_t stack_begin;
+
 /// Notes the first fault of a launch; later ones are consequences. Ends nothing by itself.
 [[gnu::format(printf, 2, 3)]] void fault(engine_status status, const char *format, ...);
 

@@ -141,6 +141,7 @@ void note_write(const Region &region, uintptr_t address, Cell &cell, const Momen
 void memory_access(const void *address, size_t bytes, bool write) {
     if (!here || bytes == 0) return;
     auto begin = reinterpret_cast<uintptr_t>(address);
+    if (begin - stack_begin < STACK_BYTES || begin - reinterpret_cast<uintptr_t>(here) < sizeof(Place)) return;
     const Region *region = find(begin);
     if (!region) return;
     if (begin < region->begin || begin + bytes > region->end) {

@@ -13,10 +13,10 @@
 namespace emulator {
 
 __thread const Place *here = nullptr;
+__thread uintptr_t stack_begin = 0;
 
 namespace {
 
-constexpr size_t STACK_BYTES = 64 * 1024;
 constexpr uint64_t STACK_CANARY = 0x5afe57acc5afe57a;
 
 struct Copy {
@@ -44,7 +44,7 @@ struct Meeting {
 struct Warp {
     Meeting meeting;
     uint32_t meetings = 0;
-    alignas(64) std::byte slots[32][SLOT_BYTES];
+    Slot slots[32];
 };
 
 struct Stacks {
@@ -162,6 +162,7 @@ void run_fibers(std::vector<uint32_t> &order) {
             progress = true;
             run->current = &fiber;
             here = &fiber.place;
+            stack_begin = reinterpret_cast<uintptr_t>(stacks[i]);
             Context::change(run->scheduler, fiber.context);
             if (run->stuck) break;
         }
@@ -270,7 +271,7 @@ void warp_release() {
     yield(State::Ready);
 }
 
-void *warp_slot(uint32_t lane) { return run->warp().slots[lane]; }
+Slot *warp_slots() { return run->warp().slots; }
 
 void require_full_mask(uint32_t mask, const Site &site) {
     if (mask == ~0u) return;
