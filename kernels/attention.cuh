@@ -61,7 +61,7 @@ __device__ inline void load_rows(typename S::Type *to, const typename S::Type *a
                                  const Row &row) {
     constexpr uint32_t CHUNKS = S::DIM / S::CHUNK;
     static_assert(ROWS * CHUNKS % THREADS == 0);
-#pragma unroll
+#pragma unroll 4 // of all of them f32 would spill
     for (uint32_t i = 0; i < ROWS * CHUNKS / THREADS; i++) {
         uint32_t x = i * THREADS + threadIdx.x, column = x % CHUNKS * S::CHUNK;
         const typename S::Type *from = row(x / CHUNKS);
@@ -105,7 +105,7 @@ template <class S>
 __device__ inline void multiply(float (&c)[2][4], const float *a, const float *b, uint32_t lane) {
     const float *a_row = a + lane / 4 * S::PITCH, *b_row = b + lane % 4 * 2 * S::PITCH;
     float sums[2][4][2] = {}; // of even and odd elements: shorter chains, smaller errors
-#pragma unroll 1
+#pragma unroll 2
     for (uint32_t d = 0; d < S::DIM; d += 4) {
         float x[2][4], y[4];
         load(x[0], a_row + d);
