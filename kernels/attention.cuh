@@ -61,7 +61,7 @@ __device__ inline void load_rows(typename S::Type *to, const typename S::Type *a
                                  const Row &row) {
     constexpr uint32_t CHUNKS = S::DIM / S::CHUNK;
     static_assert(ROWS * CHUNKS % THREADS == 0);
-#pragma unroll
+#pragma unroll 4 // of all of them dk and dv of f32 would spill
     for (uint32_t i = 0; i < ROWS * CHUNKS / THREADS; i++) {
         uint32_t x = i * THREADS + threadIdx.x, column = x % CHUNKS * S::CHUNK;
         const typename S::Type *from = row(x / CHUNKS);
@@ -105,7 +105,7 @@ template <class S>
 __device__ inline void multiply(float (&c)[2][4], const float *a, const float *b, uint32_t lane) {
     const float *a_row = a + lane / 4 * S::PITCH, *b_row = b + lane % 4 * 2 * S::PITCH;
     float sums[2][4][2] = {}; // of even and odd elements: shorter chains, smaller errors
-#pragma unroll 1
+#pragma unroll 1 // of more of them dk and dv would spill
     for (uint32_t d = 0; d < S::DIM; d += 4) {
         float x[2][4], y[4];
         load(x[0], a_row + d);
@@ -140,9 +140,9 @@ template <> struct alignas(16) Weights<float> {
     }
 };
 
-/// c (16, COLUMNS) += weights (16, 16) b (16, COLUMNS), b in shared memory.
+/// c (16, COLUMNS) += weights (16, 16) b (16, COLUMNS), b in shared memory. The weights are in registers: by value.
 template <class S, uint32_t COLUMNS>
-__device__ inline void accumulate(float (&c)[COLUMNS / 8][4], const Weights<bf16> &weights, const bf16 *b, uint32_t lane) {
+__device__ inline void accumulate(float (&c)[COLUMNS / 8][4], Weights<bf16> weights, const bf16 *b, uint32_t lane) {
     const bf16 *b_row = b + lane % 16 * S::PITCH + lane / 16 * 8;
 #pragma unroll
     for (uint32_t n = 0; n < COLUMNS; n += 16) {
@@ -154,7 +154,7 @@ __device__ inline void accumulate(float (&c)[COLUMNS / 8][4], const Weights<bf16
 }
 
 template <class S, uint32_t COLUMNS>
-__device__ inline void accumulate(float (&c)[COLUMNS / 8][4], const Weights<float> &weights, const float *b, uint32_t lane) {
+__device__ inline void accumulate(float (&c)[COLUMNS / 8][4], Weights<float> weights, const float *b, uint32_t lane) {
     const float *b_row = b + lane % 4 * 2;
 #pragma unroll
     for (uint32_t k = 0; k < BAND; k++) {
