@@ -104,8 +104,8 @@ __device__ inline void multiply(float (&c)[2][4], const bf16 *a, const bf16 *b, 
 template <class S>
 __device__ inline void multiply(float (&c)[2][4], const float *a, const float *b, uint32_t lane) {
     const float *a_row = a + lane / 4 * S::PITCH, *b_row = b + lane % 4 * 2 * S::PITCH;
-    float sums[2][4][4] = {}; // the last index is that of the element in its four: shorter chains, smaller errors
-#pragma unroll 2
+    float sums[2][4][2] = {}; // of even and odd elements: shorter chains, smaller errors
+#pragma unroll 1
     for (uint32_t d = 0; d < S::DIM; d += 4) {
         float x[2][4], y[4];
         load(x[0], a_row + d);
@@ -114,14 +114,11 @@ __device__ inline void multiply(float (&c)[2][4], const float *a, const float *b
         for (uint32_t j = 0; j < 4; j++) { // column j % 2 of the 8 columns j / 2
             load(y, b_row + (j / 2 * 8 + j % 2) * S::PITCH + d);
 #pragma unroll
-            for (uint32_t i = 0; i < 8; i++) sums[j / 2][i / 4 * 2 + j % 2][i % 4] += x[i / 4][i % 4] * y[i % 4];
+            for (uint32_t i = 0; i < 8; i++) sums[j / 2][i / 4 * 2 + j % 2][i % 2] += x[i / 4][i % 4] * y[i % 4];
         }
     }
 #pragma unroll
-    for (uint32_t i = 0; i < 8; i++) {
-        const float(&sum)[4] = sums[i / 4][i % 4];
-        c[i / 4][i % 4] = (sum[0] + sum[1]) + (sum[2] + sum[3]);
-    }
+    for (uint32_t i = 0; i < 8; i++) c[i / 4][i % 4] = sums[i / 4][i % 4][0] + sums[i / 4][i % 4][1];
 }
 
 /// c (16, 16) of a product, ready to be the left side of the next.

@@ -6,62 +6,73 @@
 //           target_logits (M), row_sums (R, 4) f32: scratch
 // Backward  dz = scale * (w_row p - sum_t w_t onehot(id_t)),  w_row = sum of the row's w
 // Numerics  f32 inside, one rounding at the store; rows are added up in f64
-// Order     one online pass per thread, folded in the order of the threads; rows in order
-// Cost      2 reads and 1 write of R * V * sizeof(T) bytes: memory bound. A block per row
+// Order     one online pass per thread, folded by warps and then over them; rows likewise: no atomics, bit-equal reruns
+// Cost      2 reads and 1 write of R * V * sizeof(T) bytes: memory bound, with two exp per logit. A block per row
 #include "reduce.cuh"
 #include "vector.cuh"
 
 namespace ENGINE_NAMESPACE {
 namespace {
 
-constexpr uint32_t THREADS = 512;
+constexpr uint32_t THREADS = 1024;
+constexpr uint32_t BATCH = 2; // loads of a thread at once
+constexpr uint32_t SUMS = 256; // threads that add up the rows
 
 /// What one pass over a row's logits knows: with m the largest so far, the sums of e = exp(z - m) and of (z - m) * e.
 struct Online {
     float max, sum, moment;
     uint32_t argmax; // the first of equals
+
+    /// Takes the measures by a new largest logit.
+    __device__ void rescale(float larger) {
+        float shift = max - larger, weight = expf(shift);
+        moment = weight > 0 ? (moment + sum * shift) * weight : 0; // not 0 * -inf
+        sum *= weight;
+        max = larger;
+    }
+
+    /// Adds z[first ..]; vectors come in the order of their indices.
+    template <uint32_t W> __device__ void add(const float (&z)[W], uint32_t first) {
+        float largest = max;
+        for (uint32_t j = 0; j < W; j++)
+            if (z[j] > largest) largest = z[j], argmax = first + j;
+        if (largest > max) rescale(largest);
+        float base = max == -INFINITY ? 0 : max; // not -inf - -inf
+        for (uint32_t j = 0; j < W; j++) {
+            float distance = z[j] - base, e = expf(distance);
+            sum += e;
+            if (e > 0) moment += distance * e;
+        }
+    }
 };
 
-/// Both parts' knowledge. A part that has seen nothing but -inf weighs nothing.
+/// Both parts' knowledge, the same whichever comes first.
 __device__ inline Online combine(Online a, Online b) {
-    bool second = b.max > a.max || (b.max == a.max && b.argmax < a.argmax);
-    Online out = second ? b : a;
-    const Online &other = second ? a : b;
-    if (other.max == -INFINITY) return out;
-    float shift = other.max - out.max, weight = expf(shift);
-    out.sum += other.sum * weight;
-    if (weight > 0) out.moment += (other.moment + other.sum * shift) * weight;
-    return out;
+    if (b.max > a.max || (b.max == a.max && b.argmax < a.argmax)) {
+        Online other = a;
+        a = b, b = other;
+    }
+    if (b.max == -INFINITY) return a; // it has seen nothing that weighs
+    b.rescale(a.max);
+    return {a.max, a.sum + b.sum, a.moment + b.moment, a.argmax};
 }
 
-__device__ inline Online exchange(Online own, uint32_t distance) {
-    return {__shfl_xor_sync(~0u, own.max, distance), __shfl_xor_sync(~0u, own.sum, distance),
-            __shfl_xor_sync(~0u, own.moment, distance), __shfl_xor_sync(~0u, own.argmax, distance)};
+__device__ inline Online combine_warp(Online own) {
+#pragma unroll
+    for (uint32_t distance = WARP / 2; distance > 0; distance /= 2)
+        own = combine(own, {__shfl_xor_sync(~0u, own.max, distance), __shfl_xor_sync(~0u, own.sum, distance),
+                            __shfl_xor_sync(~0u, own.moment, distance), __shfl_xor_sync(~0u, own.argmax, distance)});
+    return own;
 }
 
 /// The whole row's knowledge, in every thread of the block.
 __device__ inline Online combine_block(Online own) {
-    SHARED(Online, partial, THREADS / WARP);
-    for (uint32_t distance = WARP / 2; distance > 0; distance /= 2) {
-        Online other = exchange(own, distance);
-        own = threadIdx.x & distance ? combine(other, own) : combine(own, other);
-    }
+    static_assert(THREADS == WARP * WARP);
+    SHARED(Online, partial, WARP);
+    own = combine_warp(own);
     if (threadIdx.x % WARP == 0) partial[threadIdx.x / WARP] = own;
     __syncthreads();
-    Online all = partial[0];
-    for (uint32_t warp = 1; warp < THREADS / WARP; warp++) all = combine(all, partial[warp]);
-    return all;
-}
-
-template <class T, uint32_t W> __device__ inline Online scan(const T *z, uint32_t v) {
-    Online own{-INFINITY, 0, 0, UINT32_MAX};
-    float values[W];
-    for (uint32_t i = threadIdx.x * W; i < v; i += THREADS * W) {
-        load(values, z + i);
-#pragma unroll
-        for (uint32_t j = 0; j < W; j++) own = combine(own, Online{values[j], 1, 0, i + j});
-    }
-    return own;
+    return combine_warp(partial[threadIdx.x % WARP]);
 }
 
 template <class T, uint32_t W>
@@ -71,7 +82,9 @@ __global__ void __launch_bounds__(THREADS)
     T *z = logits + size_t(blockIdx.x) * v;
     uint32_t first = starts[blockIdx.x], end = starts[blockIdx.x + 1];
     for (uint32_t t = first + threadIdx.x; t < end; t += THREADS) target_logits[t] = to_float(z[ids[t]]);
-    Online row = combine_block(scan<T, W>(z, v));
+    Online row{-INFINITY, 0, 0, UINT32_MAX};
+    for_each_vector<THREADS, BATCH, W>(z, v, [&](const float(&values)[W], uint32_t i) { row.add(values, i); });
+    row = combine_block(row);
     float log_sum = logf(row.sum);
     float loss = 0, weight = 0, correct = 0;
     for (uint32_t t = first + threadIdx.x; t < end; t += THREADS) {
@@ -89,23 +102,26 @@ __global__ void __launch_bounds__(THREADS)
     if (!scale) return;
     // exp(z - max) / sum, not exp(z - lse): the rounding of lse would come back as a relative error of every gradient.
     float factor = weight * *scale / row.sum;
-    float values[W];
-    for (uint32_t i = threadIdx.x * W; i < v; i += THREADS * W) {
-        load(values, z + i);
-#pragma unroll
-        for (uint32_t j = 0; j < W; j++) values[j] = expf(values[j] - row.max) * factor;
-        store(z + i, values);
-    }
+    for_each_vector<THREADS, BATCH, W>(z, v, [&](const float(&values)[W], uint32_t i) {
+        float slopes[W];
+        for (uint32_t j = 0; j < W; j++) slopes[j] = expf(values[j] - row.max) * factor;
+        store(z + i, slopes);
+    });
     __syncthreads(); // a target's gradient replaces what another thread wrote
     for (uint32_t t = first + threadIdx.x; t < end; t += THREADS)
         z[ids[t]] = from_float<T>(expf(target_logits[t] - row.max) * factor - weights[t] * *scale);
 }
 
-/// sums (4) += row_sums (R, 4) over the rows, in order, a thread per sum.
-__global__ void __launch_bounds__(WARP) cross_entropy_sums_kernel(double *sums, const float *row_sums, uint32_t r) {
-    if (threadIdx.x >= 4) return;
+/// sums (4) += row_sums (R, 4) over the rows: every 64th row by a thread, and then the threads in order.
+__global__ void __launch_bounds__(SUMS) cross_entropy_sums_kernel(double *sums, const float *row_sums, uint32_t r) {
+    SHARED(double, partial, SUMS);
+    uint32_t own = threadIdx.x % 4;
     double sum = 0;
-    for (uint32_t row = 0; row < r; row++) sum += row_sums[size_t(row) * 4 + threadIdx.x];
+    for (uint32_t row = threadIdx.x / 4; row < r; row += SUMS / 4) sum += row_sums[size_t(row) * 4 + own];
+    partial[threadIdx.x] = sum;
+    __syncthreads();
+    if (threadIdx.x >= 4) return;
+    for (uint32_t i = threadIdx.x + 4; i < SUMS; i += 4) sum += partial[i];
     sums[threadIdx.x] += sum;
 }
 
@@ -122,7 +138,7 @@ engine_status cross_entropy(void *logits, double *sums, float *target_logits, fl
                       row_sums, starts, ids, weights, scale, v);
     });
     if (status != ENGINE_OK) return status;
-    return LAUNCH(cross_entropy_sums_kernel, 1, WARP, 0, stream, sums, row_sums, r);
+    return LAUNCH(cross_entropy_sums_kernel, 1, SUMS, 0, stream, sums, row_sums, r);
 }
 
 } // namespace ENGINE_NAMESPACE

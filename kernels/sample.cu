@@ -16,6 +16,7 @@ namespace ENGINE_NAMESPACE {
 namespace {
 
 constexpr uint32_t THREADS = 1024;
+constexpr uint32_t BATCH = 2; // loads of a thread at once
 constexpr uint32_t CANDIDATES = 4096; // that shared memory holds
 constexpr float ONE = 0x1p40f; // of a weight
 
@@ -45,13 +46,10 @@ template <class T, uint32_t W> struct Row {
     uint32_t v;
 
     template <class Visit> __device__ void each(const Visit &visit) const {
-        float values[W];
-#pragma unroll 4 // several loads on their way at once
-        for (uint32_t i = threadIdx.x * W; i < v; i += THREADS * W) {
-            load(values, logits + i);
+        for_each_vector<THREADS, BATCH, W>(logits, v, [&](const float(&values)[W], uint32_t i) {
 #pragma unroll
             for (uint32_t j = 0; j < W; j++) visit(Key<T>::of(values[j]), i + j);
-        }
+        });
     }
 };
 

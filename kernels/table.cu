@@ -14,6 +14,7 @@ DECLARE(rmsnorm_backward);
 DECLARE(rope_forward);
 DECLARE(rope_backward);
 DECLARE(attention_forward);
+DECLARE(attention_backward);
 DECLARE(attention_decode);
 DECLARE(geglu_forward);
 DECLARE(geglu_backward);
@@ -53,6 +54,7 @@ const engine_kernels table = {
     .rope_forward = rope_forward,
     .rope_backward = rope_backward,
     .attention_forward = attention_forward,
+    .attention_backward = attention_backward,
     .attention_decode = attention_decode,
     .geglu_forward = geglu_forward,
     .geglu_backward = geglu_backward,

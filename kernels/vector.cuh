@@ -78,6 +78,23 @@ template <class T, uint32_t W> __device__ inline void store(T *to, const float (
     }
 }
 
+/// visit(values, i) for each vector from[i .. i + W] of the n elements that is this thread's, of a block of THREADS.
+///
+/// BATCH loads are on their way at once: a block that has a row to itself waits for memory otherwise.
+template <uint32_t THREADS, uint32_t BATCH, uint32_t W, class T, class Visit>
+__device__ inline void for_each_vector(const T *from, uint32_t n, const Visit &visit) {
+    constexpr uint32_t STEP = THREADS * W;
+    float values[BATCH][W];
+    for (uint32_t i = threadIdx.x * W; i < n; i += BATCH * STEP) {
+#pragma unroll
+        for (uint32_t b = 0; b < BATCH; b++)
+            if (i + b * STEP < n) load(values[b], from + i + b * STEP);
+#pragma unroll
+        for (uint32_t b = 0; b < BATCH; b++)
+            if (i + b * STEP < n) visit(values[b], i + b * STEP);
+    }
+}
+
 /// What an instance of a kernel is made for: the element type, and how many of them it moves at once.
 template <class T, uint32_t W> struct Access {
     using Type = T;

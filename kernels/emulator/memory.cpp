@@ -60,6 +60,20 @@ thread_local std::vector<Region> buffers; // sorted by address
 thread_local Shared shared;
 thread_local uint32_t launch_first_block = 0;
 
+/// Which buffer a page belongs to, guard bands included: no page has two. Forgotten when buffers come and go.
+struct Pages {
+    struct Entry {
+        uintptr_t page = 0;
+        uint64_t version = 0;
+        const Region *region = nullptr;
+    };
+    Entry entries[1024];
+    uint64_t version = 1;
+
+    Entry &at(uintptr_t page) { return entries[page % 1024]; }
+};
+thread_local Pages pages;
+
 bool poisoned(uintptr_t begin, size_t bytes) {
     auto *band = reinterpret_cast<const uint8_t *>(begin);
     return std::all_of(band, band + bytes, [](uint8_t byte) { return byte == POISON; });
@@ -83,10 +97,13 @@ const Region *find(uintptr_t address) {
             if (array.covers(address)) return &array;
         return nullptr;
     }
+    Pages::Entry &known = pages.at(address / GUARD);
+    if (known.page == address / GUARD && known.version == pages.version) return known.region;
     auto after = std::upper_bound(buffers.begin(), buffers.end(), address,
                                   [](uintptr_t a, const Region &region) { return a < region.begin - region.guard; });
     if (after == buffers.begin() || !(after - 1)->covers(address)) return nullptr;
-    return &*(after - 1);
+    known = {address / GUARD, pages.version, &*(after - 1)};
+    return known.region;
 }
 
 /// Whether `earlier` and `current` are of different threads with nothing in between that orders them.
@@ -175,6 +192,7 @@ extern "C" void *engine_emulator_allocate(size_t bytes) {
     Region region{begin, begin + bytes, GUARD, new_cells(bytes), false};
     auto after = std::find_if(buffers.begin(), buffers.end(), [&](const Region &b) { return b.begin > begin; });
     buffers.insert(after, region);
+    pages.version++;
     return reinterpret_cast<void *>(begin);
 }
 
@@ -187,6 +205,7 @@ extern "C" engine_status engine_emulator_free(void *buffer) {
     std::free(found->cells);
     std::free(reinterpret_cast<void *>(begin - GUARD));
     buffers.erase(found);
+    pages.version++;
     return intact ? ENGINE_OK : ENGINE_NAMESPACE::fail(ENGINE_OUT_OF_BOUNDS, "the guard bands of a buffer are damaged");
 }
 

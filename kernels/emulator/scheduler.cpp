@@ -134,7 +134,8 @@ void fiber_main() {
 void arrive(Meeting &meeting, const Site &site) {
     if (meeting.arrived++ == 0) meeting.site = site;
     const Site &other = meeting.site;
-    if (other.line() == site.line() && std::strcmp(other.file_name(), site.file_name()) == 0) return;
+    bool same_file = other.file_name() == site.file_name() || std::strcmp(other.file_name(), site.file_name()) == 0;
+    if (other.line() == site.line() && same_file) return;
     fault(ENGINE_DIVERGENT_BARRIER, "thread %u waits at %s:%u while another waits at %s:%u",
           run->current->place.index, site.file_name(), site.line(), other.file_name(), other.line());
     abandon();

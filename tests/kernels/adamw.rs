@@ -37,7 +37,7 @@ fn oracle<T: Real>(lengths: &[usize]) -> [Vec<f64>; 3] {
 }
 
 /// parameters, m, v, gradients, bf16 copy
-fn run(lengths: &[usize]) -> [Vec<f64>; 5] {
+fn run(lengths: &[usize], factor: f64) -> [Vec<f64>; 5] {
     let n: usize = lengths.iter().sum();
     let [mut p, mut m, mut v, mut g] = inputs(n).map(|x| Array::new(F32, &x));
     let mut copy = Array::empty(BF16, n);
@@ -58,7 +58,7 @@ fn run(lengths: &[usize]) -> [Vec<f64>; 5] {
         1.0 / (1.0 - b2.powi(HYPER.step as i32)).sqrt(),
     ];
     let (starts, decays) = (Buffer::from_slice(&starts).unwrap(), Buffer::from_slice(&decays).unwrap());
-    let (step, factor) = (Array::new(F32, &constants), Array::new(F32, &[HYPER.clip]));
+    let (step, factor) = (Array::new(F32, &constants), Array::new(F32, &[factor]));
     let step = step.ptr::<engine_adamw_step>();
     let (starts, decays, groups, n) = (starts.as_ptr(), decays.as_ptr(), lengths.len() as u32, n as u64);
     let (state, out) = ((p.mut_ptr(), m.mut_ptr(), v.mut_ptr(), g.mut_ptr()), copy.mut_ptr());
@@ -92,7 +92,7 @@ fn adamw_equals_the_cpu_op() {
     // Groups end in the middle of a vector of four; one is empty.
     for lengths in [vec![1], vec![3, 2], vec![17, 113, 1, 1, 1, 0, 203], vec![4096, 8, 40], vec![5000, 257]] {
         let name = format!("adamw of {lengths:?}");
-        let [p, m, v, g, copy] = twice(&name, || run(&lengths));
+        let [p, m, v, g, copy] = twice(&name, || run(&lengths, HYPER.clip));
         let (exact, plain) = (oracle::<f64>(&lengths), oracle::<f32>(&lengths));
         for (what, got, exact, plain) in
             [("p", &p, &exact[0], &plain[0]), ("m", &m, &exact[1], &plain[1]), ("v", &v, &exact[2], &plain[2])]
@@ -102,4 +102,12 @@ fn adamw_equals_the_cpu_op() {
         assert!(g.iter().all(|&g| g == 0.0), "{name} zeroes the gradient");
         assert_eq!(copy, rounded(BF16, &p), "the copy of {name}");
     }
+}
+
+#[test]
+fn with_a_factor_of_nan_nothing_happens() {
+    let lengths = [17, 1024];
+    let [p, m, v, g, copy] = run(&lengths, f64::NAN);
+    assert_eq!([p, m, v, g], inputs(lengths.iter().sum()));
+    assert!(copy.iter().all(|x| x.is_nan()), "the copy is not written");
 }

@@ -1,5 +1,6 @@
 //! attention over token trees of every shape, grouped heads and windows, and decoding, against the CPU op.
 
+use std::ffi::c_void;
 use std::rc::Rc;
 
 use engine::backend::bindings::{engine_attention, engine_dtype, engine_heads};
@@ -10,15 +11,13 @@ use engine::launch;
 use engine::ops::attention::attention;
 use engine::ops::attention_mask::AttentionMask;
 
-use crate::array::{Array, BF16, F32, check, kernels, random, rounded, twice};
+use crate::array::{Array, BF16, F32, check, kernels, random, round, twice};
+use crate::attention_formula::{Heads, Inputs, formula};
 use crate::oracle::{Pass, pass};
 use crate::trees::{Shape, tree};
 
 /// Slots of a tile of keys, rows of a tile of queries.
 const TILE: usize = 64;
-
-/// H, K, Dh.
-type Heads = (usize, usize, usize);
 
 /// Which keys each query sees, and the tiles that this leaves, on the device.
 struct Mask {
@@ -89,8 +88,7 @@ struct Case {
     /// Exact in f32.
     scale: f64,
     dtype: engine_dtype,
-    /// q, k, v, d_o
-    inputs: [Vec<f64>; 4],
+    inputs: Inputs,
 }
 
 impl Case {
@@ -112,23 +110,40 @@ impl Case {
         })
     }
 
-    fn forward(&self) -> Vec<f64> {
-        let [q, k, v, _] = self.inputs.each_ref().map(|values| Array::new(self.dtype, values));
+    /// o, dq, dk, dv
+    fn run(&self) -> [Vec<f64>; 4] {
+        let [q, k, v, d_o] = self.inputs.each_ref().map(|values| Array::new(self.dtype, values));
+        let [mut o, mut dq, mut dk, mut dv] = [0, 0, 1, 1].map(|i| Array::empty(self.dtype, self.inputs[i].len()));
         let mask = self.mask.launch(self.heads, self.scale, self.dtype);
-        let mut o = Array::empty(self.dtype, self.inputs[0].len());
-        let mut lse = Array::empty(F32, self.mask.oracle.num_queries() * self.heads.0);
-        let (n, s) = (mask.n, mask.s);
-        let (out, lse) = (o.mut_ptr(), lse.mut_ptr());
-        let (q, k, v, stream) = (q.ptr(), k.ptr(), v.ptr(), std::ptr::null_mut());
+        let (n, s, rows) = (mask.n, mask.s, self.mask.oracle.num_queries() * self.heads.0);
+        let mut lse = Array::empty(F32, rows);
+        let mut scratch = Array::empty(F32, rows * (1 + 2 * self.heads.2));
+        let (lse, scratch, stream) = (lse.mut_ptr(), scratch.mut_ptr(), std::ptr::null_mut());
+        let [q, k, v, d_o] = [&q, &k, &v, &d_o].map(Array::ptr::<c_void>);
+        let outputs = [&mut o, &mut dq, &mut dk, &mut dv].map(Array::mut_ptr::<c_void>);
         // SAFETY: arrays of the shapes that engine.h asks for.
-        unsafe { launch!(kernels(), attention_forward { n, s }(out, lse, q, k, v, &mask, stream)) }.unwrap();
-        o.values()
+        unsafe {
+            let [o, dq, dk, dv] = outputs;
+            launch!(kernels(), attention_forward { n, s }(o, lse, q, k, v, &mask, stream)).unwrap();
+            launch!(kernels(), attention_backward { n, s }(dq, dk, dv, scratch, lse, d_o, o, q, k, v, &mask, stream))
+                .unwrap();
+        }
+        [o, dq, dk, dv].map(|array| array.values())
     }
 
-    fn check_forward(&self) {
-        let o = twice(&self.name, || self.forward());
-        let (exact, plain) = (self.oracle::<f64>(), self.oracle::<f32>());
-        check(&format!("o of {}", self.name), &o, &exact.y, &rounded(self.dtype, &plain.y));
+    fn check(&self) {
+        let results = twice(&self.name, || self.run());
+        let [exact, plain] = [self.oracle::<f64>(), self.oracle::<f32>()].map(|pass| [vec![pass.y], pass.dx].concat());
+        let rounded = formula(&self.mask.oracle, self.heads, self.scale, &self.inputs, &|x| round(self.dtype, x));
+        for (i, name) in ["o", "dq", "dk", "dv"].iter().enumerate() {
+            // In f32 what is plain is the CPU op. In bf16 it errs where the formula does, and where f32 does.
+            let further = |((&e, &p), &r): ((&f64, &f64), &f64)| if (r - e).abs() > (p - e).abs() { r } else { p };
+            let plain: Vec<f64> = match self.dtype {
+                BF16 => exact[i].iter().zip(&plain[i]).zip(&rounded[i]).map(further).collect(),
+                _ => plain[i].clone(),
+            };
+            check(&format!("{name} of {}", self.name), &results[i], &exact[i], &plain);
+        }
     }
 }
 
@@ -160,10 +175,22 @@ fn cases(dtype: engine_dtype) -> Vec<Case> {
 
 #[test]
 fn attention_of_f32_equals_the_cpu_op() {
-    cases(F32).iter().for_each(Case::check_forward);
+    cases(F32).iter().for_each(Case::check);
 }
 
 #[test]
 fn attention_of_bf16_equals_the_cpu_op() {
-    cases(BF16).iter().for_each(Case::check_forward);
+    cases(BF16).iter().for_each(Case::check);
+}
+
+#[test]
+fn the_formula_is_the_cpu_op() {
+    for case in cases(F32) {
+        let exact = case.oracle::<f64>();
+        let formula = formula(&case.mask.oracle, case.heads, case.scale, &case.inputs, &|x| x);
+        for (a, b) in [vec![exact.y], exact.dx].concat().iter().zip(&formula) {
+            let worst = a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+            assert!(worst < 1e-12, "{}: {worst:e}", case.name);
+        }
+    }
 }

@@ -1,5 +1,6 @@
 //! clip against the CPU op.
 
+use engine::backend::emulated::Buffer;
 use engine::launch;
 use engine::ops::clip;
 use engine::tensor::{Device, Tensor};
@@ -8,6 +9,12 @@ use crate::array::{Array, F32, check, kernels, random, twice};
 
 /// norm, factor
 fn run(gradients: &[f64], max_norm: f64) -> [f64; 2] {
+    run_with_loss(gradients, max_norm, None)
+}
+
+fn run_with_loss(gradients: &[f64], max_norm: f64, loss: Option<f64>) -> [f64; 2] {
+    let loss = loss.map(|loss| Buffer::from_slice(&[loss]).unwrap());
+    let loss = loss.as_ref().map_or(std::ptr::null(), |loss| loss.as_ptr());
     let n = gradients.len() as u64;
     let (mut norm, mut factor) = (Array::empty(F32, 1), Array::empty(F32, 1));
     let mut scratch = Array::empty(F32, gradients.len().div_ceil(16_384));
@@ -15,11 +22,8 @@ fn run(gradients: &[f64], max_norm: f64) -> [f64; 2] {
     let (out, scratch, stream) = ((norm.mut_ptr(), factor.mut_ptr()), scratch.mut_ptr(), std::ptr::null_mut());
     // SAFETY: arrays of the sizes that engine.h asks for.
     unsafe {
-        launch!(
-            kernels(),
-            clip_factor { n }(out.0, out.1, scratch, gradients.ptr(), std::ptr::null(), n, max_norm as f32, stream)
-        )
-        .unwrap();
+        launch!(kernels(), clip_factor { n }(out.0, out.1, scratch, gradients.ptr(), loss, n, max_norm as f32, stream))
+            .unwrap();
     }
     [norm.values()[0], factor.values()[0]]
 }
@@ -51,4 +55,21 @@ fn no_gradient_has_norm_0_and_factor_1() {
 fn a_norm_of_nan_is_not_taken_for_a_small_one() {
     let [norm, factor] = run(&[1.0, f64::NAN, 2.0], 1.0);
     assert!(norm.is_nan() && factor.is_nan());
+}
+
+#[test]
+fn a_step_whose_loss_or_norm_is_not_finite_has_factor_nan() {
+    let (inf, nan) = (f64::INFINITY, f64::NAN);
+    for loss in [inf, -inf, nan] {
+        let [norm, factor] = run_with_loss(&[3.0, 4.0], 10.0, Some(loss));
+        assert!(norm == 5.0 && factor.is_nan(), "loss {loss}: norm {norm}, factor {factor}");
+    }
+    assert_eq!(run_with_loss(&[3.0, 4.0], 10.0, Some(-1e300)), [5.0, 1.0]);
+    // Infinite itself, and finite elements whose squares are not.
+    for gradients in [[1.0, inf], [1e30, 1e30]] {
+        for max_norm in [0.0, 1.0] {
+            let [norm, factor] = run(&gradients, max_norm);
+            assert!(norm == inf && factor.is_nan(), "{gradients:?} to {max_norm}: norm {norm}, factor {factor}");
+        }
+    }
 }

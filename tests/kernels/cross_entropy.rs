@@ -131,3 +131,27 @@ fn masked_logits_count_for_nothing() {
     check("entropy", &sums[1..2], &exact[1..2], &plain[1..2]);
     assert!(gradient.iter().enumerate().all(|(i, &g)| i % 257 <= 3 || g == 0.0));
 }
+
+#[test]
+fn a_row_without_targets_has_no_loss_and_no_gradient() {
+    for (dtype, v) in [(F32, 257), (BF16, 512)] {
+        let mut case = Case::new(dtype, 7, v);
+        for row in [0, 3, 4, 6] {
+            case.targets[row].clear();
+        }
+        let (sums, gradient) = case.run(true);
+        let scored = |row: usize| !case.targets[row].is_empty();
+        let rows = || case.logits.chunks(v as usize).enumerate().filter(|(row, _)| scored(*row));
+        let alone = Case {
+            logits: rows().flat_map(|(_, z)| z.to_vec()).collect(),
+            targets: case.targets.iter().filter(|targets| !targets.is_empty()).cloned().collect(),
+            ..case
+        };
+        let (expected, slopes) = alone.run(true);
+        assert_eq!(sums, expected);
+        let (with, without): (Vec<_>, Vec<_>) =
+            gradient.chunks(v as usize).enumerate().partition(|(row, _)| scored(*row));
+        assert_eq!(with.iter().flat_map(|(_, g)| g.to_vec()).collect::<Vec<_>>(), slopes);
+        assert!(without.iter().all(|(_, g)| g.iter().all(|&g| g == 0.0)));
+    }
+}

@@ -22,6 +22,8 @@ mod adamw;
 #[cfg(engine_emulated)]
 mod attention;
 #[cfg(engine_emulated)]
+mod attention_formula;
+#[cfg(engine_emulated)]
 mod cast;
 #[cfg(engine_emulated)]
 mod clip;

@@ -123,33 +123,45 @@ fn in_f32_loss_and_every_gradient_are_the_cpus() {
 
 #[test]
 fn in_bf16_every_gradient_is_at_most_twice_as_far_off_as_plain_bf16() {
+    // One model's error is one draw of chance, on either side: roundings of 2 layers grow into 1 to 10 % of a gradient.
+    // The rule is about its size, the root mean square over some models.
+    const MODELS: u64 = 8;
     for config in configs() {
-        let device = device();
-        let (exact_sums, exact) = gradient(&on_cpu::<f64>(&config, 1), Rounding::None);
-        let model = on_cpu::<f32>(&config, 1);
-        let (plain_sums, plain) = gradient(&model, Rounding::Bf16);
-        let (sums, got) = gradient(&on_device(&device, &config, 1, DType::Bf16), Rounding::None);
-        let errors = [plain_sums.loss, sums.loss].map(|loss| (loss - exact_sums.loss).abs());
-        assert!(errors[1] <= 2.0 * errors[0] + 1e-3 * exact_sums.loss, "loss: {errors:?}");
-        for span in model.params.spans() {
-            let [got, plain, exact] = [&got, &plain, &exact].map(|g| &g[span.range()]);
-            let (error, allowed) = (distance(got, exact), 2.0 * distance(plain, exact));
-            assert!(error <= allowed, "{}: {error:.2e}, allowed {allowed:.2e}", span.name);
+        let spans = on_cpu::<f32>(&config, 1).params.spans().to_vec();
+        let mut squares = vec![[0.0f64; 2]; spans.len()];
+        for seed in 1..=MODELS {
+            let device = device();
+            let (exact_sums, exact) = gradient(&on_cpu::<f64>(&config, seed), Rounding::None);
+            let (_, plain) = gradient(&on_cpu::<f32>(&config, seed), Rounding::Bf16);
+            let (sums, got) = gradient(&on_device(&device, &config, seed, DType::Bf16), Rounding::None);
+            assert!((sums.loss / exact_sums.loss - 1.0).abs() < 2e-3, "loss {} of {}", sums.loss, exact_sums.loss);
+            for (span, squares) in spans.iter().zip(&mut squares) {
+                let [got, plain, exact] = [&got, &plain, &exact].map(|g| &g[span.range()]);
+                let size = distance(exact, &vec![0.0; exact.len()]);
+                squares[0] += (distance(got, exact) / size).powi(2);
+                squares[1] += (distance(plain, exact) / size).powi(2);
+            }
+        }
+        for (span, squares) in spans.iter().zip(&squares) {
+            let [error, plain] = squares.map(|sum| (sum / MODELS as f64).sqrt());
+            assert!(error <= 2.0 * plain, "{}: {error:.2e}, plain bf16 {plain:.2e}", span.name);
         }
     }
 }
 
-/// A run of steps over the examples in windows of two micro-batches, in an order that changes the sizes of batches.
-fn train(model: &mut Gemma3, steps: u64, graphs: bool) -> (Vec<StepResult>, Vec<f64>) {
-    let examples = examples();
+/// A run of steps, each over the windows that `window` gives it.
+fn train(
+    model: &mut Gemma3,
+    steps: u64,
+    graphs: bool,
+    window: impl Fn(u64) -> Vec<TokenTree>,
+) -> (Vec<StepResult>, Vec<f64>) {
     let mut step = Step::new(model, 0.01, 1.0, graphs).unwrap();
     let mut results = Vec::new();
     for i in 0..steps {
-        let (first, second) = examples.split_at(if i % 3 == 0 { 2 } else { 3 });
         let hyper =
             AdamW { learning_rate: 1e-2, betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.01, step: i + 1, clip: 1.0 };
-        let trees = vec![tree(first), tree(second)];
-        results.push(step.run(model, trees, &hyper).unwrap());
+        results.push(step.run(model, window(i), &hyper).unwrap());
     }
     (results, model.params.values.to_f64())
 }
@@ -157,11 +169,12 @@ fn train(model: &mut Gemma3, steps: u64, graphs: bool) -> (Vec<StepResult>, Vec<
 #[test]
 fn twenty_steps_follow_the_cpus_loss_curve() {
     let config = wide();
-    let (expected, _) = train(&mut on_cpu::<f32>(&config, 3), 20, false);
+    let window = |_| vec![tree(&examples())];
+    let (expected, _) = train(&mut on_cpu::<f32>(&config, 3), 20, false, window);
     // f32 differs by rounding alone, which Adam amplifies; bf16 also by what its weights and activations cannot hold.
     for (dtype, allowed) in [(DType::F32, 1e-4), (DType::Bf16, 0.05)] {
         let device = device();
-        let (results, _) = train(&mut on_device(&device, &config, 3, dtype), 20, true);
+        let (results, _) = train(&mut on_device(&device, &config, 3, dtype), 20, true, window);
         for (i, (result, expected)) in results.iter().zip(&expected).enumerate() {
             let (loss, wanted) = (result.sums.loss / result.sums.scored, expected.sums.loss / expected.sums.scored);
             assert!((loss / wanted - 1.0).abs() < allowed, "{dtype:?}, step {i}: {loss}, the CPU's {wanted}");
@@ -174,10 +187,17 @@ fn twenty_steps_follow_the_cpus_loss_curve() {
 
 #[test]
 fn a_captured_graph_gives_the_losses_and_weights_of_single_launches_to_the_bit() {
+    // Two micro-batches of changing contents and one size; the third step has another number of them. The first step of
+    // a size is run, the second captured, the others replay it.
+    let examples = examples();
+    let window = |step: u64| {
+        let (first, second) = examples.split_at(1 + step as usize % 3);
+        if step == 2 { vec![tree(&examples)] } else { vec![tree(first), tree(second)] }
+    };
     for dtype in [DType::F32, DType::Bf16] {
         let [graphs, single, again] = [true, false, true].map(|graphs| {
             let device = device();
-            train(&mut on_device(&device, &config(), 4, dtype), 8, graphs)
+            train(&mut on_device(&device, &config(), 4, dtype), 6, graphs, window)
         });
         assert!(graphs == single, "{dtype:?}");
         assert!(graphs == again, "{dtype:?}: run twice");
@@ -217,8 +237,9 @@ const PROMPTS: [&[u32]; 6] = [
 fn generation_gives_the_cpus_tokens() {
     let sampling = Sampling { temperature: 0.9, top_k: 20, top_p: 0.95, seed: 5 };
     for config in configs() {
-        for sampling in [None, Some(sampling.clone())] {
-            let options = GenerateOptions { max_new_tokens: 12, stop: vec![3], sampling };
+        // Drawing is slow on the emulator, and the same for every token.
+        for (sampling, max_new_tokens) in [(None, 12), (Some(sampling.clone()), 3)] {
+            let options = GenerateOptions { max_new_tokens, stop: vec![3], sampling };
             let expected = generate(&on_cpu::<f32>(&config, 6), &PROMPTS, &options, |_| ()).unwrap();
             let device = device();
             let model = on_device(&device, &config, 6, DType::F32);

@@ -1,0 +1,396 @@
+// attention, backward: p = exp(s - lse);  dv = p^T do;  ds = p * (do v^T - delta);  dq = scale ds k;  dk = scale ds^T q
+//
+// Shapes    dq, do, o, q (N, H, Dh) T     dk, dv, k, v (S, K, Dh) T, S = N     lse, delta (N, H) f32
+//           scratch: parts of dk and of dv per query head (S, H, Dh) f32 each, then delta = rowsum(do * o)
+// Saved     q, k, v, o, lse
+// Numerics  f32 inside, one rounding at the store; bf16: p and ds are rounded to bf16 for the tensor cores
+// Order     every sum has one owner. dq: as the forward. dk, dv: a block walks over the queries of one head, in order;
+//           then the heads of a group are added in order. No atomics, bit-equal reruns
+// Cost      14 * Dh FLOP per (row, key, head) of the tiles, of which 4 are scores that both parts compute
+//
+// Blocks of either part run in one launch: of the some hundred rows of a batch neither part fills the chip. Two blocks
+// fit on a multiprocessor. In the part of dk and dv a warp computes p^T and ds^T of its half of the queries, hands them
+// over in shared memory, and then adds up its half of the columns for all queries: dk and dv fit into registers.
+#include "attention.cuh"
+
+namespace ENGINE_NAMESPACE {
+namespace {
+
+using namespace attention;
+
+constexpr uint32_t BANDS = 2;
+constexpr uint32_t PAIRS = BANDS * BAND; // rows of a block: of queries in one part, keys in the other
+constexpr uint32_t THREADS = BANDS * 2 * WARP;
+static_assert(PAIRS == TILE);
+
+template <class T> struct Gradients {
+    T *dq;
+    float *dk, *dv; // per query head
+    float *delta;
+    const float *lse;
+    const T *d_o;
+    uint32_t key_blocks; // blocks of the part of dk and dv
+};
+
+/// p^T and ds^T on their way from the warp that computes them to the two that need them, in fragments.
+template <class T> struct Exchange {
+    Weights<T> at[2][BANDS][2][WARP];
+};
+
+template <class S> constexpr size_t TILE_ELEMENTS = TILE *S::PITCH;
+template <class S>
+constexpr size_t SHARED_BYTES = 4 * TILE_ELEMENTS<S> * sizeof(typename S::Type) + sizeof(Exchange<typename S::Type>);
+
+/// delta (N * H) = rowsum(do * o), a warp per row.
+template <class T, uint32_t W>
+__global__ void attention_delta_kernel(float *delta, const T *d_o, const T *o, uint32_t rows, uint32_t dim) {
+    uint32_t row = blockIdx.x * (blockDim.x / WARP) + threadIdx.x / WARP, lane = threadIdx.x % WARP;
+    if (row >= rows) return;
+    float x[W], y[W], sum = 0;
+    for (uint32_t i = lane * W; i < dim; i += WARP * W) {
+        load(x, d_o + size_t(row) * dim + i);
+        load(y, o + size_t(row) * dim + i);
+        for (uint32_t j = 0; j < W; j++) sum += x[j] * y[j];
+    }
+    sum = warp_sum(sum);
+    if (lane == 0) delta[row] = sum;
+}
+
+// ---- dq
+
+/// dq of the block's pairs. k of the next tile arrives while do v^T is computed, v while ds k is.
+template <class S, class T = typename S::Type>
+__device__ inline void query_gradients(T *shared, const Gradients<T> &to, const Inputs<T> &in, const Pairs &pairs,
+                                       const KeyWalk &walk, uint32_t first, const Place &place) {
+    T *q = shared, *d_o = q + TILE_ELEMENTS<S>, *k = d_o + TILE_ELEMENTS<S>, *v = k + TILE_ELEMENTS<S>;
+    uint32_t dim = in.mask.heads.dim, kv_heads = in.mask.heads.kv;
+    auto load_pairs = [&](T *into, const T *from) {
+        load_rows<S, TILE, THREADS>(into, from, dim, in.wide, [&](uint32_t r) {
+            return r < pairs.count ? from + pairs.index(r) * dim : nullptr;
+        });
+    };
+    auto load_keys = [&](T *into, const T *from, const Keys &keys) {
+        load_rows<S, TILE, THREADS>(into, from, dim, in.wide, [&](uint32_t r) {
+            const T *row = from + (size_t(keys.base + r) * kv_heads + pairs.kv_head) * dim;
+            return keys.held >> r & 1 ? row : nullptr;
+        });
+        copy_commit();
+    };
+    Rows rows(in.mask, pairs, place);
+    float scale = in.mask.scale * UNIT<T>, lse[2], delta[2];
+#pragma unroll
+    for (uint32_t r = 0; r < 2; r++)
+        lse[r] = to.lse[pairs.index(rows.pair[r])] * UNIT<T>, delta[r] = to.delta[pairs.index(rows.pair[r])];
+    float dq[S::DIM / 8][4] = {};
+    Keys keys = walk.fetch(first);
+    walk.settle(keys); // a row sees a key at least
+    load_pairs(q, in.q);
+    load_pairs(d_o, to.d_o);
+    load_keys(v, in.v, keys);
+    load_keys(k, in.k, keys);
+    uint32_t band = place.band * BAND * S::PITCH, half = place.half * BAND * S::PITCH;
+    while (keys.at < walk.end) {
+        Keys next = walk.fetch(keys.at + 1);
+        bool seen = place.own(keys.seen);
+        float ds[2][4], s[2][4];
+        copy_wait<1>();
+        __syncthreads(); // v is here
+        if (seen) multiply<S>(ds, d_o + band, v + half, place.lane);
+        walk.settle(next);
+        copy_wait<0>();
+        __syncthreads(); // k is here, and nobody needs v
+        if (next.at < walk.end) load_keys(v, in.v, next);
+        if (seen) {
+            multiply<S>(s, q + band, k + half, place.lane);
+#pragma unroll
+            for (uint32_t i = 0; i < 8; i++) s[i / 4][i % 4] *= scale;
+            hide(s, keys, rows, place, in.mask.window);
+#pragma unroll
+            for (uint32_t i = 0; i < 8; i++) {
+                uint32_t r = i % 4 / 2;
+                ds[i / 4][i % 4] = power<T>(s[i / 4][i % 4] - lse[r]) * (ds[i / 4][i % 4] - delta[r]);
+            }
+            accumulate<S, S::DIM>(dq, Weights<T>::of(ds), k + half, place.lane);
+        }
+        __syncthreads(); // nobody needs k
+        if (next.at < walk.end) load_keys(k, in.k, next);
+        keys = next;
+    }
+#pragma unroll
+    for (uint32_t i = 0; i < S::DIM / 2; i++) dq[i / 4][i % 4] *= in.mask.scale;
+    float *sum = reinterpret_cast<float *>(shared);
+    add_halves<S>(sum, dq, place);
+    store_rows<S, THREADS, T>(sum, pairs.count, dim, in.wide, [&](uint32_t r) { return to.dq + pairs.index(r) * dim; });
+}
+
+// ---- dk and dv
+
+/// What the block's keys are, and the most and the least that they are seen by. A lane has one key.
+struct KeyExtent {
+    uint32_t base, end, position;
+    uint32_t least_end, most_end, least_position, most_position;
+
+    __device__ KeyExtent(const engine_attention &mask, uint32_t base, uint32_t lane) : base(base) {
+        bool exists = base + lane < mask.s;
+        end = exists ? mask.end[base + lane] : 0; // nobody sees a key beyond the last
+        position = mask.key_positions[exists ? base + lane : mask.s - 1];
+        auto least = [](uint32_t a, uint32_t b) { return a < b ? a : b; };
+        auto most = [](uint32_t a, uint32_t b) { return a > b ? a : b; };
+        least_end = warp_reduce(end, least), most_end = warp_reduce(end, most);
+        least_position = warp_reduce(position, least), most_position = warp_reduce(position, most);
+    }
+};
+
+/// A tile of rows of queries: what this lane knows about its own row, and votes, a bit per row.
+struct Queries {
+    uint32_t at, base, slot, position;
+    float lse, delta;
+    uint32_t seen;  // rows that may see some key of the block
+    uint32_t clear; // rows that see every key
+};
+
+/// The tiles of queries in a list of tiles, those that see no key of the block left out.
+template <class T> struct QueryWalk {
+    const engine_attention &mask;
+    const Gradients<T> &to;
+    const uint32_t *tiles;
+    uint32_t end, lane, head;
+    KeyExtent extent;
+
+    __device__ Queries fetch(uint32_t at) const {
+        Queries queries = {};
+        queries.at = at;
+        if (at >= end) return queries;
+        queries.base = tiles[at / STEPS] * ENGINE_ATTENTION_TILE + at % STEPS * TILE;
+        uint32_t row = queries.base + lane;
+        queries.slot = UINT32_MAX; // beyond the last row: it sees nothing
+        if (row >= mask.n) return queries;
+        queries.slot = mask.slots[row], queries.position = mask.positions[row];
+        size_t index = size_t(row) * mask.heads.query + head;
+        queries.lse = to.lse[index] * UNIT<T>, queries.delta = to.delta[index];
+        return queries;
+    }
+
+    __device__ void vote(Queries &queries) const {
+        uint32_t slot = queries.slot, position = queries.position;
+        bool seen = queries.at < end && extent.base <= slot && slot < extent.most_end &&
+                    (position <= extent.most_position || position - extent.most_position < mask.window);
+        bool clear = extent.base + TILE - 1 <= slot && slot < extent.least_end &&
+                     position - extent.least_position < mask.window;
+        queries.seen = __ballot_sync(~0u, seen);
+        queries.clear = __ballot_sync(~0u, clear);
+    }
+
+    /// Goes on from what was fetched to the first tile that sees something.
+    __device__ void settle(Queries &queries) const {
+        for (;;) {
+            vote(queries);
+            if (queries.seen || queries.at >= end) return;
+            queries = fetch(queries.at + 1);
+        }
+    }
+};
+
+/// From scores s^T and dp^T = v do^T of 16 keys and 16 queries: s becomes p, dp becomes ds.
+template <class T>
+__device__ inline void score_gradients(float (&s)[2][4], float (&dp)[2][4], const Queries &queries, const KeyExtent &keys,
+                                       const engine_attention &mask, const Place &place) {
+    bool clear = place.own(queries.clear) == HALF_MASK;
+    float scale = mask.scale * UNIT<T>;
+    uint32_t end[2], position[2];
+#pragma unroll
+    for (uint32_t r = 0; r < 2; r++) {
+        uint32_t own = place.band * BAND + place.row + 8 * r;
+        end[r] = __shfl_sync(~0u, keys.end, own), position[r] = __shfl_sync(~0u, keys.position, own);
+    }
+#pragma unroll
+    for (uint32_t i = 0; i < 4; i++) {
+        uint32_t at = BAND * place.half + i / 2 * 8 + place.column + i % 2;
+        float lse = __shfl_sync(~0u, queries.lse, at), delta = __shfl_sync(~0u, queries.delta, at);
+        uint32_t slot = 0, row_position = 0;
+        if (!clear)
+            slot = __shfl_sync(~0u, queries.slot, at), row_position = __shfl_sync(~0u, queries.position, at);
+#pragma unroll
+        for (uint32_t r = 0; r < 2; r++) {
+            uint32_t key = keys.base + place.band * BAND + place.row + 8 * r;
+            bool sees = clear || (key <= slot && slot < end[r] && row_position - position[r] < mask.window);
+            float &x = s[i / 2][2 * r + i % 2], &y = dp[i / 2][2 * r + i % 2];
+            x = sees ? power<T>(x * scale - lse) : 0;
+            y = x * (y - delta);
+        }
+    }
+}
+
+/// Writes a warp's 16 rows and DIM / 2 columns of one query head's dk or dv.
+template <class S>
+__device__ inline void store_part(float *to, const float (&c)[S::DIM / 16][4], uint32_t base, const engine_attention &mask,
+                                  uint32_t head, const Place &place) {
+    uint32_t dim = mask.heads.dim;
+#pragma unroll
+    for (uint32_t i = 0; i < S::DIM / 8; i++) {
+        uint32_t key = base + place.band * BAND + place.row + i % 2 * 8;
+        uint32_t column = place.half * (S::DIM / 2) + i / 2 * 8 + place.column;
+        if (key >= mask.s) continue;
+        float *at = to + (size_t(key) * mask.heads.query + head) * dim + column;
+        const float pair[2] = {c[i / 2][i % 2 * 2], c[i / 2][i % 2 * 2 + 1]};
+        if (dim % 2 == 0 && column < dim) {
+            store(at, pair);
+        } else {
+            for (uint32_t j = 0; j < 2 && column + j < dim; j++) at[j] = pair[j];
+        }
+    }
+}
+
+/// dk and dv of 32 keys from the queries of one head. do of the next tile arrives while ds^T q is computed, q while the
+/// next v do^T is.
+template <class S, class T = typename S::Type>
+__device__ inline void key_gradients(T *shared, const Gradients<T> &to, const Inputs<T> &in, const QueryWalk<T> &walk,
+                                     const Place &place) {
+    T *k = shared, *v = k + TILE_ELEMENTS<S>, *q = v + TILE_ELEMENTS<S>, *d_o = q + TILE_ELEMENTS<S>;
+    auto &exchange = *reinterpret_cast<Exchange<T> *>(d_o + TILE_ELEMENTS<S>);
+    const engine_attention &mask = in.mask;
+    uint32_t dim = mask.heads.dim, kv_head = walk.head / (mask.heads.query / mask.heads.kv), base = walk.extent.base;
+    auto load_keys = [&](T *into, const T *from) {
+        load_rows<S, TILE, THREADS>(into, from, dim, in.wide, [&](uint32_t r) {
+            return base + r < mask.s ? from + (size_t(base + r) * mask.heads.kv + kv_head) * dim : nullptr;
+        });
+    };
+    auto load_queries = [&](T *into, const T *from, const Queries &queries) {
+        load_rows<S, TILE, THREADS>(into, from, dim, in.wide, [&](uint32_t r) {
+            const T *row = from + (size_t(queries.base + r) * mask.heads.query + walk.head) * dim;
+            return queries.base + r < mask.n ? row : nullptr;
+        });
+        copy_commit();
+    };
+    float dk[S::DIM / 16][4] = {}, dv[S::DIM / 16][4] = {};
+    Queries queries = walk.fetch(0);
+    walk.settle(queries);
+    if (queries.at < walk.end) {
+        load_keys(k, in.k);
+        load_keys(v, in.v);
+        load_queries(d_o, to.d_o, queries);
+        load_queries(q, in.q, queries);
+    }
+    uint32_t band = place.band * BAND * S::PITCH, columns = place.half * (S::DIM / 2);
+    // dx += the weights of both halves of the queries, times this warp's columns of x.
+    auto add = [&](float (&dx)[S::DIM / 16][4], uint32_t matrix, const T *x) {
+#pragma unroll
+        for (uint32_t half = 0; half < 2; half++)
+            if (queries.seen >> BAND * half & HALF_MASK)
+                accumulate<S, S::DIM / 2>(dx, exchange.at[matrix][place.band][half][place.lane],
+                                          x + half * BAND * S::PITCH + columns, place.lane);
+    };
+    while (queries.at < walk.end) {
+        Queries next = walk.fetch(queries.at + 1);
+        bool seen = place.own(queries.seen);
+        float s[2][4], dp[2][4];
+        copy_wait<1>();
+        __syncthreads(); // do is here
+        if (seen) multiply<S>(dp, v + band, d_o + place.half * BAND * S::PITCH, place.lane);
+        walk.settle(next);
+        copy_wait<0>();
+        __syncthreads(); // q is here
+        if (seen) {
+            multiply<S>(s, k + band, q + place.half * BAND * S::PITCH, place.lane);
+            score_gradients<T>(s, dp, queries, walk.extent, mask, place);
+            exchange.at[0][place.band][place.half][place.lane] = Weights<T>::of(s);
+            exchange.at[1][place.band][place.half][place.lane] = Weights<T>::of(dp);
+        }
+        __syncthreads(); // the weights are here
+        add(dv, 0, d_o);
+        __syncthreads(); // nobody needs do
+        if (next.at < walk.end) load_queries(d_o, to.d_o, next);
+        add(dk, 1, q);
+        __syncthreads(); // nobody needs q or the weights
+        if (next.at < walk.end) load_queries(q, in.q, next);
+        queries = next;
+    }
+    store_part<S>(to.dk, dk, base, mask, walk.head, place);
+    store_part<S>(to.dv, dv, base, mask, walk.head, place);
+}
+
+/// Block: first those of (32 keys, query head), then those of (tile of queries, pairs in it and kv head).
+template <class S>
+__global__ void __launch_bounds__(THREADS)
+    attention_backward_kernel(Gradients<typename S::Type> to, Inputs<typename S::Type> in) {
+    using T = typename S::Type;
+    DYNAMIC_SHARED(T, shared);
+    Place place;
+    const engine_attention &mask = in.mask;
+    if (blockIdx.x < to.key_blocks) {
+        uint32_t head = blockIdx.x % mask.heads.query, tile = blockIdx.x / mask.heads.query;
+        uint32_t first = mask.query_starts[tile / STEPS];
+        uint32_t steps = (mask.query_starts[tile / STEPS + 1] - first) * STEPS;
+        KeyExtent extent(mask, tile * TILE, place.lane);
+        key_gradients<S>(shared, to, in, QueryWalk<T>{mask, to, mask.query_tiles + first, steps, place.lane, head, extent},
+                         place);
+    } else {
+        uint32_t block = blockIdx.x - to.key_blocks, kv_heads = mask.heads.kv;
+        uint32_t tiles = (mask.n - 1) / ENGINE_ATTENTION_TILE + 1, tile = tiles - 1 - block % tiles;
+        Pairs pairs(mask, tile, ENGINE_ATTENTION_TILE, block / tiles / kv_heads, PAIRS, block / tiles % kv_heads);
+        if (pairs.count == 0) return;
+        uint32_t first = mask.key_starts[tile], steps = (mask.key_starts[tile + 1] - first) * STEPS;
+        KeyWalk walk{mask, mask.key_tiles + first, steps, place.lane, Extent(mask, pairs, place.lane)};
+        query_gradients<S>(shared, to, in, pairs, walk, 0, place);
+    }
+}
+
+/// dk and dv (rows = S * K, Dh) from the parts (S * K, H / K, Dh); blockIdx.y: which of the two.
+template <class T, uint32_t W>
+__global__ void attention_group_kernel(T *dk, T *dv, const float *dk_parts, const float *dv_parts, uint32_t rows,
+                                       uint32_t dim, uint32_t group, float scale) {
+    size_t at = (size_t(blockIdx.x) * blockDim.x + threadIdx.x) * W;
+    if (at >= size_t(rows) * dim) return;
+    const float *part = (blockIdx.y == 0 ? dk_parts : dv_parts) + at / dim * group * dim + at % dim;
+    float sum[W] = {}, x[W];
+    for (uint32_t head = 0; head < group; head++) {
+        load(x, part + size_t(head) * dim);
+#pragma unroll
+        for (uint32_t j = 0; j < W; j++) sum[j] += x[j];
+    }
+#pragma unroll
+    for (uint32_t j = 0; j < W; j++) sum[j] *= blockIdx.y == 0 ? scale : 1;
+    store((blockIdx.y == 0 ? dk : dv) + at, sum);
+}
+
+template <class S, class T = typename S::Type>
+engine_status launch_backward(const Gradients<T> &to, const Inputs<T> &in, const void *o, void *dk, void *dv,
+                              engine_stream stream) {
+    const engine_attention &mask = in.mask;
+    uint32_t dim = mask.heads.dim, rows = mask.n * mask.heads.query, group = mask.heads.query / mask.heads.kv;
+    constexpr uint32_t WARPS = 4;
+    constexpr uint32_t W = 16 / sizeof(T);
+    auto delta_kernel = in.wide ? attention_delta_kernel<T, W> : attention_delta_kernel<T, 1>;
+    engine_status status = LAUNCH(delta_kernel, ceil_div(rows, WARPS), WARPS * WARP, 0, stream, to.delta, to.d_o,
+                                  static_cast<const T *>(o), rows, dim);
+    if (status != ENGINE_OK) return status;
+    uint32_t query_blocks = ceil_div(mask.n, ENGINE_ATTENTION_TILE) * ceil_div(ENGINE_ATTENTION_TILE * group, PAIRS);
+    status = LAUNCH((attention_backward_kernel<S>), to.key_blocks + query_blocks * mask.heads.kv, THREADS, SHARED_BYTES<S>,
+                    stream, to, in);
+    if (status != ENGINE_OK) return status;
+    uint64_t elements = uint64_t(mask.s) * mask.heads.kv * dim;
+    auto group_kernel = in.wide ? attention_group_kernel<T, 4> : attention_group_kernel<T, 1>;
+    return LAUNCH(group_kernel, dim3(ceil_div(elements, (in.wide ? 4 : 1) * 256), 2), 256, 0, stream,
+                  static_cast<T *>(dk), static_cast<T *>(dv), to.dk, to.dv, mask.s * mask.heads.kv, dim, group, mask.scale);
+}
+
+} // namespace
+
+engine_status attention_backward(void *dq, void *dk, void *dv, float *scratch, const float *lse, const void *d_o,
+                                 const void *o, const void *q, const void *k, const void *v, const engine_attention *mask,
+                                 engine_stream stream) {
+    if (mask->n == 0) return ENGINE_OK;
+    if (mask->n != mask->s)
+        return fail(ENGINE_BAD_ARGUMENT, "%u rows of %u slots: a backward is over all rows", mask->n, mask->s);
+    return with_shape(*mask, {dq, dk, dv, scratch, d_o, o, q, k, v}, [&](auto shape, bool wide) {
+        using S = decltype(shape);
+        using T = typename S::Type;
+        size_t part = size_t(mask->s) * mask->heads.query * mask->heads.dim;
+        Gradients<T> to{static_cast<T *>(dq),        scratch, scratch + part, scratch + 2 * part, lse,
+                        static_cast<const T *>(d_o), ceil_div(mask->s, TILE) * mask->heads.query};
+        Inputs<T> in{static_cast<const T *>(q), static_cast<const T *>(k), static_cast<const T *>(v), *mask, wide};
+        return launch_backward<S>(to, in, o, dk, dv, stream);
+    });
+}
+
+} // namespace ENGINE_NAMESPACE
