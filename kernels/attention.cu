@@ -180,7 +180,9 @@ __global__ void __launch_bounds__(Plan<S, DECODE>::THREADS)
 }
 
 /// o (N * H, Dh) from the splits' parts, a warp per row.
-template <class T> __global__ void attention_combine_kernel(T *o, PartialOutput partial, uint32_t rows, uint32_t dim) {
+template <class T>
+__global__ void __launch_bounds__(4 * WARP)
+    attention_combine_kernel(T *o, PartialOutput partial, uint32_t rows, uint32_t dim) {
     uint32_t row = blockIdx.x * (blockDim.x / WARP) + threadIdx.x / WARP, lane = threadIdx.x % WARP;
     if (row >= rows) return;
     const float *stats = partial.stats + size_t(row) * partial.splits * 2;

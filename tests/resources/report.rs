@@ -136,31 +136,25 @@ fn before(line: &str, words: &str) -> u32 {
 
 /// The name a reader knows: without namespaces, return type and arguments.
 pub fn short_name(demangled: &str) -> String {
-    let mut name = demangled.trim().to_string();
-    for noise in ["(anonymous namespace)::", "engine_cuda::"] {
-        name = name.replace(noise, "");
-    }
-    name = name.replace("(bool)0", "false").replace("(bool)1", "true");
-    name = name.strip_prefix("void ").unwrap_or(&name).to_string();
-    let mut depth = 0;
-    let end = name.char_indices().find(|(_, c)| {
-        depth += i32::from(*c == '<') - i32::from(*c == '>');
-        *c == '(' && depth == 0
-    });
-    name.truncate(end.map_or(name.len(), |(at, _)| at));
-    // `8u` is 8.
+    let text = demangled.trim().replace("(anonymous namespace)::", "").replace("> >", ">>");
+    let text = text.replace("(bool)0", "false").replace("(bool)1", "true");
+    let text = text.strip_prefix("void ").unwrap_or(&text);
     let mut short = String::new();
-    for c in name.chars() {
-        if !(c == 'u' && short.ends_with(|last: char| last.is_ascii_digit()) && !in_a_word(&short)) {
-            short.push(c);
+    let mut depth = 0;
+    for c in text.chars() {
+        depth += i32::from(c == '<') - i32::from(c == '>');
+        if c == '(' && depth == 0 {
+            break; // the arguments
+        }
+        short.push(c);
+        let word = short.rfind(|c: char| !c.is_alphanumeric() && c != '_' && c != ':').map_or(0, |before| before + 1);
+        if short.ends_with("::") {
+            short.truncate(word);
+        } else if c == 'u' && short[word..].starts_with(|c: char| c.is_ascii_digit()) {
+            short.pop(); // 8u is 8
         }
     }
     short
-}
-
-/// Whether the digits that `text` ends with belong to a name.
-fn in_a_word(text: &str) -> bool {
-    text.trim_end_matches(|c: char| c.is_ascii_digit()).ends_with(|c: char| c.is_alphabetic() || c == '_')
 }
 
 #[test]
@@ -168,6 +162,10 @@ fn names_are_those_of_the_source() {
     for (demangled, name) in [
         ("engine_cuda::(anonymous namespace)::rmsnorm_weight_kernel(float*, float const*)", "rmsnorm_weight_kernel"),
         ("void engine_cuda::(anonymous namespace)::k<engine_cuda::bf16, 8u>(engine_cuda::bf16*, int)", "k<bf16, 8>"),
+        (
+            "void engine_cuda::(anonymous namespace)::k<engine_cuda::a::S<float, 8u>, Out<int> >()",
+            "k<S<float, 8>, Out<int>>",
+        ),
         ("void engine_cuda::(anonymous namespace)::k2u<float, (bool)1, 64>(void (*)(int))", "k2u<float, true, 64>"),
     ] {
         assert_eq!(short_name(demangled), name);
