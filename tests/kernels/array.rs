@@ -1,6 +1,7 @@
 //! Arrays of the device in f32 or bf16, and the rule by which their values pass. The device is the emulated one; with
 //! `ENGINE_TEST_DEVICE=cuda` it is the GPU.
 
+use std::cell::Cell;
 use std::ffi::c_void;
 use std::marker::PhantomData;
 
@@ -16,9 +17,10 @@ pub const F32: engine_dtype = engine_dtype::ENGINE_F32;
 pub const BF16: engine_dtype = engine_dtype::ENGINE_BF16;
 
 thread_local! {
+    static EMULATOR: Cell<bool> = const { Cell::new(false) };
     /// Each test has one of its own: devices belong to the thread that made them.
     static DEVICE: Device = match std::env::var("ENGINE_TEST_DEVICE").as_deref() {
-        Ok("cuda") => engine::backend::cuda::device(),
+        Ok("cuda") if !EMULATOR.get() => engine::backend::cuda::device(),
         _ => engine::backend::emulated::device(),
     }
     .unwrap_or_else(|error| panic!("{}", error.report()));
@@ -27,6 +29,12 @@ thread_local! {
 /// The device of this thread.
 pub fn device() -> Device {
     DEVICE.with(Device::clone)
+}
+
+/// For a test of the emulator itself: this thread's device is the emulated one, whatever the environment says.
+pub fn on_the_emulator() {
+    EMULATOR.set(true);
+    assert_eq!(kernels().device(), "emulated");
 }
 
 /// Its launchers.
