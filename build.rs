@@ -194,24 +194,32 @@ fn find_nvcc() -> Result<(PathBuf, String), String> {
     let nvcc = found.ok_or("there is no nvcc")?;
     let said = said_by(Command::new(&nvcc).arg("--version")).ok_or(format!("`{}` does not run", nvcc.display()))?;
     let version = said.split(", V").nth(1).and_then(|rest| rest.split_whitespace().next()).unwrap_or_default();
-    let major: u32 = version.split('.').next().and_then(|major| major.parse().ok()).unwrap_or(0);
     // 12.0 is the first that knows C++20 and sm_90a.
-    if major < 12 {
+    if number(version, 0) < 12 {
         Err(format!("`{}` is {version}, not 12.0 or newer", nvcc.display()))
     } else {
         Ok((nvcc, version.to_string()))
     }
 }
 
+/// Part `at` of a version; 0 where there is none.
+fn number(version: &str, at: usize) -> u32 {
+    version.split('.').nth(at).and_then(|part| part.parse().ok()).unwrap_or(0)
+}
+
 /// The kernels for real chips: machine code for sm_80 and sm_90a, and PTX for what comes after.
 fn cuda(nvcc: &Path, version: &str) {
     let headers = texts(&headers());
     let flags = ["NVCC_PREPEND_FLAGS", "NVCC_APPEND_FLAGS"].map(env::var_os);
+    let can_compress = number(version, 0) * 100 + number(version, 1) >= 1208;
     let folders = in_parallel(&sources("", "cu"), |file| {
         let mut command = Command::new(nvcc);
         command.args(["-c", "-O3", "-std=c++20", "-Werror", "all-warnings", "-Xcompiler", "-fPIC", "-Xptxas", "-v"]);
         command.args(["-gencode", "arch=compute_80,code=sm_80", "-gencode", "arch=compute_90a,code=sm_90a"]);
         command.args(["-gencode", "arch=compute_80,code=compute_80", "-DENGINE_NAMESPACE=engine_cuda"]);
+        if can_compress {
+            command.arg("--compress-mode=size"); // to a fifth of the default
+        }
         command.arg(file);
         compiled("cuda", file, command, (version, &headers, &flags))
     });

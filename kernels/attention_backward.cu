@@ -41,9 +41,13 @@ template <class S> constexpr size_t TILE_ELEMENTS = TILE *S::PITCH;
 template <class S>
 constexpr size_t SHARED_BYTES = 4 * TILE_ELEMENTS<S> * sizeof(typename S::Type) + sizeof(Exchange<typename S::Type>);
 
+constexpr uint32_t DELTA_WARPS = 4;
+constexpr uint32_t GROUP_THREADS = 256;
+
 /// delta (N * H) = rowsum(do * o), a warp per row.
 template <class T, uint32_t W>
-__global__ void attention_delta_kernel(float *delta, const T *d_o, const T *o, uint32_t rows, uint32_t dim) {
+__global__ void __launch_bounds__(DELTA_WARPS *WARP)
+    attention_delta_kernel(float *delta, const T *d_o, const T *o, uint32_t rows, uint32_t dim) {
     uint32_t row = blockIdx.x * (blockDim.x / WARP) + threadIdx.x / WARP, lane = threadIdx.x % WARP;
     if (row >= rows) return;
     float x[W], y[W], sum = 0;
@@ -314,7 +318,7 @@ template <class S>
 __global__ void __launch_bounds__(THREADS)
     attention_backward_kernel(Gradients<typename S::Type> to, Inputs<typename S::Type> in) {
     using T = typename S::Type;
-    DYNAMIC_SHARED(T, shared);
+    DYNAMIC_SHARED(T, shared, SHARED_BYTES<S>);
     Place place;
     const engine_attention &mask = in.mask;
     if (blockIdx.x < to.key_blocks) {
@@ -337,8 +341,9 @@ __global__ void __launch_bounds__(THREADS)
 
 /// dk and dv (rows = S * K, Dh) from the parts (S * K, H / K, Dh); blockIdx.y: which of the two.
 template <class T, uint32_t W>
-__global__ void attention_group_kernel(T *dk, T *dv, const float *dk_parts, const float *dv_parts, uint32_t rows,
-                                       uint32_t dim, uint32_t group, float scale) {
+__global__ void __launch_bounds__(GROUP_THREADS)
+    attention_group_kernel(T *dk, T *dv, const float *dk_parts, const float *dv_parts, uint32_t rows, uint32_t dim,
+                           uint32_t group, float scale) {
     size_t at = (size_t(blockIdx.x) * blockDim.x + threadIdx.x) * W;
     if (at >= size_t(rows) * dim) return;
     const float *part = (blockIdx.y == 0 ? dk_parts : dv_parts) + at / dim * group * dim + at % dim;
@@ -358,11 +363,10 @@ engine_status launch_backward(const Gradients<T> &to, const Inputs<T> &in, const
                               engine_stream stream) {
     const engine_attention &mask = in.mask;
     uint32_t dim = mask.heads.dim, rows = mask.n * mask.heads.query, group = mask.heads.query / mask.heads.kv;
-    constexpr uint32_t WARPS = 4;
     constexpr uint32_t W = 16 / sizeof(T);
     auto delta_kernel = in.wide ? attention_delta_kernel<T, W> : attention_delta_kernel<T, 1>;
-    engine_status status = LAUNCH(delta_kernel, ceil_div(rows, WARPS), WARPS * WARP, 0, stream, to.delta, to.d_o,
-                                  static_cast<const T *>(o), rows, dim);
+    engine_status status = LAUNCH(delta_kernel, ceil_div(rows, DELTA_WARPS), DELTA_WARPS * WARP, 0, stream, to.delta,
+                                  to.d_o, static_cast<const T *>(o), rows, dim);
     if (status != ENGINE_OK) return status;
     uint32_t query_blocks = ceil_div(mask.n, ENGINE_ATTENTION_TILE) * ceil_div(ENGINE_ATTENTION_TILE * group, PAIRS);
     status = LAUNCH((attention_backward_kernel<S>), to.key_blocks + query_blocks * mask.heads.kv, THREADS, SHARED_BYTES<S>,
@@ -370,7 +374,7 @@ engine_status launch_backward(const Gradients<T> &to, const Inputs<T> &in, const
     if (status != ENGINE_OK) return status;
     uint64_t elements = uint64_t(mask.s) * mask.heads.kv * dim;
     auto group_kernel = in.wide ? attention_group_kernel<T, 4> : attention_group_kernel<T, 1>;
-    return LAUNCH(group_kernel, dim3(ceil_div(elements, (in.wide ? 4 : 1) * 256), 2), 256, 0, stream,
+    return LAUNCH(group_kernel, dim3(ceil_div(elements, (in.wide ? 4 : 1) * GROUP_THREADS), 2), GROUP_THREADS, 0, stream,
                   static_cast<T *>(dk), static_cast<T *>(dv), to.dk, to.dv, mask.s * mask.heads.kv, dim, group, mask.scale);
 }
 

@@ -89,7 +89,7 @@ __device__ inline Softmax row_loss(float *out, const Online &own, const float *t
 }
 
 template <class T, uint32_t W>
-__global__ void __launch_bounds__(THREADS)
+__global__ void __launch_bounds__(THREADS, 1) // one block at once: for two of them ptxas spills
     cross_entropy_kernel(T *logits, float *target_logits, float *row_sums, const uint32_t *starts, const uint32_t *ids,
                          const float *weights, const float *scale, uint32_t v) {
     T *z = logits + size_t(blockIdx.x) * v;

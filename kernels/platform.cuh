@@ -14,9 +14,9 @@
 #define SHARED(type, name, count) __shared__ type name[count]
 // The comment is left in the PTX, where tests/resources finds how much an instance takes; the emulator holds it against
 // what is launched.
-#define DYNAMIC_SHARED(type, name, ...)                                                      \
-    extern __shared__ __align__(16) unsigned char engine_dynamic_shared[];                   \
-    __VA_OPT__(asm volatile("// dynamic_shared %0" : : "n"(static_cast<int>(__VA_ARGS__)));) \
+#define DYNAMIC_SHARED(type, name, bytes)                                  \
+    extern __shared__ __align__(16) unsigned char engine_dynamic_shared[]; \
+    asm volatile("// dynamic_shared %0" : : "n"(static_cast<int>(bytes))); \
     type *name = reinterpret_cast<type *>(engine_dynamic_shared)
 #define LAUNCH(kernel, grid, block, shared_bytes, stream, ...)                                             \
     (ENGINE_NAMESPACE::allow_shared_memory((kernel), (shared_bytes)),                                      \

@@ -31,7 +31,7 @@
 #define SHARED(type, name, count)                                                                           \
     type(&name)[count] = *static_cast<type(*)[count]>(                                                      \
         ::emulator::shared_array(::emulator::site_of([] {}), sizeof(type) * (count)))
-#define DYNAMIC_SHARED(type, name, ...) type *name = static_cast<type *>(::emulator::dynamic_shared(__VA_ARGS__))
+#define DYNAMIC_SHARED(type, name, bytes) type *name = static_cast<type *>(::emulator::dynamic_shared(bytes))
 #define LAUNCH(kernel, grid, block, shared_bytes, stream, ...) \
     ::emulator::launch(#kernel, kernel, (grid), (block), (shared_bytes), (stream), __VA_ARGS__)
 
@@ -58,7 +58,7 @@ template <class Lambda> const void *site_of(Lambda) {
 }
 void *shared_array(const void *site, size_t bytes);
 /// The kernel says how much it has at most; more at its launch is a fault.
-void *dynamic_shared(size_t bytes = SIZE_MAX);
+void *dynamic_shared(size_t bytes);
 
 void block_barrier(const Site &site);
 
