@@ -357,8 +357,8 @@ template <class T> struct Inputs {
     bool wide; // rows are 16-byte aligned
 };
 
-/// Calls `launch(Shape<T, DIM>(), wide)` with the smallest DIM that holds head_dim. There are three, because each is six
-/// unrolled kernels to compile: Gemma's 256, 128 as in most other models, and 32 for tests.
+/// Calls `launch(Shape<T, DIM>(), wide)` with the smallest DIM that holds head_dim. There are three, because each is
+/// six unrolled kernels to compile: Gemma's 256, 128 as in most other models, and 32 for tests.
 template <class Launch>
 engine_status with_shape(const engine_attention &mask, std::initializer_list<const void *> pointers,
                          const Launch &launch) {
