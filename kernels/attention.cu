@@ -2,7 +2,7 @@
 //
 //     row sees key j when  j <= i && i < end[j] && position[row] - position[j] < window,  i = slots[row]
 //
-// Shapes    q, o (N, H, Dh) T     k, v (S, K, Dh) T     lse (N, H) f32     scratch (decode) N * H * splits * (Dh + 2) f32
+// Shapes    q, o (N, H, Dh) T     k, v (S, K, Dh) T     lse (N, H) f32     scratch (decode) N * H * 16 * (Dh + 2) f32
 // Saved     q, k, v, o, lse (log-sum-exp of the scaled, masked scores)
 // Backward  attention_backward.cu
 // Numerics  scores, softmax and o in f32, one rounding at the store; bf16: p is rounded to bf16 for the tensor cores
@@ -75,8 +75,8 @@ struct Online {
 
 /// What all tiles in the walk give to a warp's rows: o not yet divided by the sum, of its half of each tile.
 template <class S, bool DECODE, class T = typename S::Type>
-__device__ inline void attend(float (&o)[S::DIM / 8][4], Online &online, T *shared, const Inputs<T> &in, const Pairs &pairs,
-                              const KeyWalk &walk, uint32_t first, const Place &place) {
+__device__ inline void attend(float (&o)[S::DIM / 8][4], Online &online, T *shared, const Inputs<T> &in,
+                              const Pairs &pairs, const KeyWalk &walk, uint32_t first, const Place &place) {
     using P = Plan<S, DECODE>;
     T *q = shared, *k = q + P::PAIRS * S::PITCH, *v = k + TILE * S::PITCH;
     uint32_t dim = in.mask.heads.dim, kv_heads = in.mask.heads.kv;
@@ -142,21 +142,20 @@ __global__ void __launch_bounds__(Plan<S, DECODE>::THREADS)
 
     float *total = reinterpret_cast<float *>(shared), *stats = total + P::PAIRS * S::SUM_PITCH;
     __syncthreads(); // nobody needs the tiles
-    float *own = stats + (place.band * BAND + place.row) * 4;
 #pragma unroll
     for (uint32_t r = 0; r < 2; r++) {
-        online.sum[r] = row_sum(online.sum[r]);
-        if (place.column == 0) own[r * 32 + 2 * place.half] = online.max[r], own[r * 32 + 2 * place.half + 1] = online.sum[r];
+        const float own[2] = {online.max[r], row_sum(online.sum[r])};
+        if (place.column == 0) store(stats + (place.band * BAND + place.row + 8 * r) * 4 + place.half * 2, own);
     }
     __syncthreads();
 #pragma unroll
     for (uint32_t r = 0; r < 2; r++) {
+        uint32_t pair = place.band * BAND + place.row + 8 * r;
         float both[4];
-        load(both, own + r * 32);
-        float max = larger(both[0], both[2]), from = max == -INFINITY ? 0 : max;
+        load(both, stats + pair * 4);
+        float max = larger(both[0], both[2]), from = max == -INFINITY ? 0 : max; // a split may see nothing
         float sum = both[1] * power<T>(both[0] - from) + both[3] * power<T>(both[2] - from);
         float factor = power<T>(online.max[r] - from);
-        uint32_t pair = place.band * BAND + place.row + 8 * r;
         bool tells = place.half == 0 && place.column == 0 && pair < pairs.count;
         if constexpr (DECODE) {
             float *to = out.stats + (pairs.index(pair) * out.splits + blockIdx.z) * 2;
@@ -204,8 +203,8 @@ __global__ void __launch_bounds__(4 * WARP)
 }
 
 template <class S, bool DECODE, class Out>
-engine_status launch_attention(const Out &out, const void *q, const void *k, const void *v, const engine_attention &mask,
-                               bool wide, uint32_t splits, engine_stream stream) {
+engine_status launch_attention(const Out &out, const void *q, const void *k, const void *v,
+                               const engine_attention &mask, bool wide, uint32_t splits, engine_stream stream) {
     using T = typename S::Type;
     using P = Plan<S, DECODE>;
     Inputs<T> in{static_cast<const T *>(q), static_cast<const T *>(k), static_cast<const T *>(v), mask, wide};

@@ -1,9 +1,9 @@
-// Building blocks of attention.cu and attention_backward.cu: tiles in shared memory, a warp's products, the mask's walk.
+// Building blocks of attention.cu and attention_backward.cu: tiles in shared memory, products of a warp, the mask.
 //
 // A block works on tiles of 32 rows, one for each lane of a warp, so that what the mask needs of a tile is a register
 // and a vote. Two warps share a band of 16 rows that the block owns: each takes one half (16 rows) of the tile that
-// is walked over, and what they found is added in this order at the end. With 16 rows on either side a warp's product is
-// two instructions of the tensor cores per 16 elements of a row, and a head_dim of 256 fits into registers.
+// is walked over, and what they found is added in this order at the end. With 16 rows on either side a warp's product
+// is two instructions of the tensor cores per 16 elements of a row, and a head_dim of 256 fits into registers.
 //
 // Products are written for fragments of mma.m16n8k16 (tensor_core.cuh); f32 does the same with multiply-adds, because
 // TF32 would round its inputs. Rows lie in shared memory with 16 bytes between them, which keeps ldmatrix and accesses
@@ -191,8 +191,8 @@ struct Pairs {
     uint32_t group, num_heads, kv_head;
 
     /// Block `block` of those that own a tile of queries, `per_block` pairs each.
-    __device__ Pairs(const engine_attention &mask, uint32_t tile, uint32_t tile_tokens, uint32_t block, uint32_t per_block,
-                     uint32_t kv_head)
+    __device__ Pairs(const engine_attention &mask, uint32_t tile, uint32_t tile_tokens, uint32_t block,
+                     uint32_t per_block, uint32_t kv_head)
         : first_token(tile * tile_tokens), first(block * per_block), group(mask.heads.query / mask.heads.kv),
           num_heads(mask.heads.query), kv_head(kv_head) {
         uint32_t left = mask.n - first_token, all = (left < tile_tokens ? left : tile_tokens) * group;
@@ -357,10 +357,11 @@ template <class T> struct Inputs {
     bool wide; // rows are 16-byte aligned
 };
 
-/// Calls `launch(Shape<T, DIM>(), wide)` with the smallest DIM that holds head_dim. Three of them: each is two kernels of
-/// 256 columns' worth of unrolled code, and only 256 is a model's.
+/// Calls `launch(Shape<T, DIM>(), wide)` with the smallest DIM that holds head_dim. There are three, because each is
+/// six unrolled kernels to compile: Gemma's 256, 128 as in most other models, and 32 for tests.
 template <class Launch>
-engine_status with_shape(const engine_attention &mask, std::initializer_list<const void *> pointers, const Launch &launch) {
+engine_status with_shape(const engine_attention &mask, std::initializer_list<const void *> pointers,
+                         const Launch &launch) {
     engine_heads heads = mask.heads;
     if (heads.kv == 0 || heads.query == 0 || heads.query % heads.kv != 0)
         return fail(ENGINE_BAD_ARGUMENT, "%u query heads on %u kv heads", heads.query, heads.kv);

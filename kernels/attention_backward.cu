@@ -197,8 +197,8 @@ template <class T> struct QueryWalk {
 
 /// From scores s^T and dp^T = v do^T of 16 keys and 16 queries: s becomes p, dp becomes ds.
 template <class T>
-__device__ inline void score_gradients(float (&s)[2][4], float (&dp)[2][4], const Queries &queries, const KeyExtent &keys,
-                                       const engine_attention &mask, const Place &place) {
+__device__ inline void score_gradients(float (&s)[2][4], float (&dp)[2][4], const Queries &queries,
+                                       const KeyExtent &keys, const engine_attention &mask, const Place &place) {
     bool clear = place.own(queries.clear) == HALF_MASK;
     float scale = mask.scale * UNIT<T>;
     uint32_t end[2], position[2];
@@ -227,8 +227,8 @@ __device__ inline void score_gradients(float (&s)[2][4], float (&dp)[2][4], cons
 
 /// Writes a warp's 16 rows and DIM / 2 columns of one query head's dk or dv.
 template <class S>
-__device__ inline void store_part(float *to, const float (&c)[S::DIM / 16][4], uint32_t base, const engine_attention &mask,
-                                  uint32_t head, const Place &place) {
+__device__ inline void store_part(float *to, const float (&c)[S::DIM / 16][4], uint32_t base,
+                                  const engine_attention &mask, uint32_t head, const Place &place) {
     uint32_t dim = mask.heads.dim;
 #pragma unroll
     for (uint32_t i = 0; i < S::DIM / 8; i++) {
@@ -325,9 +325,9 @@ __global__ void __launch_bounds__(THREADS)
         uint32_t head = blockIdx.x % mask.heads.query, tile = blockIdx.x / mask.heads.query;
         uint32_t first = mask.query_starts[tile / STEPS];
         uint32_t steps = (mask.query_starts[tile / STEPS + 1] - first) * STEPS;
-        KeyExtent extent(mask, tile * TILE, place.lane);
-        key_gradients<S>(shared, to, in, QueryWalk<T>{mask, to, mask.query_tiles + first, steps, place.lane, head, extent},
-                         place);
+        QueryWalk<T> walk{mask,       to,   mask.query_tiles + first, steps,
+                          place.lane, head, KeyExtent(mask, tile * TILE, place.lane)};
+        key_gradients<S>(shared, to, in, walk, place);
     } else {
         uint32_t block = blockIdx.x - to.key_blocks, kv_heads = mask.heads.kv;
         uint32_t tiles = (mask.n - 1) / ENGINE_ATTENTION_TILE + 1, tile = tiles - 1 - block % tiles;
@@ -369,20 +369,21 @@ engine_status launch_backward(const Gradients<T> &to, const Inputs<T> &in, const
                                   to.d_o, static_cast<const T *>(o), rows, dim);
     if (status != ENGINE_OK) return status;
     uint32_t query_blocks = ceil_div(mask.n, ENGINE_ATTENTION_TILE) * ceil_div(ENGINE_ATTENTION_TILE * group, PAIRS);
-    status = LAUNCH((attention_backward_kernel<S>), to.key_blocks + query_blocks * mask.heads.kv, THREADS, SHARED_BYTES<S>,
-                    stream, to, in);
+    uint32_t blocks = to.key_blocks + query_blocks * mask.heads.kv;
+    status = LAUNCH((attention_backward_kernel<S>), blocks, THREADS, SHARED_BYTES<S>, stream, to, in);
     if (status != ENGINE_OK) return status;
     uint64_t elements = uint64_t(mask.s) * mask.heads.kv * dim;
     auto group_kernel = in.wide ? attention_group_kernel<T, 4> : attention_group_kernel<T, 1>;
-    return LAUNCH(group_kernel, dim3(ceil_div(elements, (in.wide ? 4 : 1) * GROUP_THREADS), 2), GROUP_THREADS, 0, stream,
-                  static_cast<T *>(dk), static_cast<T *>(dv), to.dk, to.dv, mask.s * mask.heads.kv, dim, group, mask.scale);
+    dim3 grid(ceil_div(elements, (in.wide ? 4 : 1) * GROUP_THREADS), 2);
+    return LAUNCH(group_kernel, grid, GROUP_THREADS, 0, stream, static_cast<T *>(dk), static_cast<T *>(dv), to.dk, to.dv,
+                  mask.s * mask.heads.kv, dim, group, mask.scale);
 }
 
 } // namespace
 
 engine_status attention_backward(void *dq, void *dk, void *dv, float *scratch, const float *lse, const void *d_o,
-                                 const void *o, const void *q, const void *k, const void *v, const engine_attention *mask,
-                                 engine_stream stream) {
+                                 const void *o, const void *q, const void *k, const void *v,
+                                 const engine_attention *mask, engine_stream stream) {
     if (mask->n == 0) return ENGINE_OK;
     if (mask->n != mask->s)
         return fail(ENGINE_BAD_ARGUMENT, "%u rows of %u slots: a backward is over all rows", mask->n, mask->s);

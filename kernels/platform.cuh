@@ -27,7 +27,8 @@ namespace ENGINE_NAMESPACE {
 
 /// A block gets more than 48 KB of dynamic shared memory only if its kernel asks. A refusal is check_launch's to tell.
 template <class Kernel> void allow_shared_memory(Kernel kernel, size_t bytes) {
-    if (bytes > 48 * 1024) cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
+    if (bytes <= 48 * 1024) return;
+    cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
 }
 
 inline engine_status check_launch(const char *kernel) {

@@ -51,11 +51,6 @@ impl Mask {
         Self::new(tree, &tree.slots, &tree.positions, window, TILE)
     }
 
-    /// Every tile of keys that is in a list.
-    pub fn key_tiles(&self) -> Vec<u32> {
-        self.lists[1].to_vec()
-    }
-
     pub fn launch(&self, (query, kv, dim): Heads, scale: f64, dtype: engine_dtype) -> engine_attention {
         let [slots, positions, end, key_positions] = self.arrays.each_ref().map(Buffer::as_ptr);
         let [key_starts, key_tiles, query_starts, query_tiles] = self.lists.each_ref().map(Buffer::as_ptr);
