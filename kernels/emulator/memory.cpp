@@ -10,7 +10,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <memory>
-#include <new>
+#include <sys/mman.h>
 #include <vector>
 
 #include "internal.h"
@@ -36,11 +36,24 @@ struct Region {
     bool covers(uintptr_t address) const { return address + guard >= begin && address < end + guard; }
 };
 
+size_t cell_bytes(size_t bytes) { return (bytes / GRANULE + 1) * sizeof(Cell); }
+
+/// From here on cells are mapped by themselves: they are 24 times their array, and most of a model's are never touched.
+constexpr size_t MAPPED = 1 << 26;
+
+/// Cells of an array, all zero; null when there is no room. Pages that no access ever touches take none.
 Cell *new_cells(size_t bytes) {
-    // calloc: pages that no access ever touches stay unmapped.
-    auto *cells = static_cast<Cell *>(std::calloc(bytes / GRANULE + 1, sizeof(Cell)));
-    if (!cells) throw std::bad_alloc();
-    return cells;
+    if (cell_bytes(bytes) < MAPPED) return static_cast<Cell *>(std::calloc(1, cell_bytes(bytes)));
+    int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+    void *fresh = mmap(nullptr, cell_bytes(bytes), PROT_READ | PROT_WRITE, flags, -1, 0);
+    return fresh == MAP_FAILED ? nullptr : static_cast<Cell *>(fresh);
+}
+
+void free_cells(Cell *cells, size_t bytes) {
+    if (cell_bytes(bytes) < MAPPED)
+        std::free(cells);
+    else
+        munmap(cells, cell_bytes(bytes));
 }
 
 struct Shared {
@@ -52,7 +65,7 @@ struct Shared {
     static constexpr size_t ARENA = 256 * 1024;
     ~Shared() {
         std::free(arena);
-        std::free(cells);
+        free_cells(cells, ARENA);
     }
 };
 
@@ -189,9 +202,14 @@ extern "C" void *engine_emulator_allocate(size_t bytes) {
     size_t whole = (bytes + 2 * GUARD + GUARD - 1) / GUARD * GUARD;
     void *memory = std::aligned_alloc(GUARD, whole);
     if (!memory) return nullptr;
+    Cell *cells = new_cells(bytes);
+    if (!cells) {
+        std::free(memory);
+        return nullptr;
+    }
     std::memset(memory, POISON, whole);
     auto begin = reinterpret_cast<uintptr_t>(memory) + GUARD;
-    Region region{begin, begin + bytes, GUARD, new_cells(bytes), false};
+    Region region{begin, begin + bytes, GUARD, cells, false};
     auto after = std::find_if(buffers.begin(), buffers.end(), [&](const Region &b) { return b.begin > begin; });
     buffers.insert(after, region);
     pages.version++;
@@ -204,7 +222,7 @@ extern "C" engine_status engine_emulator_free(void *buffer) {
     auto found = std::find_if(buffers.begin(), buffers.end(), [&](const Region &b) { return b.begin == begin; });
     if (found == buffers.end()) return ENGINE_NAMESPACE::fail(ENGINE_BAD_ARGUMENT, "no buffer of this thread");
     bool intact = guards_intact(*found);
-    std::free(found->cells);
+    free_cells(found->cells, found->end - found->begin);
     std::free(reinterpret_cast<void *>(begin - GUARD));
     buffers.erase(found);
     pages.version++;

@@ -111,7 +111,7 @@ impl<'a> Run<'a> {
     }
 
     fn score_if(&self, model: &Gemma3, when: ScoreArg, title: &str) -> Result<Option<Report>> {
-        if !self.args.score.contains(&when) || self.args.score.contains(&ScoreArg::None) {
+        if !self.args.score.contains(&when) {
             return Ok(None);
         }
         score(&self.checkpoint, model, &self.eval_rows, &self.args.generation, title)
