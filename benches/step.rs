@@ -1,6 +1,8 @@
 //! A whole training step (forward, loss, backward, clip, AdamW) in tokens per second: of a small random model, and of the
 //! checkpoint in the folder that the environment variable `ENGINE_BENCH_MODEL` names, if it is set.
 //!
+//! On the CPU in f32; with `ENGINE_BENCH_DEVICE=cuda` on the GPU in bf16, from captured graphs after the second step.
+//!
 //! Tokens are those of the rows, as the training log counts them: shared prefixes count once per row.
 
 use std::path::Path;
@@ -13,12 +15,9 @@ use engine::error::Result;
 use engine::model::config::Gemma3Config;
 use engine::model::gemma3::Gemma3;
 use engine::model::param_specs::{parameter_count, parameter_specs};
-use engine::model::params::Gradients;
-use engine::ops::adamw::{AdamW, AdamWState, adamw};
-use engine::ops::clip::{clip_factor, global_norm};
-use engine::ops::cross_entropy::linear_cross_entropy;
-use engine::tape::Tape;
-use engine::tensor::{DType, Device, Tensor};
+use engine::ops::adamw::AdamW;
+use engine::tensor::{DType, Device, Purpose, Tensor};
+use engine::train::step::Step;
 use serde_json::json;
 
 /// The tutorial's batch: four rows that share a prompt of 142 tokens and go on for 18 each, all of them scored.
@@ -28,6 +27,21 @@ fn tree(vocab_size: usize) -> TokenTree {
     let example = |r| Example { ids: row(r), scored: vec![true; 160], origin: String::new() };
     let examples: Vec<Example> = (0..4).map(example).collect();
     TokenTree::from_examples(&examples.iter().collect::<Vec<_>>())
+}
+
+/// Where to run, and what to compute in.
+fn device() -> Result<(Device, DType)> {
+    match std::env::var("ENGINE_BENCH_DEVICE").as_deref() {
+        Ok("cuda") => Ok((engine::backend::cuda::device()?, DType::Bf16)),
+        _ => Ok((Device::cpu(), DType::F32)),
+    }
+}
+
+fn model(config: Gemma3Config, weights: &[f32]) -> Result<Gemma3> {
+    let (device, dtype) = device()?;
+    let mut values = Tensor::empty(&device.of(Purpose::Weights), &[weights.len()], DType::F32)?;
+    values.upload(weights)?;
+    Gemma3::new(config, values)?.computed_in(dtype)
 }
 
 /// FunctionGemma's shape at a fifth of its width, a third of its layers and a small vocabulary: 3 million parameters.
@@ -48,41 +62,28 @@ fn small() -> Result<Gemma3> {
     // A Weyl sequence in -0.05..0.05.
     let weight = |i: u32| i.wrapping_mul(2_654_435_769) as i32 as f32 / 2f32.powi(31) * 0.05;
     let weights: Vec<f32> = (0..n as u32).map(weight).collect();
-    Gemma3::new(config, Tensor::from_slice(&Device::cpu(), &[n], &weights))
+    model(config, &weights)
 }
 
 fn load(folder: &Path) -> Result<Gemma3> {
     let config = Gemma3Config::load(folder)?;
     let specs = parameter_specs(&config);
-    let mut weights = Tensor::zeros(&Device::cpu(), &[parameter_count(&specs)], DType::F32).unwrap();
-    engine::io::safetensors::read_model(folder, &specs, weights.as_mut()?)?;
-    Gemma3::new(config, weights)
-}
-
-fn step(model: &mut Gemma3, tree: &TokenTree, gradients: &mut Gradients, moments: &mut [Tensor; 2]) -> Result<()> {
-    let mut tape = Tape::recording(model.device(), gradients);
-    let hidden = model.forward(&mut tape, &model.batch(tree)?, None)?;
-    linear_cross_entropy(&mut tape, &hidden, &model.embedding(), &tree.targets, tree.num_scored())?;
-    drop(hidden);
-    tape.backward()?;
-    let clip = clip_factor(global_norm(&gradients.values), 1.0);
-    // A rate too small to lead anywhere: every step does the same work.
-    let hyper = AdamW { learning_rate: 1e-9, betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.0, step: 1, clip };
-    let (spans, params) = model.params.parts();
-    let [m, v] = moments;
-    adamw(AdamWState { params, gradients: &mut gradients.values, m, v }, spans, &hyper)
+    let mut weights = vec![0.0f32; parameter_count(&specs)];
+    engine::io::safetensors::read_model(folder, &specs, &mut weights)?;
+    model(config, &weights)
 }
 
 fn bench(c: &mut Criterion, name: &str, mut model: Gemma3) {
     let tree = tree(model.config.vocab_size);
-    let mut gradients = model.params.gradients().unwrap();
-    let mut moments = [(); 2].map(|_| model.params.zeros(model.device()).unwrap());
+    let mut step = Step::new(&model, 0.0, 1.0, true).unwrap();
+    // A rate too small to lead anywhere: every step does the same work.
+    let hyper = AdamW { learning_rate: 1e-9, betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.0, step: 1, clip: 1.0 };
     let mut group = c.benchmark_group("step");
     group
         .sample_size(10)
         .warm_up_time(Duration::from_millis(500))
         .throughput(Throughput::Elements(tree.num_tokens as u64));
-    group.bench_function(name, |b| b.iter(|| step(&mut model, &tree, &mut gradients, &mut moments).unwrap()));
+    group.bench_function(name, |b| b.iter(|| step.run(&mut model, vec![tree.clone()], &hyper).unwrap()));
 }
 
 fn steps(c: &mut Criterion) {

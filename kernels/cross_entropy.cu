@@ -65,14 +65,27 @@ __device__ inline Online combine_warp(Online own) {
     return own;
 }
 
-/// The whole row's knowledge, in every thread of the block.
-__device__ inline Online combine_block(Online own) {
-    static_assert(THREADS == WARP * WARP);
-    SHARED(Online, partial, WARP);
-    own = combine_warp(own);
-    if (threadIdx.x % WARP == 0) partial[threadIdx.x / WARP] = own;
-    __syncthreads();
-    return combine_warp(partial[threadIdx.x % WARP]);
+/// What a row's gradient needs.
+struct Softmax {
+    float max, sum;
+    float weight; // of the row's targets
+};
+
+/// The first warp's part: folds the warps' knowledge, writes the row's sums, returns what the others wait for.
+__device__ inline Softmax row_loss(float *out, const Online &own, const float *target_logits, const uint32_t *ids,
+                                   const float *weights, uint32_t first, uint32_t end) {
+    Online row = combine_warp(own);
+    float log_sum = logf(row.sum);
+    float loss = 0, weight = 0, correct = 0;
+    for (uint32_t t = first + threadIdx.x; t < end; t += WARP) {
+        loss += weights[t] * (log_sum - (target_logits[t] - row.max));
+        correct += ids[t] == row.argmax ? weights[t] : 0;
+        weight += weights[t];
+    }
+    loss = warp_sum(loss), correct = warp_sum(correct), weight = warp_sum(weight);
+    if (threadIdx.x == 0)
+        out[0] = loss, out[1] = weight * (log_sum - row.moment / row.sum), out[2] = correct, out[3] = weight;
+    return {row.max, row.sum, weight};
 }
 
 template <class T, uint32_t W>
@@ -84,32 +97,30 @@ __global__ void __launch_bounds__(THREADS)
     for (uint32_t t = first + threadIdx.x; t < end; t += THREADS) target_logits[t] = to_float(z[ids[t]]);
     Online row{-INFINITY, 0, 0, UINT32_MAX};
     for_each_vector<THREADS, BATCH, W>(z, v, [&](const float(&values)[W], uint32_t i) { row.add(values, i); });
-    row = combine_block(row);
-    float log_sum = logf(row.sum);
-    float loss = 0, weight = 0, correct = 0;
-    for (uint32_t t = first + threadIdx.x; t < end; t += THREADS) {
-        loss += weights[t] * (log_sum - (target_logits[t] - row.max));
-        correct += ids[t] == row.argmax ? weights[t] : 0;
-        weight += weights[t];
-    }
-    loss = block_sum<THREADS>(loss);
-    correct = block_sum<THREADS>(correct);
-    weight = block_sum<THREADS>(weight);
-    if (threadIdx.x == 0) {
+    static_assert(THREADS == WARP * WARP);
+    SHARED(Online, partial, WARP);
+    SHARED(Softmax, shared_softmax, 1);
+    row = combine_warp(row);
+    if (threadIdx.x % WARP == 0) partial[threadIdx.x / WARP] = row;
+    __syncthreads(); // the target logits are there, too
+    if (threadIdx.x < WARP) {
         float *out = row_sums + size_t(blockIdx.x) * 4;
-        out[0] = loss, out[1] = weight * (log_sum - row.moment / row.sum), out[2] = correct, out[3] = weight;
+        Softmax softmax = row_loss(out, partial[threadIdx.x], target_logits, ids, weights, first, end);
+        if (threadIdx.x == 0) shared_softmax[0] = softmax;
     }
     if (!scale) return;
+    __syncthreads();
+    Softmax softmax = shared_softmax[0];
     // exp(z - max) / sum, not exp(z - lse): the rounding of lse would come back as a relative error of every gradient.
-    float factor = weight * *scale / row.sum;
+    float factor = softmax.weight * *scale / softmax.sum;
     for_each_vector<THREADS, BATCH, W>(z, v, [&](const float(&values)[W], uint32_t i) {
         float slopes[W];
-        for (uint32_t j = 0; j < W; j++) slopes[j] = expf(values[j] - row.max) * factor;
+        for (uint32_t j = 0; j < W; j++) slopes[j] = expf(values[j] - softmax.max) * factor;
         store(z + i, slopes);
     });
     __syncthreads(); // a target's gradient replaces what another thread wrote
     for (uint32_t t = first + threadIdx.x; t < end; t += THREADS)
-        z[ids[t]] = from_float<T>(expf(target_logits[t] - row.max) * factor - weights[t] * *scale);
+        z[ids[t]] = from_float<T>(expf(target_logits[t] - softmax.max) * factor - weights[t] * *scale);
 }
 
 /// sums (4) += row_sums (R, 4) over the rows: every 64th row by a thread, and then the threads in order.

@@ -14,8 +14,8 @@
 //! | [`ops`] | a file per op: formula, shapes, public function, backward, `mod cpu` |
 //! | [`tape`] | the manual autograd tape: a list of named closures, run backwards |
 //! | [`tensor`] | tensors over shared storage, and the pool it comes from |
-//! | [`backend`] | what the CPU ops stand on: vector dispatch, row-parallel loops, matrix products; the table of CUDA kernels ([`backend::kernels`]) |
-//! | [`train`] | the loop, the evaluation loss, schedule, metrics, plot, progress |
+//! | [`backend`] | what ops stand on. CPU: vector dispatch, row-parallel loops, matrix products. Devices that run `kernels/`: the trait they share ([`backend::driver`]), the table of launchers ([`backend::kernels`]), [`backend::cuda`] and the emulator |
+//! | [`train`] | the loop, one optimizer step on any device ([`train::step`]), the evaluation loss, schedule, metrics, plot, progress |
 //! | [`eval`] | generation, the parser of calls, verdicts, report, tables |
 //! | [`io`] | safetensors, GGUF, the hub, and the output folder that is whole or not there |
 //! | [`error`] | the one error type: message, cause, hint, exit code |
@@ -30,6 +30,23 @@
 //! The whole mask is `j <= i && i < end[j] && position[i] - position[j] < window`. There is no padding and no other batch
 //! layout: rows that share nothing are the special case. For generation each prompt is followed by free slots in the same
 //! layout, so that tokens decoded later fall under the same mask, and the KV cache is just the tree's slots.
+//!
+//! **One op, two implementations, three ways to run.** An op computes in Rust on the CPU, or queues the kernels of its name
+//! on a [`backend::driver::Driver`]. There are two drivers: [`backend::cuda`], and the emulated device, which runs the same
+//! `.cu` files, compiled by the host's C++ compiler, with races, bounds and barriers checked. All else (ops, tape, step,
+//! graphs, generation) is the same code for both, so that a machine without a GPU tests what a GPU runs, minus the driver
+//! and cuBLASLt. The CPU op is the oracle of each kernel; bf16 passes when its error is at most twice that of rounding the
+//! CPU op's results to bf16 ([`tape::Rounding`] gives that for whole models).
+//!
+//! **A step does not wait for the host.** What a batch sends is packed into one buffer ([`backend::inputs`]); losses, the
+//! gradient's norm and the factor of clipping stay on the device, and AdamW leaves the weights alone when that factor is NaN.
+//! Trees are padded to a few sizes with tokens that nobody sees and nobody scores, which is exact (they add zeros), so that
+//! the second step of a size can be captured into a graph and later ones replay it. What a graph uses comes from a memory
+//! pool of its own ([`tensor::Device::for_graph`]). The emulator captures and replays too: that graphs give the losses of
+//! single launches to the bit is a test.
+//!
+//! **f32 masters, compute in bf16.** On a device weights, moments and gradients of parameters are f32; ops read a bf16 copy
+//! that AdamW writes in its own pass. Products accumulate gradients in f32.
 //!
 //! **The loss never holds the logits.** Head and cross-entropy are one op over chunks of rows; value and gradient come
 //! from one pass, and only rows that have a target reach the head ([`ops::cross_entropy`]).

@@ -196,8 +196,10 @@ impl Driver for Cuda {
             return self.upload_staged(to, from).map_err(|e| failed("copying to the GPU", e));
         }
         self.synchronize()?;
+        // From pageable memory this returns when the bytes are staged, and our stream does not wait for others.
         // SAFETY: the caller's promise.
-        unsafe { result::memcpy_htod_sync(to as u64, from) }.map_err(|e| failed("copying to the GPU", e))
+        let copied = unsafe { result::memcpy_htod_sync(to as u64, from) };
+        copied.and_then(|()| result::ctx::synchronize()).map_err(|e| failed("copying to the GPU", e))
     }
 
     unsafe fn download(&self, to: &mut [u8], from: *const c_void) -> Result<()> {

@@ -188,7 +188,14 @@ pub struct TrainArgs {
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = positive, help_heading = "Evaluation")]
     pub eval_steps: u64,
     /// When to score the answers to the evaluation rows
-    #[arg(long, value_enum, value_delimiter = ',', default_value = "before,after", help_heading = "Evaluation")]
+    #[arg(
+        long,
+        value_enum,
+        value_delimiter = ',',
+        overrides_with = "score",
+        default_value = "before,after",
+        help_heading = "Evaluation"
+    )]
     pub score: Vec<ScoreArg>,
     #[command(flatten)]
     pub generation: GenerationArgs,

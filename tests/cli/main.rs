@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod commands;
+mod devices;
 mod interrupt;
 mod quickstart;
 mod train;

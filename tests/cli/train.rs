@@ -184,3 +184,12 @@ fn a_part_of_the_rows_can_be_held_out() {
     assert_eq!(run.code, 0, "{}", run.stderr);
     assert!(run.stderr.contains("15 training rows, 5 evaluation rows"), "{}", run.stderr);
 }
+
+#[test]
+fn a_flag_that_is_a_list_replaces_the_one_before_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let test = path(&quickstart().join("test.jsonl"));
+    let flags = ["--eval-dataset", &test, "--score", "before,after", "--score", "none"];
+    let run = train(&folder.path().join("out"), &flags);
+    assert_eq!((run.code, run.stdout.as_str()), (0, ""), "{}", run.stderr);
+}

@@ -2,13 +2,12 @@
 
 use engine::backend::bindings::engine_adamw_step;
 use engine::backend::cpu::Real;
-use engine::backend::emulated::Buffer;
 use engine::launch;
 use engine::model::params::Span;
 use engine::ops::adamw::{AdamW, AdamWState, adamw};
 use engine::tensor::{Device, Tensor};
 
-use crate::array::{Array, BF16, F32, check, kernels, random, rounded, twice};
+use crate::array::{Array, BF16, Buffer, F32, check, kernels, random, rounded, stream, twice};
 
 const HYPER: AdamW =
     AdamW { learning_rate: 0.01, betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.1, step: 3, clip: 0.5 };
@@ -67,7 +66,7 @@ fn run(lengths: &[usize], factor: f64) -> [Vec<f64>; 5] {
     let step = step.ptr::<engine_adamw_step>();
     let (starts, decays, groups, n) = (starts.as_ptr(), decays.as_ptr(), lengths.len() as u32, n as u64);
     let (state, out) = ((p.mut_ptr(), m.mut_ptr(), v.mut_ptr(), g.mut_ptr()), copy.mut_ptr());
-    let stream = std::ptr::null_mut();
+    let stream = stream();
     // SAFETY: arrays of the sizes that engine.h asks for; the step is six f32 in the order of its struct.
     unsafe {
         launch!(

@@ -1,8 +1,14 @@
-//! Arrays of the emulated device in f32 or bf16, and the rule by which their values pass.
+//! Arrays of the device in f32 or bf16, and the rule by which their values pass. The device is the emulated one; with
+//! `ENGINE_TEST_DEVICE=cuda` it is the GPU.
 
-use engine::backend::bindings::engine_dtype;
-use engine::backend::emulated::Buffer;
+use std::cell::Cell;
+use std::ffi::c_void;
+use std::marker::PhantomData;
+
+use engine::backend::bindings::{engine_dtype, engine_stream};
 use engine::backend::kernels::Kernels;
+use engine::error::Result;
+use engine::tensor::Device;
 use half::bf16;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -10,9 +16,92 @@ use rand_chacha::ChaCha8Rng;
 pub const F32: engine_dtype = engine_dtype::ENGINE_F32;
 pub const BF16: engine_dtype = engine_dtype::ENGINE_BF16;
 
-/// The emulated device.
+thread_local! {
+    static EMULATOR: Cell<bool> = const { Cell::new(false) };
+    /// Each test has one of its own: devices belong to the thread that made them.
+    static DEVICE: Device = match std::env::var("ENGINE_TEST_DEVICE").as_deref() {
+        Ok("cuda") if !EMULATOR.get() => engine::backend::cuda::device(),
+        _ => engine::backend::emulated::device(),
+    }
+    .unwrap_or_else(|error| panic!("{}", error.report()));
+}
+
+/// The device of this thread.
+pub fn device() -> Device {
+    DEVICE.with(Device::clone)
+}
+
+/// For a test of the emulator itself: this thread's device is the emulated one, whatever the environment says.
+pub fn on_the_emulator() {
+    EMULATOR.set(true);
+    assert_eq!(kernels().device(), "emulated");
+}
+
+/// Its launchers.
 pub fn kernels() -> Kernels {
-    Kernels::emulated().expect("built with the emulator")
+    device().driver().expect("a device that runs kernels").kernels()
+}
+
+/// Its stream.
+pub fn stream() -> engine_stream {
+    device().driver().expect("a device that runs kernels").stream()
+}
+
+/// Memory of the device.
+pub struct Buffer<T: bytemuck::Pod> {
+    address: *mut c_void,
+    len: usize,
+    device: Device,
+    _elements: PhantomData<T>,
+}
+
+impl<T: bytemuck::Pod> Buffer<T> {
+    /// `len` elements whose bytes are all ones: NaN in f32 and bf16.
+    pub fn new(len: usize) -> Result<Self> {
+        Self::from_bytes(len, &vec![0xff; len * size_of::<T>()])
+    }
+
+    /// A copy of `values`.
+    pub fn from_slice(values: &[T]) -> Result<Self> {
+        Self::from_bytes(values.len(), bytemuck::cast_slice(values))
+    }
+
+    fn from_bytes(len: usize, bytes: &[u8]) -> Result<Self> {
+        let device = device();
+        let driver = device.driver().expect("a device that runs kernels");
+        let address = driver.allocate(bytes.len())?;
+        // SAFETY: as many bytes were just allocated.
+        unsafe { driver.upload(address, bytes)? };
+        Ok(Self { address, len, device, _elements: PhantomData })
+    }
+
+    /// For a launcher that reads.
+    pub fn as_ptr(&self) -> *const T {
+        self.address.cast()
+    }
+
+    /// For a launcher that writes.
+    pub fn as_mut_ptr(&mut self) -> *mut T {
+        self.address.cast()
+    }
+
+    /// The elements, after all that was launched.
+    pub fn to_vec(&self) -> Vec<T> {
+        let mut values = bytemuck::zeroed_vec(self.len);
+        let driver = self.device.driver().expect("a device that runs kernels");
+        // SAFETY: `len` elements were allocated.
+        unsafe { driver.download(bytemuck::cast_slice_mut(&mut values), self.address).expect("the device works") };
+        values
+    }
+}
+
+impl<T: bytemuck::Pod> Drop for Buffer<T> {
+    fn drop(&mut self) {
+        if let Some(driver) = self.device.driver() {
+            // SAFETY: allocated with this size; launches that use it are queued before.
+            unsafe { driver.free(self.address, self.len * size_of::<T>()) };
+        }
+    }
 }
 
 /// `x` as the type holds it.
@@ -40,14 +129,12 @@ impl Array {
     }
 
     pub fn new(dtype: engine_dtype, values: &[f64]) -> Self {
-        let mut array = Self::empty(dtype, values.len());
         let bytes: Vec<u8> = if dtype == F32 {
             values.iter().flat_map(|&x| (x as f32).to_ne_bytes()).collect()
         } else {
             values.iter().flat_map(|&x| bf16::from_f64(x).to_ne_bytes()).collect()
         };
-        array.bytes.as_mut_slice().copy_from_slice(&bytes);
-        array
+        Self { dtype, bytes: Buffer::from_slice(&bytes).unwrap() }
     }
 
     pub fn ptr<T>(&self) -> *const T {
@@ -59,7 +146,7 @@ impl Array {
     }
 
     pub fn values(&self) -> Vec<f64> {
-        let bytes = self.bytes.as_slice();
+        let bytes = self.bytes.to_vec();
         if self.dtype == F32 {
             bytes.chunks_exact(4).map(|b| f64::from(f32::from_ne_bytes(b.try_into().unwrap()))).collect()
         } else {

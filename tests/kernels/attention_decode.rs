@@ -5,7 +5,7 @@ use engine::backend::bindings::engine_dtype;
 use engine::data::tree::TokenTree;
 use engine::launch;
 
-use crate::array::{Array, BF16, F32, check, kernels, rounded, twice};
+use crate::array::{Array, BF16, F32, check, kernels, rounded, stream, twice};
 use crate::attention::{Case, Mask};
 use crate::attention_formula::Heads;
 
@@ -46,7 +46,7 @@ fn run(case: &Case, decode: bool, hidden: impl Fn(usize) -> bool) -> Vec<f64> {
     let (n, s, rows) = (mask.n, mask.s, case.mask.oracle.num_queries() * h);
     let mut o = Array::empty(dtype, rows * dim);
     let mut floats = Array::empty(F32, if decode { rows * 16 * (2 + dim) } else { rows });
-    let (out, floats, stream) = (o.mut_ptr(), floats.mut_ptr(), std::ptr::null_mut());
+    let (out, floats, stream) = (o.mut_ptr(), floats.mut_ptr(), stream());
     let (q, k, v) = (q.ptr(), k.ptr(), v.ptr());
     // SAFETY: arrays of the shapes that engine.h asks for.
     unsafe {

@@ -3,11 +3,11 @@
 use engine::backend::bindings::engine_dtype;
 use engine::launch;
 
-use crate::array::{Array, BF16, F32, kernels, random, rounded, twice};
+use crate::array::{Array, BF16, F32, kernels, random, rounded, stream, twice};
 
 fn run(values: &[f64], to_dtype: engine_dtype, from_dtype: engine_dtype) -> Vec<f64> {
     let (from, mut to) = (Array::new(from_dtype, values), Array::empty(to_dtype, values.len()));
-    let (n, stream) = (values.len() as u64, std::ptr::null_mut());
+    let (n, stream) = (values.len() as u64, stream());
     // SAFETY: both arrays have n elements.
     unsafe { launch!(kernels(), cast { n }(to.mut_ptr(), from.ptr(), n, to_dtype, from_dtype, stream)).unwrap() };
     to.values()
@@ -30,7 +30,7 @@ fn every_pair_of_types_is_cast_to_nearest() {
 fn addresses_that_are_not_aligned_take_the_slow_path() {
     let values = random(F32, 1, 33, 1.0);
     let (from, mut to) = (Array::new(F32, &values), Array::empty(BF16, 33));
-    let (n, stream) = (32, std::ptr::null_mut());
+    let (n, stream) = (32, stream());
     // SAFETY: 32 elements lie behind the first of each.
     unsafe {
         let (to, from) = (to.mut_ptr::<u16>().add(1).cast(), from.ptr::<f32>().add(1).cast());

@@ -1,11 +1,10 @@
 //! clip against the CPU op.
 
-use engine::backend::emulated::Buffer;
 use engine::launch;
 use engine::ops::clip;
 use engine::tensor::{Device, Tensor};
 
-use crate::array::{Array, F32, check, kernels, random, twice};
+use crate::array::{Array, Buffer, F32, check, kernels, random, stream, twice};
 
 /// norm, factor
 fn run(gradients: &[f64], max_norm: f64) -> [f64; 2] {
@@ -19,7 +18,7 @@ fn run_with_loss(gradients: &[f64], max_norm: f64, loss: Option<f64>) -> [f64; 2
     let (mut norm, mut factor) = (Array::empty(F32, 1), Array::empty(F32, 1));
     let mut scratch = Array::empty(F32, gradients.len().div_ceil(16_384));
     let gradients = Array::new(F32, gradients);
-    let (out, scratch, stream) = ((norm.mut_ptr(), factor.mut_ptr()), scratch.mut_ptr(), std::ptr::null_mut());
+    let (out, scratch, stream) = ((norm.mut_ptr(), factor.mut_ptr()), scratch.mut_ptr(), stream());
     // SAFETY: arrays of the sizes that engine.h asks for.
     unsafe {
         launch!(kernels(), clip_factor { n }(out.0, out.1, scratch, gradients.ptr(), loss, n, max_norm as f32, stream))

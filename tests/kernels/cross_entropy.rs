@@ -2,10 +2,9 @@
 
 use engine::backend::bindings::engine_dtype;
 use engine::backend::cpu::Real;
-use engine::backend::emulated::Buffer;
 use engine::launch;
 
-use crate::array::{Array, BF16, F32, check, kernels, random, rounded, twice};
+use crate::array::{Array, BF16, Buffer, F32, check, kernels, random, rounded, stream, twice};
 
 const SCALE: f64 = 0.125;
 
@@ -75,7 +74,7 @@ impl Case {
         let scale = Array::new(F32, &[SCALE]);
         let scale = if with_gradient { scale.ptr() } else { std::ptr::null() };
         let (out, kept, rows) = ((logits.mut_ptr(), sums.as_mut_ptr()), kept.mut_ptr(), rows.mut_ptr());
-        let (starts, ids, weights, stream) = (starts.as_ptr(), ids.as_ptr(), weights.ptr(), std::ptr::null_mut());
+        let (starts, ids, weights, stream) = (starts.as_ptr(), ids.as_ptr(), weights.ptr(), stream());
         // SAFETY: arrays of the shapes that engine.h asks for, ids below V.
         unsafe {
             launch!(
@@ -84,7 +83,7 @@ impl Case {
             )
             .unwrap();
         }
-        (std::array::from_fn(|i| sums.as_slice()[i] - 1.0), logits.values())
+        (std::array::from_fn(|i| sums.to_vec()[i] - 1.0), logits.values())
     }
 }
 

@@ -1,11 +1,10 @@
 //! embedding against the CPU op, with ids that repeat.
 
 use engine::backend::bindings::engine_dtype;
-use engine::backend::emulated::Buffer;
 use engine::launch;
 use engine::ops::embedding::{TokenIds, embedding};
 
-use crate::array::{Array, BF16, F32, check, kernels, random, rounded, twice};
+use crate::array::{Array, BF16, Buffer, F32, check, kernels, random, rounded, stream, twice};
 use crate::oracle::{Pass, pass};
 
 const V: usize = 41;
@@ -47,7 +46,7 @@ impl Case {
         let [weight, dh] = self.inputs();
         let (mut h, weight) = (Array::empty(dtype, dh.len()), Array::new(dtype, &weight));
         let ids = Buffer::from_slice(ids).unwrap();
-        let (scale, stream) = (self.scale() as f32, std::ptr::null_mut());
+        let (scale, stream) = (self.scale() as f32, stream());
         let (out, weight, ids) = (h.mut_ptr(), weight.ptr(), ids.as_ptr());
         // SAFETY: arrays of the shapes that engine.h asks for, ids below V.
         unsafe {
@@ -69,7 +68,7 @@ impl Case {
         let starts: Vec<u32> = std::iter::once(0).chain(ends).collect();
         let u = starts.len() as u32 - 1;
         let [ids, rows, starts] = [ids, rows, starts].map(|x| Buffer::from_slice(&x).unwrap());
-        let (scale, stream) = (self.scale() as f32, std::ptr::null_mut());
+        let (scale, stream) = (self.scale() as f32, stream());
         let (ids, rows, starts) = (ids.as_ptr(), rows.as_ptr(), starts.as_ptr());
         let (out, dh) = (dweight.mut_ptr(), dh.ptr());
         // SAFETY: arrays of the shapes that engine.h asks for, ids below V.

@@ -6,7 +6,7 @@ use engine::backend::bindings::engine_status::{self, *};
 use engine::backend::emulated::{Buffer, seed};
 use half::bf16;
 
-use crate::array::kernels;
+use crate::array::{kernels, on_the_emulator};
 
 unsafe extern "C" {
     fn engine_emulator_test(name: *const c_char, fault: u32, out: *mut f32, input: *const c_void) -> engine_status;
@@ -14,6 +14,7 @@ unsafe extern "C" {
 
 /// Runs a test kernel; its status, its message and what it wrote.
 fn run(name: &str, fault: u32) -> (engine_status, String, Vec<f32>) {
+    on_the_emulator();
     let name = CString::new(name).unwrap();
     let mut out = Buffer::<f32>::new(if name.as_bytes() == b"product" { 128 } else { 64 }).unwrap();
     let floats: Vec<f32> = (0..64).map(|i| i as f32 - 20.0).collect();

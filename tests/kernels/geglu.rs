@@ -4,7 +4,7 @@ use engine::backend::bindings::engine_dtype;
 use engine::launch;
 use engine::ops::geglu::geglu;
 
-use crate::array::{Array, BF16, F32, check, kernels, random, rounded, twice};
+use crate::array::{Array, BF16, F32, check, kernels, random, rounded, stream, twice};
 use crate::oracle::{Pass, pass};
 
 /// x (N, 2F) and dy (N, F); wide enough that tanh saturates on both sides.
@@ -24,7 +24,7 @@ fn run(dtype: engine_dtype, n: u32, f: u32) -> [Vec<f64>; 2] {
     let (x, dy) = inputs(dtype, n, f);
     let (mut y, mut dx) = (Array::empty(dtype, dy.len()), Array::empty(dtype, x.len()));
     let (x, dy) = (Array::new(dtype, &x), Array::new(dtype, &dy));
-    let stream = std::ptr::null_mut();
+    let stream = stream();
     // SAFETY: arrays of the shapes that engine.h asks for.
     unsafe {
         launch!(kernels(), geglu_forward { n, f }(y.mut_ptr(), x.ptr(), n, f, dtype, stream)).unwrap();

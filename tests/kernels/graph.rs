@@ -8,7 +8,7 @@ use engine::backend::bindings::*;
 use engine::backend::emulated::Buffer;
 use engine::launch;
 
-use crate::array::{Array, F32, kernels};
+use crate::array::{Array, F32, kernels, on_the_emulator};
 
 unsafe extern "C" {
     fn engine_emulator_test(name: *const c_char, fault: u32, out: *mut f32, input: *const c_void) -> engine_status;
@@ -73,6 +73,7 @@ fn embedding(h: &mut Array, weight: &Array, ids: &Buffer<u32>, scale: f32) {
 
 #[test]
 fn what_is_captured_runs_at_every_launch_with_the_data_of_then() {
+    on_the_emulator();
     let weight = Array::new(F32, &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
     let mut ids = Buffer::from_slice(&[1_u32, 0]).unwrap();
     let mut h = Array::empty(F32, 6);
@@ -89,6 +90,7 @@ fn what_is_captured_runs_at_every_launch_with_the_data_of_then() {
 
 #[test]
 fn a_struct_is_kept_as_it_was_when_it_was_captured() {
+    on_the_emulator();
     let qkv = Array::new(F32, &[3.0, 4.0, 5.0, 6.0, 7.0, 8.0]);
     let (norm, cos, sin) = (Array::new(F32, &[0.0; 2]), Array::new(F32, &[1.0]), Array::new(F32, &[0.0]));
     let positions = Buffer::from_slice(&[0_u32]).unwrap();
@@ -129,6 +131,7 @@ fn a_struct_is_kept_as_it_was_when_it_was_captured() {
 
 #[test]
 fn calls_keep_their_place_among_the_launches_and_are_dropped_once() {
+    on_the_emulator();
     let input = Buffer::from_slice(&[1.0_f32; 64]).unwrap();
     let (mut first, mut second) = (Buffer::<f32>::new(64).unwrap(), Buffer::<f32>::new(64).unwrap());
     let (a, b, source) = (first.as_mut_ptr(), second.as_mut_ptr(), input.as_ptr());
@@ -157,6 +160,7 @@ fn calls_keep_their_place_among_the_launches_and_are_dropped_once() {
 
 #[test]
 fn a_capture_that_is_given_up_drops_what_it_kept() {
+    on_the_emulator();
     let alive = Rc::new(());
     let kept = alive.clone();
     // SAFETY: captures of this thread.
@@ -173,6 +177,7 @@ fn a_capture_that_is_given_up_drops_what_it_kept() {
 
 #[test]
 fn a_fault_in_a_replay_names_the_kernel_and_ends_it() {
+    on_the_emulator();
     let input = Buffer::from_slice(&[1.0_f32; 64]).unwrap();
     let mut out = Buffer::<f32>::new(64).unwrap();
     let mut after = Buffer::<f32>::new(64).unwrap();
@@ -190,6 +195,7 @@ fn a_fault_in_a_replay_names_the_kernel_and_ends_it() {
 
 #[test]
 fn a_call_that_fails_ends_the_replay() {
+    on_the_emulator();
     let mut out = Buffer::<f32>::new(64).unwrap();
     let input = Buffer::from_slice(&[1.0_f32; 64]).unwrap();
     let graph = Graph::capture(|| {
@@ -202,6 +208,7 @@ fn a_call_that_fails_ends_the_replay() {
 
 #[test]
 fn a_launch_that_no_gpu_takes_fails_while_it_is_captured() {
+    on_the_emulator();
     // More rows than a grid has blocks in its second dimension, at 128 columns each.
     let (n, d) = (1, 65_536 * 128);
     let null = std::ptr::null_mut();

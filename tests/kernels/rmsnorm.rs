@@ -4,7 +4,7 @@ use engine::backend::bindings::engine_dtype;
 use engine::launch;
 use engine::ops::{residual::residual_rmsnorm, rmsnorm::rmsnorm};
 
-use crate::array::{Array, BF16, F32, check, kernels, random, rounded, twice};
+use crate::array::{Array, BF16, F32, check, kernels, random, rounded, stream, twice};
 use crate::oracle::{Pass, pass};
 
 const START: f64 = 0.25; // of dweight, which is added to
@@ -68,7 +68,7 @@ impl Case {
         };
         let mut scratch = Array::empty(F32, (n.div_ceil(64) * d) as usize);
         let mut dweight = Array::new(F32, &vec![START; d as usize]);
-        let (eps, stream) = (self.eps as f32, std::ptr::null_mut());
+        let (eps, stream) = (self.eps as f32, stream());
         let (x, weight, dy) = (x.ptr(), weight.ptr(), dy.ptr());
         // SAFETY: arrays of the shapes that engine.h asks for.
         unsafe {

@@ -5,7 +5,6 @@ use std::rc::Rc;
 
 use engine::backend::bindings::{engine_dtype, engine_heads, engine_rope};
 use engine::backend::cpu::Real;
-use engine::backend::emulated::Buffer;
 use engine::launch;
 use engine::model::param_specs::ParamSpec;
 use engine::model::params::Params;
@@ -13,7 +12,7 @@ use engine::ops::rope::{Heads, Rotation, qkv_norm_rope};
 use engine::tape::Tape;
 use engine::tensor::{DType, Device, Tensor};
 
-use crate::array::{Array, BF16, F32, check, kernels, random, rounded, twice};
+use crate::array::{Array, BF16, Buffer, F32, check, kernels, random, rounded, stream, twice};
 
 const POSITIONS: u32 = 60; // P
 const THETA: f64 = 1e4;
@@ -113,7 +112,7 @@ impl Case {
         let [q, k, v, dqkv] = outputs.each_mut().map(|x| x.mut_ptr());
         let [dq_norm, dk_norm] = sums.each_mut().map(|x| x.mut_ptr());
         let (qkv, dq, dk, dv) = (qkv.ptr(), dq.ptr(), dk.ptr(), dv.ptr());
-        let (scratch, stream) = (scratch.mut_ptr(), std::ptr::null_mut());
+        let (scratch, stream) = (scratch.mut_ptr(), stream());
         // SAFETY: arrays of the shapes that engine.h asks for, positions below P, slots below 2 N.
         unsafe {
             launch!(kernels(), rope_forward { n }(q, k, v, qkv, &rope, dtype, stream)).unwrap();

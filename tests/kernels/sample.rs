@@ -1,10 +1,9 @@
 //! sample against the same choice made by sorting: argmax, top-k, top-p, ties, and every way through the kernel.
 
 use engine::backend::bindings::{engine_dtype, engine_sampling};
-use engine::backend::emulated::Buffer;
 use engine::launch;
 
-use crate::array::{Array, BF16, F32, kernels, random, twice};
+use crate::array::{Array, BF16, Buffer, F32, kernels, random, stream, twice};
 
 /// Sums of f32 weights may differ by this much of the whole.
 const TOLERANCE: f64 = 1e-6;
@@ -15,13 +14,13 @@ fn run(dtype: engine_dtype, logits: &[f64], uniforms: &[f64], sampling: Option<e
     let v = logits.len() as u32 / r;
     let (logits, uniforms) = (Array::new(dtype, logits), Array::new(F32, uniforms));
     let mut tokens = Buffer::<u32>::new(r as usize).unwrap();
-    let (out, stream) = (tokens.as_mut_ptr(), std::ptr::null_mut());
+    let (out, stream) = (tokens.as_mut_ptr(), stream());
     let sampling = sampling.as_ref().map_or(std::ptr::null(), |s| s as *const engine_sampling);
     // SAFETY: arrays of the shapes that engine.h asks for; sampling is host memory.
     unsafe {
         launch!(kernels(), sample { r, v }(out, logits.ptr(), uniforms.ptr(), sampling, r, v, dtype, stream)).unwrap();
     }
-    tokens.as_slice().to_vec()
+    tokens.to_vec()
 }
 
 fn sampling(temperature: f64, top_k: u32, top_p: f64) -> engine_sampling {
