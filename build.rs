@@ -5,7 +5,8 @@
 //! `.cuda/` (scripts/install-cuda-compiler). No GPU is needed to build.
 //!
 //! What a file compiles to is kept in `target/kernels`, named by a hash of all that it depends on: profiles, features,
-//! clippy, docs and tests share it. `ENGINE_CUDA_REPORTS` tells tests where ptxas's reports and the PTX lie.
+//! clippy, docs and tests share it. `ENGINE_CUDA_REPORTS` tells tests where ptxas's reports and the PTX lie,
+//! `ENGINE_EMULATED_COMPILER` how a kernel is compiled for the emulator.
 
 use std::env;
 use std::ffi::OsStr;
@@ -83,6 +84,11 @@ fn emulated() -> Result<(), String> {
     let probed = kernel.clone().cargo_warnings(false).file(&probe).try_compile_intermediates();
     probed.map_err(|_| "no C++20 compiler (g++ or clang++) that knows -fsanitize=thread".to_string())?;
     let version = said_by(host.get_compiler().to_command().arg("--version")).unwrap_or_default();
+    // For tests/mutations, which compiles kernels on its own.
+    let compiler = kernel.get_compiler();
+    let words = compiler.args().iter().map(|word| word.to_string_lossy());
+    let command: Vec<_> = std::iter::once(compiler.path().to_string_lossy()).chain(words).collect();
+    println!("cargo:rustc-env=ENGINE_EMULATED_COMPILER={}", command.join("\u{1f}"));
     let instrumented = sources("", "cu").into_iter().chain(sources("emulator", "cu")).map(|file| (file, &kernel));
     let plain = sources("emulator", "cpp").into_iter().map(|file| (file, &host));
     let headers = texts(&headers());

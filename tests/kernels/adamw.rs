@@ -15,7 +15,12 @@ const HYPER: AdamW =
 /// parameters, m, v, gradients
 fn inputs(n: usize) -> [Vec<f64>; 4] {
     let v = random(F32, 3, n, 0.2).iter().map(|x| x.abs()).collect();
-    [random(F32, 1, n, 1.0), random(F32, 2, n, 0.1), v, random(F32, 4, n, 1.0)]
+    let mut inputs = [random(F32, 1, n, 1.0), random(F32, 2, n, 0.1), v, random(F32, 4, n, 1.0)];
+    // Parameters that have never had a gradient: 0 / 0 but for eps.
+    for values in &mut inputs[1..] {
+        values.iter_mut().skip(2).step_by(7).for_each(|x| *x = 0.0);
+    }
+    inputs
 }
 
 /// parameters, m and v after the update.

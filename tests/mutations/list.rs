@@ -1,0 +1,66 @@
+//! The list of mutations, and a kernel's text with one of them.
+
+use std::fs;
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+/// One change of one kernel file.
+pub struct Mutation {
+    pub file: String,
+    /// What is broken, in words.
+    pub what: String,
+    old: String,
+    new: String,
+    /// Files that are compiled with it.
+    #[cfg_attr(not(engine_emulated), allow(dead_code))]
+    pub sources: Vec<String>,
+    /// Tests of `tests/kernels` whose names begin so: one of them must turn red.
+    #[cfg_attr(not(engine_emulated), allow(dead_code))]
+    pub tests: Vec<String>,
+}
+
+/// What the list says about one file.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Entry {
+    sources: Option<Vec<String>>,
+    tests: Option<Vec<String>>,
+    /// what, old, new
+    mutations: Vec<[String; 3]>,
+}
+
+pub fn kernels() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("kernels")
+}
+
+/// All mutations, by file.
+pub fn read() -> Vec<Mutation> {
+    let text = fs::read_to_string(kernels().join("mutations.toml")).unwrap();
+    let entries: toml::map::Map<String, toml::Value> = toml::from_str(&text).unwrap();
+    let of_file = |(file, value): (String, toml::Value)| {
+        let entry: Entry = value.try_into().unwrap_or_else(|e| panic!("kernels/mutations.toml, {file}: {e}"));
+        let sources = entry.sources.unwrap_or_else(|| vec![file.clone()]);
+        let stem = file.split('.').next().unwrap_or_default();
+        let tests = entry.tests.unwrap_or_else(|| vec![format!("{stem}::")]);
+        let mutation = move |[what, old, new]: [String; 3]| {
+            let (file, sources, tests) = (file.clone(), sources.clone(), tests.clone());
+            Mutation { file, what, old, new, sources, tests }
+        };
+        entry.mutations.into_iter().map(mutation).collect::<Vec<_>>()
+    };
+    entries.into_iter().flat_map(of_file).collect()
+}
+
+impl Mutation {
+    /// The file's text with the change; what is wrong when it does not fit in exactly one place.
+    pub fn mutated(&self) -> Result<String, String> {
+        let Self { file, what, old, new, .. } = self;
+        let text = fs::read_to_string(kernels().join(file)).map_err(|e| format!("{file}: {e}"))?;
+        match text.matches(old.as_str()).count() {
+            1 if old != new => Ok(text.replacen(old.as_str(), new, 1)),
+            1 => Err(format!("{file}, {what}: changes nothing")),
+            n => Err(format!("{file}, {what}: `{old}` is there {n} times, not once")),
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! Kernels broken on purpose, one place at a time as `kernels/mutations.toml` lists them: a test must turn red each time.
+//!
+//! `scripts/mutate-kernels` runs them all and prints what was caught and by which test; that takes minutes, and is no
+//! part of `cargo test`. What is: that the list still fits the kernels.
+
+mod list;
+#[cfg(engine_emulated)]
+mod rebuild;
+
+use std::collections::BTreeMap;
+
+use list::Mutation;
+
+#[test]
+fn every_mutation_fits_in_exactly_one_place() {
+    let faults: Vec<String> = list::read().iter().filter_map(|mutation| mutation.mutated().err()).collect();
+    assert!(faults.is_empty(), "kernels/mutations.toml does not fit the kernels:\n{}", faults.join("\n"));
+}
+
+#[test]
+fn every_kernel_is_broken_in_at_least_three_ways() {
+    let mut ways = BTreeMap::<String, usize>::new();
+    list::read().into_iter().for_each(|mutation| *ways.entry(mutation.file).or_default() += 1);
+    for entry in std::fs::read_dir(list::kernels()).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        // The table has no arithmetic of its own: it links or it does not.
+        if name.ends_with(".cu") && name != "table.cu" {
+            let ways = ways.get(&name).copied().unwrap_or(0);
+            assert!(ways >= 3, "kernels/mutations.toml breaks {name} in {ways} ways");
+        }
+    }
+}
+
+/// Those whose file or description contains `$ENGINE_MUTATE`; all without it.
+fn chosen() -> Vec<Mutation> {
+    let word = std::env::var("ENGINE_MUTATE").unwrap_or_default();
+    list::read().into_iter().filter(|m| m.file.contains(&word) || m.what.contains(&word)).collect()
+}
+
+#[cfg(engine_emulated)]
+#[test]
+#[ignore = "takes minutes: scripts/mutate-kernels"]
+fn every_mutation_turns_a_test_red() {
+    use rebuild::{Outcome, Rebuild};
+    let rebuild = Rebuild::new();
+    let mutations = chosen();
+    // A test that is red anyway would catch everything.
+    let mut limits = BTreeMap::new();
+    for tests in mutations.iter().map(|mutation| &mutation.tests) {
+        limits.entry(tests.clone()).or_insert_with(|| {
+            let (outcome, time) = rebuild.run(&[], tests, std::time::Duration::from_secs(600));
+            assert!(matches!(outcome, Outcome::Passed), "without any mutation, {}: {outcome}", tests.join(", "));
+            time * 3 + std::time::Duration::from_secs(30)
+        });
+    }
+    let mut missed = 0;
+    for mutation in &mutations {
+        let objects = rebuild.compile(mutation);
+        let (outcome, time) = rebuild.run(&objects, &mutation.tests, limits[&mutation.tests]);
+        let caught = !matches!(outcome, Outcome::Passed);
+        missed += usize::from(!caught);
+        let verdict = if caught { "caught" } else { "MISSED" };
+        println!("{verdict}  {:22} {:72} {outcome}, {:.0} s", mutation.file, mutation.what, time.as_secs_f64());
+    }
+    println!("\n{} mutations: {} caught, {missed} missed", mutations.len(), mutations.len() - missed);
+    assert!(missed == 0 && !mutations.is_empty());
+}
+
+#[cfg(not(engine_emulated))]
+#[test]
+#[ignore = "needs a C++20 compiler (g++ or clang++): the build went on without the emulated device"]
+fn every_mutation_turns_a_test_red() {
+    panic!("{} mutations, and no emulated device", chosen().len());
+}
