@@ -54,7 +54,7 @@ fn ties_go_to_even_and_the_ends_of_the_range_stay() {
     // Memory that nobody wrote: a NaN of ones only, which must not be rounded up to 0.
     let (from, mut to) = (Array::empty(F32, 9), Array::empty(BF16, 9));
     // SAFETY: both arrays have 9 elements.
-    unsafe { launch!(kernels(), cast {}(to.mut_ptr(), from.ptr(), 9, BF16, F32, std::ptr::null_mut())).unwrap() };
+    unsafe { launch!(kernels(), cast {}(to.mut_ptr(), from.ptr(), 9, BF16, F32, stream())).unwrap() };
     assert!(to.values().iter().all(|x| x.is_nan()));
     assert_eq!(run(&[], BF16, F32), Vec::<f64>::new());
 }

@@ -114,21 +114,24 @@ fn without_a_scale_the_logits_stay() {
 
 #[test]
 fn masked_logits_count_for_nothing() {
-    let mut case = Case::new(F32, 3, 257);
-    case.targets = vec![vec![(1, 1.0)]; 3];
-    let ends = case.logits.iter_mut().enumerate().filter(|(i, _)| i % 257 > 3);
-    ends.for_each(|(_, z)| *z = f64::NEG_INFINITY);
-    let (sums, gradient) = case.run(true);
-    let short = Case {
-        v: 4,
-        logits: case.logits.chunks(257).flat_map(|row| row[..4].to_vec()).collect(),
-        targets: case.targets.clone(),
-        ..case
-    };
-    let ((exact, _), (plain, _)) = (short.formula::<f64>(), short.formula::<f32>());
-    check("loss", &sums[..1], &exact[..1], &plain[..1]);
-    check("entropy", &sums[1..2], &exact[1..2], &plain[1..2]);
-    assert!(gradient.iter().enumerate().all(|(i, &g)| i % 257 <= 3 || g == 0.0));
+    // A thread sees only masked logits, or masked ones before and after the others, or both in one vector.
+    for (dtype, v, begin, end) in [(F32, 257, 0, 4), (BF16, 4099, 1500, 1505), (F32, 8192, 2050, 2055)] {
+        let mut case = Case::new(dtype, 3, v);
+        case.targets = vec![vec![(begin as u32 + 1, 1.0)]; 3];
+        let seen = |i: usize| (begin..end).contains(&(i % v as usize));
+        let masked = case.logits.iter_mut().enumerate().filter(|(i, _)| !seen(*i));
+        masked.for_each(|(_, z)| *z = f64::NEG_INFINITY);
+        let (sums, gradient) = case.run(true);
+        let alone = |values: &[f64]| values.chunks(v as usize).flat_map(|row| row[begin..end].to_vec()).collect();
+        let short =
+            Case { dtype, v: (end - begin) as u32, logits: alone(&case.logits), targets: vec![vec![(1, 1.0)]; 3] };
+        let ((exact, slopes), (plain, plain_slopes)) = (short.formula::<f64>(), short.formula::<f32>());
+        check("loss", &sums[..1], &exact[..1], &plain[..1]);
+        check("entropy", &sums[1..2], &exact[1..2], &plain[1..2]);
+        let few: Vec<f64> = alone(&gradient);
+        check("gradient", &few, &slopes, &rounded(dtype, &plain_slopes));
+        assert!(gradient.iter().enumerate().all(|(i, &g)| seen(i) || g == 0.0));
+    }
 }
 
 #[test]
