@@ -167,11 +167,6 @@ impl Device {
         self.shared.driver.as_deref()
     }
 
-    /// Whether two handles are of one device.
-    pub fn is(&self, other: &Device) -> bool {
-        Rc::ptr_eq(&self.shared, &other.shared)
-    }
-
     /// The most bytes that tensors have held at once.
     pub fn peak_bytes(&self) -> usize {
         self.shared.pool.borrow().peak_bytes

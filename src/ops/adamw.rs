@@ -94,8 +94,11 @@ pub mod device {
             self.step.upload(&[lr, b1, b2, eps, rate, root].map(|x| x as f32))
         }
 
-        /// Queues the update by gradients times `*factor`, which is on the device; nothing happens when that is NaN.
-        pub fn queue(
+        /// Queues the update by gradients times `*factor`; nothing happens when that is NaN.
+        ///
+        /// # Safety
+        /// The factor is memory of the parameters' device.
+        pub unsafe fn queue(
             &self,
             params: &mut Params,
             gradients: &mut Tensor,
@@ -111,7 +114,7 @@ pub mod device {
             let (m, v) = (m.address_mut()?.cast(), v.address_mut()?.cast());
             let (step, starts) = (self.step.address().cast(), self.starts.address().cast());
             let (decays, groups, stream) = (self.decays.address().cast(), self.groups as u32, driver.stream());
-            // SAFETY: flat runs of n elements; the plan's arrays are of these spans.
+            // SAFETY: the caller's promise; flat runs of n elements; the plan's arrays are of these spans.
             unsafe {
                 launch!(
                     driver.kernels(),

@@ -123,11 +123,6 @@ impl Step {
         }
     }
 
-    /// The accumulated gradients.
-    pub fn gradients(&self) -> &Gradients {
-        &self.gradients
-    }
-
     /// Forward and backward of every micro-batch; all divide by the count of the whole window.
     fn on_cpu(&mut self, model: &mut Gemma3, trees: &[TokenTree], scored: f64, hyper: &AdamW) -> Result<StepResult> {
         let mut sums = LossSums::default();
@@ -241,8 +236,10 @@ impl Step {
         let norm = results.cast::<f32>().wrapping_add(2 * LOSS_SUMS);
         let factor = norm.wrapping_add(1);
         // SAFETY: norm and factor lie in the fifth number of the results, the loss is the first.
-        unsafe { clip::device::queue((norm, factor), &self.gradients.values, results.cast(), self.max_grad_norm)? };
-        own.plan.queue(&mut model.params, &mut self.gradients.values, (&mut self.m, &mut self.v), factor)
+        unsafe {
+            clip::device::queue((norm, factor), &self.gradients.values, results.cast(), self.max_grad_norm)?;
+            own.plan.queue(&mut model.params, &mut self.gradients.values, (&mut self.m, &mut self.v), factor)
+        }
     }
 }
 
