@@ -72,3 +72,11 @@ fn a_step_whose_loss_or_norm_is_not_finite_has_factor_nan() {
         }
     }
 }
+
+#[test]
+fn runs_beyond_the_threads_of_a_block_count() {
+    // 257 runs for 256 threads; of a model's gradients there are 16 thousand.
+    let mut gradients = vec![0.0; 256 * 16_384 + 8];
+    (gradients[5], gradients[256 * 16_384 + 7]) = (3.0, 4.0);
+    assert_eq!(run(&gradients, 0.0), [5.0, 1.0]);
+}
