@@ -168,7 +168,7 @@ fn cases(dtype: engine_dtype) -> Vec<Case> {
         case(Shape::Row, 17, (4, 1, 16), Some(17), 0.5),
         case(Shape::Row, 17, (2, 2, 5), Some(1), 1.0),
         case(Shape::Comb, 17, (4, 1, 256), Some(5), 0.125),
-        case(Shape::Row, 113, (2, 2, 32), Some(7), 0.5),
+        case(Shape::Row, 113, (2, 2, 32), Some(40), 0.5),
         case(Shape::Rows(9), 113, (4, 1, 16), None, 2.0),
         case(Shape::Random(1), 113, (4, 1, 256), Some(60), 0.125),
         case(Shape::Comb, 113, (3, 1, 64), Some(16), 0.3),

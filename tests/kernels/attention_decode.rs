@@ -69,13 +69,13 @@ fn check_decode(tree: &TokenTree, made: &[usize], heads: Heads, window: Option<u
     let name = format!("attention_decode of N {n}, S {s}, window {window:?}");
     let scale = 2.0 / (heads.2 as f64).sqrt();
     let case = Case::new(name, last_tokens(tree, made, window), heads, scale, dtype);
-    // NaN where nothing is, and in tiles of 32 slots that no row sees: of the lists' 64 the kernels read halves.
-    let seen = |tile: usize| {
-        let slots = tile * 32..(tile * 32 + 32).min(s);
-        slots.into_iter().any(|j| (0..n).any(|row| case.mask.oracle.sees(row, j)))
+    // NaN where nothing is, and in the products' steps of 16 slots of which no row sees one: they are left out.
+    let seen = |step: usize| {
+        let mut slots = step * 16..(step * 16 + 16).min(s);
+        slots.any(|j| (0..n).any(|row| case.mask.oracle.sees(row, j)))
     };
-    let seen: Vec<bool> = (0..s.div_ceil(32)).map(seen).collect();
-    let hidden = |slot: usize| tree.end[slot] == 0 || !seen[slot / 32];
+    let seen: Vec<bool> = (0..s.div_ceil(16)).map(seen).collect();
+    let hidden = |slot: usize| tree.end[slot] == 0 || !seen[slot / 16];
     check_output(&case, &twice(&case.name, || run(&case, true, hidden)));
 }
 
