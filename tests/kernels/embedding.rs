@@ -82,7 +82,7 @@ impl Case {
 
 #[test]
 fn embedding_equals_the_cpu_op() {
-    for (n, d) in [(1, 1), (2, 16), (5, 33), (17, 640), (113, 19)] {
+    for (n, d) in [(1, 1), (2, 16), (5, 33), (17, 640), (113, 19), (203, 24)] {
         for dtype in [F32, BF16] {
             let case = Case { dtype, n, d };
             let name = format!("embedding {dtype:?} of N {n}, D {d}");

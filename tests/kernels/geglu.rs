@@ -35,7 +35,7 @@ fn run(dtype: engine_dtype, n: u32, f: u32) -> [Vec<f64>; 2] {
 
 #[test]
 fn geglu_equals_the_cpu_op() {
-    for (n, f) in [(1, 1), (2, 8), (5, 33), (17, 128), (113, 19)] {
+    for (n, f) in [(1, 1), (2, 8), (5, 33), (17, 128), (113, 19), (203, 24)] {
         for dtype in [F32, BF16] {
             let name = format!("geglu {dtype:?} of N {n}, F {f}");
             let [y, dx] = twice(&name, || run(dtype, n, f));
