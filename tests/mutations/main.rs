@@ -42,26 +42,37 @@ fn chosen() -> Vec<Mutation> {
 #[ignore = "takes minutes: scripts/mutate-kernels"]
 fn every_mutation_turns_a_test_red() {
     use rebuild::{Outcome, Rebuild};
-    let rebuild = Rebuild::new();
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
+    let jobs = std::env::var("ENGINE_MUTATE_JOBS").ok().and_then(|jobs| jobs.parse().ok()).unwrap_or(1);
     let mutations = chosen();
     // A test that is red anyway would catch everything.
     let mut limits = BTreeMap::new();
     for tests in mutations.iter().map(|mutation| &mutation.tests) {
         limits.entry(tests.clone()).or_insert_with(|| {
-            let (outcome, time) = rebuild.run(&[], tests, std::time::Duration::from_secs(600));
+            let (outcome, time) = Rebuild::new(0).run(&[], tests, Duration::from_secs(600));
             assert!(matches!(outcome, Outcome::Passed), "without any mutation, {}: {outcome}", tests.join(", "));
-            time * 3 + std::time::Duration::from_secs(30)
+            time * 3 * jobs + Duration::from_secs(30)
         });
     }
-    let mut missed = 0;
-    for mutation in &mutations {
-        let objects = rebuild.compile(mutation);
-        let (outcome, time) = rebuild.run(&objects, &mutation.tests, limits[&mutation.tests]);
-        let caught = !matches!(outcome, Outcome::Passed);
-        missed += usize::from(!caught);
-        let verdict = if caught { "caught" } else { "MISSED" };
-        println!("{verdict}  {:22} {:72} {outcome}, {:.0} s", mutation.file, mutation.what, time.as_secs_f64());
-    }
+    let (next, missed) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let work = |job: u32| {
+        let rebuild = Rebuild::new(job);
+        while let Some(mutation) = mutations.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let objects = rebuild.compile(mutation);
+            let (outcome, time) = rebuild.run(&objects, &mutation.tests, limits[&mutation.tests]);
+            let caught = !matches!(outcome, Outcome::Passed);
+            missed.fetch_add(usize::from(!caught), Ordering::Relaxed);
+            let verdict = if caught { "caught" } else { "MISSED" };
+            println!("{verdict}  {:22} {:72} {outcome}, {:.0} s", mutation.file, mutation.what, time.as_secs_f64());
+        }
+    };
+    std::thread::scope(|scope| {
+        for job in 0..jobs {
+            scope.spawn(move || work(job));
+        }
+    });
+    let missed = missed.into_inner();
     println!("\n{} mutations: {} caught, {missed} missed", mutations.len(), mutations.len() - missed);
     assert!(missed == 0 && !mutations.is_empty());
 }

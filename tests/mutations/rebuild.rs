@@ -42,10 +42,10 @@ pub struct Rebuild {
 
 impl Rebuild {
     /// From the command that scripts/mutate-kernels kept. A cargo within `cargo test` has another PATH, and would
-    /// build everything anew.
-    pub fn new() -> Self {
+    /// build everything anew. Each job has a folder.
+    pub fn new(job: u32) -> Self {
         let link = std::env::var("ENGINE_TESTS_LINK").expect("run scripts/mutate-kernels");
-        let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("mutations");
+        let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("mutations-{job}"));
         fs::create_dir_all(&folder).unwrap();
         Self { link: fs::read_to_string(link).unwrap(), folder }
     }
