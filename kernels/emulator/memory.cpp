@@ -223,6 +223,8 @@ extern "C" engine_status engine_emulator_free(void *buffer) {
     if (found == buffers.end()) return ENGINE_NAMESPACE::fail(ENGINE_BAD_ARGUMENT, "no buffer of this thread");
     bool intact = guards_intact(*found);
     free_cells(found->cells, found->end - found->begin);
+    // What still reads it, say a captured graph, finds NaN.
+    std::memset(buffer, POISON, found->end - found->begin);
     std::free(reinterpret_cast<void *>(begin - GUARD));
     buffers.erase(found);
     pages.version++;

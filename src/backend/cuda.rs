@@ -131,6 +131,12 @@ impl Cuda {
         self.stream.context().bind_to_thread().map_err(|e| failed("binding the GPU to this thread", e))
     }
 
+    /// Waits for all that is queued.
+    fn synchronize(&self) -> Result<()> {
+        self.bind()?;
+        self.stream.synchronize().map_err(|e| failed("waiting for the GPU", e))
+    }
+
     fn upload_staged(&self, to: *mut c_void, from: &[u8]) -> Result<(), DriverError> {
         let mut staging = self.staging.borrow_mut();
         let buffer = staging.take(from.len())?;
@@ -226,11 +232,6 @@ impl Driver for Cuda {
     unsafe fn product(&self, product: &Product) -> Result<()> {
         // SAFETY: the caller's promise.
         unsafe { self.products.queue(product) }
-    }
-
-    fn synchronize(&self) -> Result<()> {
-        self.bind()?;
-        self.stream.synchronize().map_err(|e| failed("waiting for the GPU", e))
     }
 
     fn begin_capture(&self) -> Result<()> {

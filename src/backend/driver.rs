@@ -60,9 +60,6 @@ pub trait Driver {
     /// See [`Driver`].
     unsafe fn product(&self, product: &Product) -> Result<()>;
 
-    /// Waits for all that is queued.
-    fn synchronize(&self) -> Result<()>;
-
     /// From now on what is queued is kept in a graph and not run. Uploads and downloads must not occur.
     fn begin_capture(&self) -> Result<()>;
 

@@ -29,7 +29,7 @@ use crate::tape::{Tape, Var};
 use crate::tensor::{DType, Device, Purpose, Tensor};
 
 /// Positions that the rotation tables of a device begin with; they double as batches need more.
-const SHORTEST_ROTATION_TABLE: usize = 1024;
+const SHORTEST_ROTATION_TABLE: usize = 256;
 
 /// A model: what it looks like and its weights.
 pub struct Gemma3 {

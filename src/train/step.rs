@@ -59,8 +59,8 @@ struct OnDevice {
 
 struct Captured {
     graph: Box<dyn Graph>,
-    /// The arrays that the graph reads, per micro-batch.
-    inputs: Vec<Rc<Inputs>>,
+    /// What the graph reads beside weights: its addresses must stay, those of the rotation's tables too.
+    batches: Vec<Prepared>,
 }
 
 /// The size that batches are padded to: rows, rows with a target, targets.
@@ -173,30 +173,30 @@ impl Step {
         own.plan.set(hyper)?;
         let device = model.device().clone();
         let driver = device.driver().ok_or_else(|| err!("internal: no device"))?;
-        let inputs = || batches.iter().map(|batch| batch.inputs.clone()).collect::<Vec<_>>();
+        let send = || batches.iter().try_for_each(|batch| batch.inputs.send());
         match own.graphs.get(&key) {
             _ if !own.use_graphs => {
-                inputs().iter().try_for_each(|inputs| inputs.send())?;
+                send()?;
                 self.queue(own, model, &batches)?;
             }
             Some(Some(captured)) => {
-                for (known, new) in captured.inputs.iter().zip(inputs()) {
-                    known.replace(&new)?;
+                for (known, new) in captured.batches.iter().zip(&batches) {
+                    known.inputs.replace(&new.inputs)?;
                 }
                 captured.graph.launch()?;
             }
             Some(None) => {
                 let graph = device.for_graph(|| {
-                    inputs().iter().try_for_each(|inputs| inputs.send())?;
+                    send()?;
                     self.capture(driver, own, model, &batches)
                 })?;
                 graph.launch()?;
-                own.graphs.insert(key, Some(Captured { graph, inputs: inputs() }));
+                own.graphs.insert(key, Some(Captured { graph, batches }));
             }
             None => {
                 // The first of its size: memory is allocated, algorithms are chosen, modules are loaded.
                 device.for_graph(|| {
-                    inputs().iter().try_for_each(|inputs| inputs.send())?;
+                    send()?;
                     self.queue(own, model, &batches)
                 })?;
                 if own.graphs.len() < MOST_GRAPHS {

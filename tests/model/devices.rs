@@ -205,6 +205,18 @@ fn a_captured_graph_gives_the_losses_and_weights_of_single_launches_to_the_bit()
 }
 
 #[test]
+fn a_graph_outlives_the_rotation_tables_that_a_longer_row_replaces() {
+    // Tables begin at 256 positions. The third step grows them, the fourth replays the graph of the second.
+    let long: Vec<u32> = (0..300).map(|t| 2 + t % 29).collect();
+    let window = |step| vec![tree(&if step == 2 { vec![example(&long, 295)] } else { examples() })];
+    let [graphs, single] = [true, false].map(|graphs| {
+        let device = device();
+        train(&mut on_device(&device, &config(), 7, DType::F32), 4, graphs, window)
+    });
+    assert!(graphs == single);
+}
+
+#[test]
 fn an_update_that_is_not_finite_is_not_applied() {
     let device = device();
     let mut model = on_device(&device, &config(), 5, DType::F32);
