@@ -9,14 +9,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use engine::data::Example;
-use engine::data::tree::TokenTree;
+use engine::batch::Example;
+use engine::batch::tree::TokenTree;
+use engine::device::{DType, Device, Purpose, Tensor};
 use engine::error::Result;
-use engine::model::config::Gemma3Config;
 use engine::model::gemma3::Gemma3;
-use engine::model::param_specs::{parameter_count, parameter_specs};
+use engine::model::gemma3::config::Gemma3Config;
+use engine::model::gemma3::table::{parameter_count, parameter_specs};
 use engine::ops::adamw::AdamW;
-use engine::tensor::{DType, Device, Purpose, Tensor};
 use engine::train::step::Step;
 use serde_json::json;
 
@@ -32,7 +32,7 @@ fn tree(vocab_size: usize) -> TokenTree {
 /// Where to run, and what to compute in.
 fn device() -> Result<(Device, DType)> {
     match std::env::var("ENGINE_BENCH_DEVICE").as_deref() {
-        Ok("cuda") => Ok((engine::backend::cuda::device()?, DType::Bf16)),
+        Ok("cuda") => Ok((engine::cuda::device()?, DType::Bf16)),
         _ => Ok((Device::cpu(), DType::F32)),
     }
 }

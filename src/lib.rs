@@ -9,21 +9,24 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`cli`] | the command line, declared once ([`cli::args`]), and a file per command |
-//! | [`data`] | rows, conversations, chat templates, tokenizer, [`data::Example`], and the batch: [`data::tree::TokenTree`] |
-//! | [`model`] | [`model::config`], the parameter table ([`model::param_specs`]), the flat weights ([`model::params`]), and the one forward ([`model::gemma3`]) |
-//! | [`ops`] | a file per op: formula, shapes, public function, backward, `mod cpu` |
-//! | [`tape`] | the manual autograd tape: a list of named closures, run backwards |
-//! | [`tensor`] | tensors over shared storage, and the pool it comes from |
-//! | [`backend`] | what ops stand on. CPU: vector dispatch, row-parallel loops, matrix products. Devices that run `kernels/`: the trait they share ([`backend::driver`]), the table of launchers ([`backend::kernels`]), [`backend::cuda`] and the emulator |
 //! | [`train`] | the loop, one optimizer step on any device ([`train::step`]), the evaluation loss, schedule, metrics, plot, progress |
-//! | [`eval`] | generation, the parser of calls, verdicts, report, tables |
-//! | [`io`] | safetensors, GGUF, the hub, and the output folder that is whole or not there |
+//! | [`eval`] | verdicts, report, tables |
+//! | [`generate`](mod@generate) | generation over a KV cache |
+//! | [`io`] | safetensors, GGUF, and the output folder that is whole or not there; [`hub`] |
+//! | [`model`] | [`model::gemma3`]: the configuration, the parameter table ([`model::gemma3::table`]), and the one forward |
+//! | [`chat`] | chat templates, control tokens, the tokenizer, FunctionGemma's format and the parser of its calls |
+//! | [`data`] | datasets, rows, conversations, tools |
+//! | [`ops`] | a file per op: formula, shapes, public function, backward |
+//! | [`autograd`] | the tape (a list of named closures, run backwards), flat parameters and their gradients |
+//! | [`batch`] | [`batch::Example`], the token tree, the mask, what a batch sends to the device |
+//! | [`emulated`], [`cuda`], [`host`] | the devices |
+//! | [`device`] | what a device is: memory, tensors, the driver's trait, the table of kernels |
 //! | [`error`] | the one error type: message, cause, hint, exit code |
 //!
 //! # Decisions
 //!
 //! **One forward.** Training, evaluation loss and generation run [`model::gemma3::Gemma3::forward`] and the same ops. A
-//! tape that records nothing ([`tape::Tape::inference`]) is all the difference.
+//! tape that records nothing ([`autograd::Tape::inference`]) is all the difference.
 //!
 //! **A batch is a token tree.** In tool calling most of every row is the same system text and tool declarations. A batch
 //! is the prefix tree of its rows in depth-first order, each distinct prefix once; under causal attention that is exact.
@@ -32,17 +35,17 @@
 //! layout, so that tokens decoded later fall under the same mask, and the KV cache is just the tree's slots.
 //!
 //! **One op, two implementations, three ways to run.** An op computes in Rust on the CPU, or queues the kernels of its name
-//! on a [`backend::driver::Driver`]. There are two drivers: [`backend::cuda`], and the emulated device, which runs the same
+//! on a [`device::driver::Driver`]. There are two drivers: [`cuda`], and the emulated device, which runs the same
 //! `.cu` files, compiled by the host's C++ compiler, with races, bounds and barriers checked. All else (ops, tape, step,
 //! graphs, generation) is the same code for both, so that a machine without a GPU tests what a GPU runs, minus the driver
 //! and cuBLASLt. The CPU op is the oracle of each kernel; bf16 passes when its error is at most twice that of rounding the
-//! CPU op's results to bf16 ([`tape::Rounding`] gives that for whole models).
+//! CPU op's results to bf16 ([`autograd::Rounding`] gives that for whole models).
 //!
-//! **A step does not wait for the host.** What a batch sends is packed into one buffer ([`backend::inputs`]); losses, the
+//! **A step does not wait for the host.** What a batch sends is packed into one buffer ([`batch::inputs`]); losses, the
 //! gradient's norm and the factor of clipping stay on the device, and AdamW leaves the weights alone when that factor is NaN.
 //! Trees are padded to a few sizes with tokens that nobody sees and nobody scores, which is exact (they add zeros), so that
 //! the second step of a size can be captured into a graph and later ones replay it. What a graph uses comes from a memory
-//! pool of its own ([`tensor::Device::for_graph`]). The emulator captures and replays too: that graphs give the losses of
+//! pool of its own ([`device::Device::for_graph`]). The emulator captures and replays too: that graphs give the losses of
 //! single launches to the bit is a test.
 //!
 //! **f32 masters, compute in bf16.** On a device weights, moments and gradients of parameters are f32; ops read a bf16 copy
@@ -55,7 +58,7 @@
 //! pass, q, k, v and gate, up are fused matrices without a copy.
 //!
 //! **Storage is checked, not trusted.** A tensor is written only while nobody else holds it
-//! ([`tensor::Tensor::as_mut`]), so that what a closure captured cannot change under it; freed storage goes to a pool, so
+//! ([`device::Tensor::as_mut`]), so that what a closure captured cannot change under it; freed storage goes to a pool, so
 //! that steps after the first allocate nothing.
 //!
 //! **f32, and f64 to check it.** CPU ops are generic over the number type: f32 runs, f64 is held against central
@@ -67,14 +70,21 @@
 //! # Units
 //! Losses and entropies are in nats, lengths in tokens, durations in seconds, memory in bytes.
 
-pub mod backend;
+pub mod autograd;
+pub mod batch;
+pub mod chat;
 pub mod cli;
+pub mod cuda;
 pub mod data;
+pub mod device;
+#[cfg(engine_emulated)]
+pub mod emulated;
 pub mod error;
 pub mod eval;
+pub mod generate;
+pub mod host;
+pub mod hub;
 pub mod io;
 pub mod model;
 pub mod ops;
-pub mod tape;
-pub mod tensor;
 pub mod train;

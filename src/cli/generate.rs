@@ -7,7 +7,7 @@ use crate::cli::loading::{Checkpoint, device};
 use crate::data::rows::{Origin, Row, RowOptions, TUTORIAL_SYSTEM};
 use crate::data::tools::load_tools;
 use crate::error::Result;
-use crate::eval::generate::generate;
+use crate::generate::generate;
 
 pub fn run(args: &GenerateArgs) -> Result<()> {
     let device = device(&args.model)?;

@@ -1,11 +1,11 @@
 //! `engine info`: what a model is, which devices there are, what this build can do.
 
-use crate::backend::cuda;
 use crate::cli::args::InfoArgs;
+use crate::cuda;
 use crate::error::Result;
 use crate::io::source::resolve_model;
-use crate::model::config::LayerType;
-use crate::model::param_specs::{parameter_count, parameter_specs};
+use crate::model::gemma3::config::LayerType;
+use crate::model::gemma3::table::{parameter_count, parameter_specs};
 
 pub fn run(args: &InfoArgs) -> Result<()> {
     println!("engine    {}", env!("CARGO_PKG_VERSION"));

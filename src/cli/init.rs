@@ -5,13 +5,13 @@ use std::path::Path;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use crate::chat::template::FUNCTIONGEMMA_TEMPLATE;
 use crate::cli::args::InitArgs;
-use crate::data::template::FUNCTIONGEMMA_TEMPLATE;
 use crate::error::{Context, Result};
 use crate::io::folder::{OutputFolder, SavedModel};
-use crate::model::config::Gemma3Config;
+use crate::model::gemma3::config::Gemma3Config;
+use crate::model::gemma3::table::parameter_specs;
 use crate::model::generation_config::GenerationConfig;
-use crate::model::param_specs::parameter_specs;
 
 pub fn run(args: &InitArgs) -> Result<()> {
     let shown = args.config.display();

@@ -2,21 +2,21 @@
 
 use rayon::prelude::*;
 
-use crate::backend::cuda;
+use crate::batch::Example;
+use crate::chat::tokenizer::{ChatTokenizer, LossOn};
 use crate::cli::args::{DeviceArg, DtypeArg, GenerationArgs, ModelArgs, OverlongArg, RowArgs};
-use crate::data::Example;
+use crate::cuda;
 use crate::data::length::{MaxLength, Overlong};
 use crate::data::rows::{Row, RowContent, RowOptions, row_warnings};
-use crate::data::tokenizer::{ChatTokenizer, LossOn};
 use crate::data::tools::load_tools;
+use crate::device::{DType, Device, Purpose, Tensor};
 use crate::error::{Error, Result};
-use crate::eval::generate::{GenerateOptions, Sampling};
+use crate::generate::{GenerateOptions, Sampling};
 use crate::io::source::{ModelSource, resolve_model};
-use crate::model::config::Gemma3Config;
 use crate::model::gemma3::Gemma3;
+use crate::model::gemma3::config::Gemma3Config;
+use crate::model::gemma3::table::{parameter_count, parameter_specs};
 use crate::model::generation_config::GenerationConfig;
-use crate::model::param_specs::{parameter_count, parameter_specs};
-use crate::tensor::{DType, Device, Purpose, Tensor};
 
 /// A model's small files: everything but the weights.
 pub struct Checkpoint {
@@ -140,7 +140,7 @@ pub fn device(args: &ModelArgs) -> Result<(Device, DType)> {
 
 #[cfg(engine_emulated)]
 fn emulated() -> Result<Device> {
-    crate::backend::emulated::device()
+    crate::emulated::device()
 }
 
 #[cfg(not(engine_emulated))]

@@ -2,11 +2,11 @@
 
 use std::io::IsTerminal;
 
+use crate::chat::preview::preview;
+use crate::chat::tokenizer::ChatTokenizer;
 use crate::cli::args::PreviewArgs;
 use crate::cli::loading::{default_loss, loss_on, row_options};
 use crate::data::dataset::load_rows;
-use crate::data::preview::preview;
-use crate::data::tokenizer::ChatTokenizer;
 use crate::err;
 use crate::error::Result;
 use crate::io::source::resolve_model;

@@ -5,9 +5,9 @@ use crate::cli::loading::Checkpoint;
 use crate::data::rows::{Row, RowContent};
 use crate::data::tools::tool_name;
 use crate::error::{Context, Result};
-use crate::eval::generate::generate;
 use crate::eval::report::{Answer, Report};
 use crate::eval::verdict::Expected;
+use crate::generate::generate;
 use crate::model::gemma3::Gemma3;
 use crate::train::progress::Progress;
 

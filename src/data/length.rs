@@ -1,6 +1,6 @@
 //! What happens to examples that are longer than `--max-length`: never silently.
 
-use super::Example;
+use crate::batch::Example;
 use crate::err;
 use crate::error::Result;
 

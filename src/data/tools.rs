@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::functiongemma::DROPPED_PROPERTIES;
+use crate::chat::functiongemma::DROPPED_PROPERTIES;
 use crate::error::{Context, Result};
 use crate::{bail, err};
 

@@ -1,8 +1,6 @@
-//! What a model answers and how good that is: prompts -> text ([`generate`]) -> calls ([`parser`]) -> [`verdict`] ->
+//! What a model answers and how good that is: prompts -> text ([`crate::generate`]) -> calls ([`crate::chat::functiongemma::parser`]) -> [`verdict`] ->
 //! [`report`] and [`table`].
 
-pub mod generate;
-pub mod parser;
 pub mod report;
 pub mod table;
 pub mod verdict;

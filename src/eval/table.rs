@@ -2,8 +2,8 @@
 
 use console::{measure_text_width, truncate_str};
 
-use super::parser::{END_CALL, ESCAPE, START_CALL, START_RESPONSE};
 use super::report::{ExampleReport, Report, Score};
+use crate::chat::functiongemma::parser::{END_CALL, ESCAPE, START_CALL, START_RESPONSE};
 
 /// What a table is fitted to where the width is unknown: output that goes to a file or a pipe.
 const DEFAULT_WIDTH: usize = 120;

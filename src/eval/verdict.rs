@@ -5,8 +5,8 @@ use std::fmt;
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Number, Value, json};
 
-use super::parser::{Call, Fault, ParsedOutput, START_CALL, parse_output};
 use crate::bail;
+use crate::chat::functiongemma::parser::{Call, Fault, ParsedOutput, START_CALL, parse_output};
 use crate::error::{Context, Result};
 
 /// The answer that a row's final assistant message gives.

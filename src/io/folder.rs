@@ -12,9 +12,9 @@ use serde_json::{Value, json};
 
 use super::safetensors::{SaveDtype, write_model};
 use crate::error::{Context, Error, Result};
-use crate::model::config::Gemma3Config;
+use crate::model::gemma3::config::Gemma3Config;
+use crate::model::gemma3::table::parameter_specs;
 use crate::model::generation_config::GenerationConfig;
-use crate::model::param_specs::parameter_specs;
 use crate::{bail, err};
 
 /// The file that says a folder was made by this program and may be replaced by it.

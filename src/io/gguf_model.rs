@@ -6,9 +6,10 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::gguf::{GgufFile, MetaValue};
+use crate::autograd::ParamSpec;
 use crate::error::{Context, Result};
-use crate::model::config::Gemma3Config;
-use crate::model::param_specs::{ParamSpec, parameter_count};
+use crate::model::gemma3::config::Gemma3Config;
+use crate::model::gemma3::table::parameter_count;
 use crate::{bail, err};
 
 /// Metadata keys (after `gemma3.`) and the config fields they must agree with.

@@ -4,8 +4,6 @@ pub mod folder;
 pub mod gguf;
 mod gguf_blocks;
 mod gguf_model;
-#[cfg(feature = "hub")]
-pub mod hub;
 pub mod import;
 pub mod safetensors;
 pub mod source;

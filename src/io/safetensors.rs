@@ -1,6 +1,6 @@
 //! Weights from and to safetensors files, between the file's dtype and one flat f32 buffer.
 //!
-//! The buffer holds the tensors of [`parameter_specs`](crate::model::param_specs::parameter_specs) one after another.
+//! The buffer holds the tensors of [`parameter_specs`](crate::model::gemma3::table::parameter_specs) one after another.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
@@ -14,8 +14,9 @@ use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde_json::{Map, Value, json};
 
 use super::convert;
+use crate::autograd::ParamSpec;
 use crate::error::{Context, Error, Result};
-use crate::model::param_specs::{ParamSpec, parameter_count};
+use crate::model::gemma3::table::parameter_count;
 use crate::{bail, err};
 
 /// Elements encoded and written at once.

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use super::{gguf::GgufFile, safetensors::read_model};
 use crate::err;
 use crate::error::Result;
-use crate::model::config::Gemma3Config;
-use crate::model::param_specs::{parameter_count, parameter_specs};
+use crate::model::gemma3::config::Gemma3Config;
+use crate::model::gemma3::table::{parameter_count, parameter_specs};
 
 /// A model on disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -112,7 +112,7 @@ fn not_found(spec: &str) -> crate::error::Error {
 
 #[cfg(feature = "hub")]
 fn download(id: &str) -> Result<PathBuf> {
-    super::hub::Hub::from_env().download_model(id)
+    crate::hub::Hub::from_env().download_model(id)
 }
 
 #[cfg(not(feature = "hub"))]

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::config::Gemma3Config;
 use super::fields::{Fields, TokenIds};
+use super::gemma3::config::Gemma3Config;
 use crate::bail;
 use crate::error::{Context, Result};
 

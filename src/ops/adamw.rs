@@ -9,9 +9,9 @@
 //! Order     elementwise
 //! Cost      32 bytes per parameter: memory bound. The gradient is zeroed in the same pass
 
+use crate::device::Tensor;
 use crate::error::Result;
-use crate::tensor::Tensor;
-use crate::{dispatch, model::params::Span};
+use crate::{autograd::Span, dispatch};
 
 /// What one update needs beside the tensors.
 #[derive(Clone, Copy, Debug)]
@@ -51,12 +51,12 @@ pub fn adamw(state: AdamWState<'_>, spans: &[Span], hyper: &AdamW) -> Result<()>
 /// The update on a device: what stays between steps, and the kernel.
 pub mod device {
     use super::AdamW;
-    use crate::backend::bindings::engine_adamw_step;
+    use crate::autograd::{Params, Span};
+    use crate::device::bindings::engine_adamw_step;
+    use crate::device::{DType, Device, Tensor};
     use crate::err;
     use crate::error::Result;
     use crate::launch;
-    use crate::model::params::{Params, Span};
-    use crate::tensor::{DType, Device, Tensor};
 
     /// Where decay begins and ends, and the numbers of the next step, in device memory.
     pub struct Plan {
@@ -129,7 +129,7 @@ mod cpu {
     use rayon::prelude::*;
 
     use super::AdamW;
-    use crate::backend::cpu::{BLOCK, Real, vectorized};
+    use crate::host::simd::{BLOCK, Real, vectorized};
 
     pub struct Step<T> {
         keep: T,

@@ -8,11 +8,11 @@
 
 use std::rc::Rc;
 
+use crate::autograd::{Tape, Var};
+use crate::batch::mask::AttentionMask;
+use crate::device::Tensor;
 use crate::dispatch;
 use crate::error::Result;
-use crate::ops::attention_mask::AttentionMask;
-use crate::tape::{Tape, Var};
-use crate::tensor::Tensor;
 
 /// Attention of q (N, H, Dh) over k, v (S, K, Dh) under `mask`. Returns o (N, H * Dh).
 pub fn attention(
@@ -60,13 +60,13 @@ pub fn attention(
 }
 
 mod device {
-    use crate::backend::bindings::{engine_attention, engine_heads};
-    use crate::backend::driver::{Driver, engine_dtype};
+    use crate::batch::mask::AttentionMask;
+    use crate::device::bindings::{engine_attention, engine_heads};
+    use crate::device::driver::{Driver, engine_dtype};
+    use crate::device::{DType, Purpose, Tensor};
     use crate::err;
     use crate::error::Result;
     use crate::launch;
-    use crate::ops::attention_mask::AttentionMask;
-    use crate::tensor::{DType, Purpose, Tensor};
 
     /// Most parts that a row's keys are split into in decoding, as kernels/engine.h has it.
     const SPLITS: usize = 16;
@@ -148,10 +148,10 @@ mod cpu {
 
     use rayon::prelude::*;
 
-    use crate::backend::cpu::{Real, dot, for_each_row, max_of, sum_of, vectorized};
-    use crate::backend::gemm::{Matrix, MatrixMut, Product, Store, Threads, gemm};
-    use crate::ops::attention_mask::{AttentionMask, Tile, Visibility};
-    use crate::tensor::Tensor;
+    use crate::batch::mask::{AttentionMask, Tile, Visibility};
+    use crate::device::Tensor;
+    use crate::host::gemm::{Matrix, MatrixMut, Product, Store, Threads, gemm};
+    use crate::host::simd::{Real, dot, for_each_row, max_of, sum_of, vectorized};
 
     pub struct Inputs<'a, T> {
         q: &'a [T],

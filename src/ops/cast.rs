@@ -4,10 +4,10 @@
 
 use half::bf16;
 
-use crate::backend::driver::engine_dtype;
+use crate::device::driver::engine_dtype;
+use crate::device::{DType, Tensor};
 use crate::error::Result;
 use crate::launch;
-use crate::tensor::{DType, Tensor};
 
 /// `from` in `dtype`, on the same device.
 pub fn cast(from: &Tensor, dtype: DType) -> Result<Tensor> {

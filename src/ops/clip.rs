@@ -7,9 +7,9 @@
 //! Order     partial sums of fixed blocks in f64, folded in order
 //! Cost      4 bytes per parameter: memory bound
 
-use crate::backend::cpu::{Real, sum_blocks, sum_of};
+use crate::device::Tensor;
 use crate::dispatch;
-use crate::tensor::Tensor;
+use crate::host::simd::{Real, sum_blocks, sum_of};
 
 /// L2 norm of a flat gradient.
 pub fn global_norm(gradients: &Tensor) -> f64 {
@@ -28,10 +28,10 @@ pub fn clip_factor(norm: f64, max_norm: f64) -> f64 {
 
 /// The norm and the factor on a device, where they stay.
 pub mod device {
+    use crate::device::{DType, Purpose, Tensor};
     use crate::err;
     use crate::error::Result;
     use crate::launch;
-    use crate::tensor::{DType, Purpose, Tensor};
 
     /// Gradients of one partial sum, as kernels/clip.cu has it.
     const RUN: usize = 16_384;

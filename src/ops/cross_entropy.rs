@@ -15,14 +15,14 @@
 
 use std::rc::Rc;
 
-use crate::backend::gemm::{Matrix, MatrixMut, Store, Threads, gemm};
-use crate::backend::inputs::{Inputs, Slot};
-use crate::data::tree::Target;
+use crate::autograd::Param;
+use crate::autograd::{Tape, Var};
+use crate::batch::inputs::{Inputs, Slot};
+use crate::batch::tree::Target;
+use crate::device::{DType, Purpose, Tensor};
 use crate::dispatch;
 use crate::error::Result;
-use crate::model::params::Param;
-use crate::tape::{Tape, Var};
-use crate::tensor::{DType, Purpose, Tensor};
+use crate::host::gemm::{Matrix, MatrixMut, Store, Threads, gemm};
 
 /// Most bytes of logits in memory at once, on the CPU.
 pub const CHUNK_BYTES: usize = 384 << 20;
@@ -208,15 +208,15 @@ mod device {
     use std::ptr;
 
     use super::{DEVICE_CHUNK_BYTES, Sent, Targets};
-    use crate::backend::driver::{Driver, engine_dtype};
+    use crate::autograd::Param;
+    use crate::autograd::Tape;
+    use crate::device::driver::{Driver, engine_dtype};
+    use crate::device::{DType, Device, Purpose, Tensor};
     use crate::err;
     use crate::error::Result;
     use crate::launch;
-    use crate::model::params::Param;
     use crate::ops::embedding::device::gather;
     use crate::ops::linear::device as products;
-    use crate::tape::Tape;
-    use crate::tensor::{DType, Device, Purpose, Tensor};
 
     /// As `on_cpu`.
     pub fn forward(
@@ -286,8 +286,8 @@ mod cpu {
     use rayon::prelude::*;
 
     use super::LossSums;
-    use crate::backend::cpu::{Real, max_of, sum_of, vectorized};
-    use crate::data::tree::Target;
+    use crate::batch::tree::Target;
+    use crate::host::simd::{Real, max_of, sum_of, vectorized};
 
     /// The targets of one row.
     pub fn group_by_row(targets: &[Target]) -> Vec<&[Target]> {

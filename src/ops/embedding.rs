@@ -8,13 +8,13 @@
 
 use std::rc::Rc;
 
-use crate::backend::inputs::{Inputs, Slot};
+use crate::autograd::Param;
+use crate::autograd::{Tape, Var};
 use crate::bail;
+use crate::batch::inputs::{Inputs, Slot};
+use crate::device::Tensor;
 use crate::dispatch;
 use crate::error::Result;
-use crate::model::params::Param;
-use crate::tape::{Tape, Var};
-use crate::tensor::Tensor;
 
 /// Token ids of a batch (N).
 #[derive(Clone)]
@@ -92,11 +92,11 @@ pub(crate) mod device {
     use std::ffi::c_void;
 
     use super::TokenIds;
-    use crate::backend::driver::{Driver, engine_dtype};
+    use crate::device::Tensor;
+    use crate::device::driver::{Driver, engine_dtype};
     use crate::err;
     use crate::error::Result;
     use crate::launch;
-    use crate::tensor::Tensor;
 
     pub fn forward(driver: &dyn Driver, h: &mut Tensor, weight: &Tensor, ids: &TokenIds, scale: f64) -> Result<()> {
         let sent = ids.sent.as_ref().ok_or_else(|| err!("internal: token ids are not on the device"))?;
@@ -139,7 +139,7 @@ pub(crate) mod device {
 }
 
 mod cpu {
-    use crate::backend::cpu::{Real, for_each_row};
+    use crate::host::simd::{Real, for_each_row};
 
     pub fn forward<T: Real>(h: &mut [T], ids: &[u32], weight: &[T], d: usize, scale: T) {
         for_each_row(h, d, |i, row| {

@@ -6,10 +6,10 @@
 //!           gelu'(g) = (1 + t)/2 + g/2 * (1 - t^2) * c * (1 + 3 a g^2),  t = tanh(..)
 //! Cost      forward 3 * N * F * sizeof(T) bytes and one exp per element
 
+use crate::autograd::{Tape, Var};
+use crate::device::Tensor;
 use crate::dispatch;
 use crate::error::Result;
-use crate::tape::{Tape, Var};
-use crate::tensor::Tensor;
 
 /// gelu_tanh(gate) * up of x (N, 2F), whose rows hold gate then up. Returns (N, F).
 pub fn geglu(tape: &mut Tape, x: &Var) -> Result<Var> {
@@ -34,10 +34,10 @@ pub fn geglu(tape: &mut Tape, x: &Var) -> Result<Var> {
 }
 
 mod device {
-    use crate::backend::driver::{Driver, engine_dtype};
+    use crate::device::Tensor;
+    use crate::device::driver::{Driver, engine_dtype};
     use crate::error::Result;
     use crate::launch;
-    use crate::tensor::Tensor;
 
     pub fn forward(driver: &dyn Driver, y: &mut Tensor, x: &Tensor) -> Result<()> {
         let (n, f, dtype) = (y.shape()[0] as u32, y.shape()[1] as u32, engine_dtype(x.dtype()));
@@ -55,7 +55,7 @@ mod device {
 }
 
 mod cpu {
-    use crate::backend::cpu::{Real, for_each_row};
+    use crate::host::simd::{Real, for_each_row};
 
     const C: f64 = 0.797_884_560_802_865_4; // sqrt(2 / pi)
     const A: f64 = 0.044_715;

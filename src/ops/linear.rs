@@ -5,12 +5,12 @@
 //! Backward  dx = dy weight;  dweight += dy^T x
 //! Cost      2 * N * O * I FLOP forward, twice that backward
 
-use crate::backend::gemm::{Matrix, MatrixMut, Store, Threads, gemm};
+use crate::autograd::Param;
+use crate::autograd::{Tape, Var};
+use crate::device::Tensor;
 use crate::dispatch;
 use crate::error::Result;
-use crate::model::params::Param;
-use crate::tape::{Tape, Var};
-use crate::tensor::Tensor;
+use crate::host::gemm::{Matrix, MatrixMut, Store, Threads, gemm};
 
 /// y (N, O) = x (N, I) weight (O, I)^T, without a bias.
 pub fn linear(tape: &mut Tape, x: &Var, weight: &Param) -> Result<Var> {
@@ -51,9 +51,9 @@ pub fn linear(tape: &mut Tape, x: &Var, weight: &Param) -> Result<Var> {
 pub(crate) mod device {
     use std::ffi::c_void;
 
-    use crate::backend::driver::{Driver, Operand, Product};
+    use crate::device::driver::{Driver, Operand, Product};
+    use crate::device::{DType, Tensor};
     use crate::error::Result;
-    use crate::tensor::{DType, Tensor};
 
     fn operand(x: &Tensor) -> Operand {
         Operand::new(x.address(), x.shape()[1])

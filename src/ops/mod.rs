@@ -6,7 +6,6 @@
 
 pub mod adamw;
 pub mod attention;
-pub mod attention_mask;
 pub mod cast;
 pub mod clip;
 pub mod cross_entropy;

@@ -5,12 +5,12 @@
 //! Backward  dh = dy (handed on, not copied);  dx, dweight as in rmsnorm
 //! Cost      forward 3 * N * D * sizeof(T) bytes: memory bound
 
+use crate::autograd::Param;
+use crate::autograd::{Tape, Var};
+use crate::device::Tensor;
 use crate::dispatch;
 use crate::error::Result;
-use crate::model::params::Param;
 use crate::ops::rmsnorm::{cpu as norm, device};
-use crate::tape::{Tape, Var};
-use crate::tensor::Tensor;
 
 /// h + rmsnorm(x, weight).
 pub fn residual_rmsnorm(tape: &mut Tape, h: &Var, x: &Var, weight: &Param, eps: f64) -> Result<Var> {
@@ -47,7 +47,7 @@ pub fn residual_rmsnorm(tape: &mut Tape, h: &Var, x: &Var, weight: &Param, eps: 
 }
 
 mod cpu {
-    use crate::backend::cpu::{Real, for_each_row};
+    use crate::host::simd::{Real, for_each_row};
 
     pub fn forward<T: Real>(y: &mut [T], h: &[T], x: &[T], rstd: &[T], weight: &[T]) {
         let d = weight.len();

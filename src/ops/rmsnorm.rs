@@ -6,11 +6,11 @@
 //! Order     dweight is summed over the rows in order, in fixed blocks
 //! Cost      forward 2 * N * D * sizeof(T) bytes: memory bound
 
+use crate::autograd::Param;
+use crate::autograd::{Tape, Var};
+use crate::device::Tensor;
 use crate::dispatch;
 use crate::error::Result;
-use crate::model::params::Param;
-use crate::tape::{Tape, Var};
-use crate::tensor::Tensor;
 
 /// Root-mean-square norm over the last axis with Gemma's (1 + weight).
 pub fn rmsnorm(tape: &mut Tape, x: &Var, weight: &Param, eps: f64) -> Result<Var> {
@@ -50,12 +50,12 @@ pub fn rmsnorm(tape: &mut Tape, x: &Var, weight: &Param, eps: f64) -> Result<Var
 pub(crate) mod device {
     use std::ptr;
 
-    use crate::backend::driver::{Driver, engine_dtype};
+    use crate::autograd::Backward;
+    use crate::autograd::Param;
+    use crate::device::driver::{Driver, engine_dtype};
+    use crate::device::{DType, Purpose, Tensor};
     use crate::error::Result;
     use crate::launch;
-    use crate::model::params::Param;
-    use crate::tape::Backward;
-    use crate::tensor::{DType, Purpose, Tensor};
 
     /// Rows of one partial sum of dweight, as kernels/rmsnorm.cu has it.
     const CHUNK: usize = 64;
@@ -113,7 +113,7 @@ pub(crate) mod device {
 pub(crate) mod cpu {
     use rayon::prelude::*;
 
-    use crate::backend::cpu::{Real, dot, for_each_row, sum_of, vectorized};
+    use crate::host::simd::{Real, dot, for_each_row, sum_of, vectorized};
 
     /// 1 / sqrt(mean(x^2) + eps) of one row.
     #[inline(always)]

@@ -15,12 +15,12 @@
 
 use std::rc::Rc;
 
-use crate::backend::cpu::add_assign;
-use crate::backend::inputs::Slot;
+use crate::autograd::Param;
+use crate::autograd::{Tape, Var};
+use crate::batch::inputs::Slot;
+use crate::device::{DType, Device, Tensor};
 use crate::error::Result;
-use crate::model::params::Param;
-use crate::tape::{Tape, Var};
-use crate::tensor::{DType, Device, Tensor};
+use crate::host::simd::add_assign;
 use crate::{bail, dispatch};
 
 /// cos and sin of the angles of a batch's rows, (N, Dh/2) each; on a device those of all positions up to some length
@@ -204,14 +204,14 @@ mod device {
     use std::ptr;
 
     use super::{Heads, Rotation};
-    use crate::backend::bindings::{engine_heads, engine_rope};
-    use crate::backend::driver::{Driver, engine_dtype};
-    use crate::backend::inputs::Slot;
+    use crate::autograd::Param;
+    use crate::batch::inputs::Slot;
+    use crate::device::bindings::{engine_heads, engine_rope};
+    use crate::device::driver::{Driver, engine_dtype};
+    use crate::device::{DType, Purpose, Tensor};
     use crate::err;
     use crate::error::Result;
     use crate::launch;
-    use crate::model::params::Param;
-    use crate::tensor::{DType, Purpose, Tensor};
 
     /// Rows of one partial sum of the norms' gradients, as kernels/rope.cu has it.
     const CHUNK: usize = 64;
@@ -284,9 +284,9 @@ mod cpu {
     use rayon::prelude::*;
 
     use super::{Heads, Rotation};
-    use crate::backend::cpu::{Real, add_assign, for_each_row, vectorized};
+    use crate::autograd::Var;
+    use crate::host::simd::{Real, add_assign, for_each_row, vectorized};
     use crate::ops::rmsnorm::cpu::{row_backward, row_forward, row_rstd};
-    use crate::tape::Var;
 
     /// The fused product and the rotation of its rows. Heads are addressed by (first head, number of heads).
     pub struct Fused<'a, T> {

@@ -1,11 +1,11 @@
 //! Evaluation loss: the same forward, in trees as large as fit, averaged over all scored tokens.
 
-use crate::data::Example;
-use crate::data::tree::TokenTree;
+use crate::autograd::Tape;
+use crate::batch::Example;
+use crate::batch::tree::TokenTree;
 use crate::error::Result;
 use crate::model::gemma3::Gemma3;
 use crate::ops::cross_entropy::{LossSums, linear_cross_entropy};
-use crate::tape::Tape;
 
 /// Tokens, before sharing, of one evaluation batch: large, for the more rows, the more prefixes are shared.
 const BATCH_TOKENS: usize = 8192;

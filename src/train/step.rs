@@ -7,18 +7,18 @@
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use crate::backend::driver::{Driver, Graph};
-use crate::backend::inputs::Inputs;
-use crate::data::tree::TokenTree;
+use crate::autograd::Gradients;
+use crate::autograd::Tape;
+use crate::batch::inputs::Inputs;
+use crate::batch::tree::TokenTree;
+use crate::device::driver::{Driver, Graph};
+use crate::device::{DType, Purpose, Tensor};
 use crate::err;
 use crate::error::Result;
 use crate::model::gemma3::{Batch, Gemma3};
-use crate::model::params::Gradients;
 use crate::ops::adamw::{self, AdamW, AdamWState, adamw};
 use crate::ops::clip::{self, clip_factor, global_norm};
 use crate::ops::cross_entropy::{LossSums, Targets, linear_cross_entropy, linear_cross_entropy_into};
-use crate::tape::Tape;
-use crate::tensor::{DType, Purpose, Tensor};
 
 /// Graphs that are kept; batches of yet another size are queued kernel by kernel.
 const MOST_GRAPHS: usize = 64;

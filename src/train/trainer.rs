@@ -7,8 +7,8 @@ use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
-use crate::data::Example;
-use crate::data::tree::TokenTree;
+use crate::batch::Example;
+use crate::batch::tree::TokenTree;
 use crate::error::{Error, Result};
 use crate::model::gemma3::Gemma3;
 use crate::ops::adamw::AdamW;

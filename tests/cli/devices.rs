@@ -1,6 +1,6 @@
 //! `--device`: the emulated device trains for real, and a device that is not there is said to be missing.
 
-use engine::backend::cuda;
+use engine::cuda;
 #[cfg(engine_emulated)]
 use engine::train::metrics::{Record, read_metrics};
 

@@ -1,6 +1,6 @@
 //! Marks around control tokens that the data spells.
 
-use engine::data::control::{ControlTokens, Rendered};
+use engine::chat::control::{ControlTokens, Rendered};
 use serde_json::json;
 
 const MARK: char = '\u{fdd0}';

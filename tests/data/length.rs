@@ -1,6 +1,7 @@
 //! Examples longer than `--max-length`.
 
-use engine::data::{Example, MaxLength, Overlong};
+use engine::batch::Example;
+use engine::data::{MaxLength, Overlong};
 
 fn example(line: usize, length: u32, scored_from: usize) -> Example {
     let scored = (0..length as usize).map(|t| t >= scored_from).collect();

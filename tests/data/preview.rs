@@ -1,6 +1,7 @@
 //! The rendered example with its scored tokens marked.
 
-use engine::data::{LossOn, Origin, Row, RowOptions, preview};
+use engine::chat::{LossOn, preview};
+use engine::data::{Origin, Row, RowOptions};
 use serde_json::json;
 
 use crate::tiny::tokenizer;

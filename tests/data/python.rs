@@ -1,6 +1,6 @@
 //! Python's text forms, against values printed by Python 3.
 
-use engine::data::{python, strftime};
+use engine::chat::{python, strftime};
 use serde_json::{Value, json};
 
 #[test]

@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 
-use engine::data::template::{ChatTemplate, load_special_tokens};
-use engine::data::{ChatTokenizer, LossOn, Origin, Row, RowOptions};
+use engine::chat::template::{ChatTemplate, load_special_tokens};
+use engine::chat::{ChatTokenizer, LossOn};
+use engine::data::{Origin, Row, RowOptions};
 use serde_json::{Value, json};
 
 use crate::template::check_cases;
@@ -23,7 +24,7 @@ fn ids(value: &Value) -> Vec<u32> {
 #[ignore = "needs ENGINE_TEST_MODEL: a folder with the FunctionGemma checkpoint"]
 fn googles_template_reproduces_the_golden_and_the_random_cases() {
     let template = ChatTemplate::load(&folder(), load_special_tokens(&folder()).unwrap()).unwrap();
-    assert_ne!(template.source(), engine::data::FUNCTIONGEMMA_TEMPLATE);
+    assert_ne!(template.source(), engine::chat::FUNCTIONGEMMA_TEMPLATE);
     check_cases("Google's template", &template, &json_lines("template_golden.jsonl"));
     check_cases("Google's template", &template, &json_lines("template_random.jsonl"));
 }

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use engine::data::template::{ChatTemplate, SpecialTokens, load_special_tokens};
-use engine::data::{FUNCTIONGEMMA_TEMPLATE, RowContent};
+use engine::chat::FUNCTIONGEMMA_TEMPLATE;
+use engine::chat::template::{ChatTemplate, SpecialTokens, load_special_tokens};
+use engine::data::RowContent;
 use serde_json::{Value, json};
 
 use crate::{json_lines, list, tutorial_rows};

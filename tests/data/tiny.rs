@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use engine::data::{ChatTokenizer, FUNCTIONGEMMA_TEMPLATE};
+use engine::chat::{ChatTokenizer, FUNCTIONGEMMA_TEMPLATE};
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 

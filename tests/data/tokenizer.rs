@@ -1,6 +1,8 @@
 //! Token ids, scored tokens and prompts, on a tiny tokenizer built like Gemma's.
 
-use engine::data::{ChatTokenizer, Example, LossOn, Origin, Row, RowOptions};
+use engine::batch::Example;
+use engine::chat::{ChatTokenizer, LossOn};
+use engine::data::{Origin, Row, RowOptions};
 use serde_json::{Value, json};
 
 use crate::tiny::{folder, tokenizer, tokenizers, write};

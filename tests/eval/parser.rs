@@ -1,6 +1,8 @@
 //! The parser: the grammar, the known faults of other parsers, random round trips, random damage.
 
-use engine::eval::parser::{Call, END_CALL, ESCAPE, Fault, FaultKind, START_CALL, START_RESPONSE, parse_output};
+use engine::chat::functiongemma::parser::{
+    Call, END_CALL, ESCAPE, Fault, FaultKind, START_CALL, START_RESPONSE, parse_output,
+};
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Map, Value, json};

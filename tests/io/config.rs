@@ -1,8 +1,8 @@
 //! `config.json` and `generation_config.json`: what is read, what is refused, what is written back.
 
-use engine::model::config::{Gemma3Config, LayerType::*};
+use engine::model::gemma3::config::{Gemma3Config, LayerType::*};
+use engine::model::gemma3::table::{parameter_count, parameter_specs};
 use engine::model::generation_config::GenerationConfig;
-use engine::model::param_specs::{parameter_count, parameter_specs};
 use serde_json::{Value, json};
 
 use crate::tiny::{assert_fails, config, config_value, config_with};

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use engine::io::folder::{MARKER, OutputFolder};
 use engine::io::safetensors::read_model;
-use engine::model::config::Gemma3Config;
+use engine::model::gemma3::config::Gemma3Config;
 
 use crate::tiny::{assert_fails, names, save, specs, tokenizer_folder, weights};
 

@@ -7,7 +7,7 @@ use engine::io::gguf::{GgufFile, MetaValue};
 use engine::io::import::import_gguf;
 use engine::io::safetensors::{SaveDtype, read_model};
 use engine::io::source::{ModelSource, resolve_model};
-use engine::model::config::{Gemma3Config, LayerType};
+use engine::model::gemma3::config::{Gemma3Config, LayerType};
 use engine::model::generation_config::GenerationConfig;
 
 use crate::tiny::{GgufBuilder, assert_fails, config_value, config_with, specs, tokenizer_folder, weights};

@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
-use engine::io::hub::Hub;
+use engine::hub::Hub;
 use engine::io::safetensors::{SaveDtype, read_model, write_model};
 use engine::io::source::{ModelSource, is_hub_id, resolve_model};
 

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use engine::io::folder::MARKER;
 use engine::io::import::import_gguf;
 use engine::io::safetensors::{SaveDtype, read_model};
-use engine::model::config::Gemma3Config;
+use engine::model::gemma3::config::Gemma3Config;
+use engine::model::gemma3::table::{parameter_count, parameter_specs};
 use engine::model::generation_config::GenerationConfig;
-use engine::model::param_specs::{parameter_count, parameter_specs};
 
 fn folder() -> PathBuf {
     std::env::var("ENGINE_TEST_MODEL").expect("ENGINE_TEST_MODEL").into()

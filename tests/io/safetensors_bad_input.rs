@@ -2,8 +2,8 @@
 
 use std::fs;
 
+use engine::autograd::ParamSpec;
 use engine::io::safetensors::{SaveDtype, read_model, write_model};
-use engine::model::param_specs::ParamSpec;
 use serde_json::{Value, json};
 
 use crate::tiny::{assert_fails, edited_safetensors, specs, weights, write_weights};

@@ -3,12 +3,13 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use engine::autograd::ParamSpec;
 use engine::error::Error;
 use engine::io::folder::{OutputFolder, SavedModel};
 use engine::io::safetensors::{SaveDtype, write_model};
-use engine::model::config::Gemma3Config;
+use engine::model::gemma3::config::Gemma3Config;
+use engine::model::gemma3::table::{parameter_count, parameter_specs};
 use engine::model::generation_config::GenerationConfig;
-use engine::model::param_specs::{ParamSpec, parameter_count, parameter_specs};
 use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
 

@@ -1,11 +1,11 @@
 //! adamw against the CPU op: groups that decay and groups that do not, of odd lengths.
 
-use engine::backend::bindings::engine_adamw_step;
-use engine::backend::cpu::Real;
+use engine::autograd::Span;
+use engine::device::bindings::engine_adamw_step;
+use engine::device::{Device, Tensor};
+use engine::host::simd::Real;
 use engine::launch;
-use engine::model::params::Span;
 use engine::ops::adamw::{AdamW, AdamWState, adamw};
-use engine::tensor::{Device, Tensor};
 
 use crate::array::{Array, BF16, Buffer, F32, check, kernels, random, rounded, stream, twice};
 

@@ -5,10 +5,10 @@ use std::cell::Cell;
 use std::ffi::c_void;
 use std::marker::PhantomData;
 
-use engine::backend::bindings::{engine_dtype, engine_stream};
-use engine::backend::kernels::Kernels;
+use engine::device::Device;
+use engine::device::bindings::{engine_dtype, engine_stream};
+use engine::device::kernels::Kernels;
 use engine::error::Result;
-use engine::tensor::Device;
 use half::bf16;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -20,8 +20,8 @@ thread_local! {
     static EMULATOR: Cell<bool> = const { Cell::new(false) };
     /// Each test has one of its own: devices belong to the thread that made them.
     static DEVICE: Device = match std::env::var("ENGINE_TEST_DEVICE").as_deref() {
-        Ok("cuda") if !EMULATOR.get() => engine::backend::cuda::device(),
-        _ => engine::backend::emulated::device(),
+        Ok("cuda") if !EMULATOR.get() => engine::cuda::device(),
+        _ => engine::emulated::device(),
     }
     .unwrap_or_else(|error| panic!("{}", error.report()));
 }
@@ -175,9 +175,9 @@ pub fn rounded(dtype: engine_dtype, values: &[f64]) -> Vec<f64> {
 
 /// Runs twice, the second time with threads and blocks in another order; the results must be equal to the bit.
 pub fn twice<R: PartialEq + std::fmt::Debug>(name: &str, run: impl Fn() -> R) -> R {
-    engine::backend::emulated::seed(1);
+    engine::emulated::seed(1);
     let first = run();
-    engine::backend::emulated::seed(2);
+    engine::emulated::seed(2);
     assert!(first == run(), "{name} depends on the order of threads");
     first
 }

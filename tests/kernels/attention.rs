@@ -3,12 +3,12 @@
 use std::ffi::c_void;
 use std::rc::Rc;
 
-use engine::backend::bindings::{engine_attention, engine_dtype, engine_heads};
-use engine::backend::cpu::Real;
-use engine::data::tree::TokenTree;
+use engine::batch::mask::AttentionMask;
+use engine::batch::tree::TokenTree;
+use engine::device::bindings::{engine_attention, engine_dtype, engine_heads};
+use engine::host::simd::Real;
 use engine::launch;
 use engine::ops::attention::attention;
-use engine::ops::attention_mask::AttentionMask;
 
 use crate::array::{Array, BF16, Buffer, F32, check, kernels, random, round, rounded, stream, twice};
 use crate::attention_formula::{Heads, Inputs, formula};

@@ -1,8 +1,8 @@
 //! attention while text is generated: prompts into a cache with free slots, then rows of one token each, whose keys are
 //! split over blocks.
 
-use engine::backend::bindings::engine_dtype;
-use engine::data::tree::TokenTree;
+use engine::batch::tree::TokenTree;
+use engine::device::bindings::engine_dtype;
 use engine::launch;
 
 use crate::array::{Array, BF16, F32, check, kernels, rounded, stream, twice};

@@ -3,7 +3,7 @@
 //! It is the yardstick of the bf16 kernels: p, o and ds go through memory or through tensor cores in bf16 there, which
 //! the rounding of the outputs alone does not account for. Without rounding it is the CPU op.
 
-use engine::ops::attention_mask::AttentionMask;
+use engine::batch::mask::AttentionMask;
 
 /// H, K, Dh.
 pub type Heads = (usize, usize, usize);

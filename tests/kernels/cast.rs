@@ -1,6 +1,6 @@
 //! cast moves what fits exactly and rounds the rest to nearest, ties to even.
 
-use engine::backend::bindings::engine_dtype;
+use engine::device::bindings::engine_dtype;
 use engine::launch;
 
 use crate::array::{Array, BF16, F32, kernels, random, rounded, stream, twice};

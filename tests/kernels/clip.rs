@@ -1,8 +1,8 @@
 //! clip against the CPU op.
 
+use engine::device::{Device, Tensor};
 use engine::launch;
 use engine::ops::clip;
-use engine::tensor::{Device, Tensor};
 
 use crate::array::{Array, Buffer, F32, check, kernels, random, stream, twice};
 

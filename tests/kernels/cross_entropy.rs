@@ -1,7 +1,7 @@
 //! cross_entropy against its formula in f64, at odd vocabularies and rows with several targets.
 
-use engine::backend::bindings::engine_dtype;
-use engine::backend::cpu::Real;
+use engine::device::bindings::engine_dtype;
+use engine::host::simd::Real;
 use engine::launch;
 
 use crate::array::{Array, BF16, Buffer, F32, check, kernels, random, rounded, stream, twice};

@@ -1,6 +1,6 @@
 //! embedding against the CPU op, with ids that repeat.
 
-use engine::backend::bindings::engine_dtype;
+use engine::device::bindings::engine_dtype;
 use engine::launch;
 use engine::ops::embedding::{TokenIds, embedding};
 
@@ -33,7 +33,7 @@ impl Case {
         f64::from((self.d as f32).sqrt())
     }
 
-    fn oracle<T: engine::backend::cpu::Real>(&self) -> Pass {
+    fn oracle<T: engine::host::simd::Real>(&self) -> Pass {
         let [weight, dh] = self.inputs();
         let ids = TokenIds::from(&self.ids()[..]);
         let weight = (vec![V, self.d as usize], weight);

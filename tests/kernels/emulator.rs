@@ -2,8 +2,8 @@
 
 use std::ffi::{CStr, CString, c_char, c_void};
 
-use engine::backend::bindings::engine_status::{self, *};
-use engine::backend::emulated::{Buffer, seed};
+use engine::device::bindings::engine_status::{self, *};
+use engine::emulated::{Buffer, seed};
 use half::bf16;
 
 use crate::array::{kernels, on_the_emulator};

@@ -1,6 +1,6 @@
 //! geglu against the CPU op.
 
-use engine::backend::bindings::engine_dtype;
+use engine::device::bindings::engine_dtype;
 use engine::launch;
 use engine::ops::geglu::geglu;
 
@@ -13,7 +13,7 @@ fn inputs(dtype: engine_dtype, n: u32, f: u32) -> (Vec<f64>, Vec<f64>) {
     (random(dtype, 1, 2 * len, 6.0), random(dtype, 2, len, 1.0))
 }
 
-fn oracle<T: engine::backend::cpu::Real>(dtype: engine_dtype, n: u32, f: u32) -> Pass {
+fn oracle<T: engine::host::simd::Real>(dtype: engine_dtype, n: u32, f: u32) -> Pass {
     let (x, dy) = inputs(dtype, n, f);
     let x = (vec![n as usize, 2 * f as usize], x);
     pass::<T>(&[x], &(vec![1], vec![0.0]), &dy, 0.0, |tape, v, _| geglu(tape, &v[0]))

@@ -3,9 +3,9 @@
 use std::ffi::{CString, c_char, c_void};
 use std::rc::Rc;
 
-use engine::backend::bindings::engine_status::{self, *};
-use engine::backend::bindings::*;
-use engine::backend::emulated::Buffer;
+use engine::device::bindings::engine_status::{self, *};
+use engine::device::bindings::*;
+use engine::emulated::Buffer;
 use engine::launch;
 
 use crate::array::{Array, F32, kernels, on_the_emulator};

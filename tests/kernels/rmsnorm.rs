@@ -1,6 +1,6 @@
 //! rmsnorm, alone and with the residual add, against the CPU ops.
 
-use engine::backend::bindings::engine_dtype;
+use engine::device::bindings::engine_dtype;
 use engine::launch;
 use engine::ops::{residual::residual_rmsnorm, rmsnorm::rmsnorm};
 
@@ -34,7 +34,7 @@ impl Case {
         [(1, rows), (2, rows), (3, d), (4, rows), (5, rows)].map(|(seed, len)| random(self.dtype, seed, len, 1.5))
     }
 
-    fn oracle<T: engine::backend::cpu::Real>(&self) -> Pass {
+    fn oracle<T: engine::host::simd::Real>(&self) -> Pass {
         let [h, x, weight, dy, dh] = self.inputs();
         let shape = vec![self.n as usize, self.d as usize];
         let weight = (vec![self.d as usize], weight);

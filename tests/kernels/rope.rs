@@ -3,14 +3,14 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use engine::backend::bindings::{engine_dtype, engine_heads, engine_rope};
-use engine::backend::cpu::Real;
+use engine::autograd::ParamSpec;
+use engine::autograd::Params;
+use engine::autograd::Tape;
+use engine::device::bindings::{engine_dtype, engine_heads, engine_rope};
+use engine::device::{DType, Device, Tensor};
+use engine::host::simd::Real;
 use engine::launch;
-use engine::model::param_specs::ParamSpec;
-use engine::model::params::Params;
 use engine::ops::rope::{Heads, Rotation, qkv_norm_rope};
-use engine::tape::Tape;
-use engine::tensor::{DType, Device, Tensor};
 
 use crate::array::{Array, BF16, Buffer, F32, check, kernels, random, rounded, stream, twice};
 

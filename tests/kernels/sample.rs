@@ -1,6 +1,6 @@
 //! sample against the same choice made by sorting: argmax, top-k, top-p, ties, and every way through the kernel.
 
-use engine::backend::bindings::{engine_dtype, engine_sampling};
+use engine::device::bindings::{engine_dtype, engine_sampling};
 use engine::launch;
 
 use crate::array::{Array, BF16, Buffer, F32, kernels, random, stream, twice};

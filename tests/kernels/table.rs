@@ -1,7 +1,7 @@
 //! The table itself: complete, and clear about what goes wrong.
 
-use engine::backend::emulated::Buffer;
-use engine::backend::kernels::Kernels;
+use engine::device::kernels::Kernels;
+use engine::emulated::Buffer;
 use engine::launch;
 
 use crate::array::BF16;

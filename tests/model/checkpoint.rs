@@ -2,12 +2,12 @@
 
 use std::path::Path;
 
-use engine::data::tree::TokenTree;
+use engine::autograd::Tape;
+use engine::batch::tree::TokenTree;
+use engine::device::{DType, Device, Tensor};
 use engine::io::source::ModelSource;
 use engine::model::gemma3::Gemma3;
-use engine::model::param_specs::{parameter_count, parameter_specs};
-use engine::tape::Tape;
-use engine::tensor::{DType, Device, Tensor};
+use engine::model::gemma3::table::{parameter_count, parameter_specs};
 use safetensors::SafeTensors;
 
 fn model(folder: &Path) -> Gemma3 {

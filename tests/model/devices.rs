@@ -1,15 +1,15 @@
 //! Whole steps and generation on a device that runs the kernels, against the CPU: the same code path as on a GPU, minus
 //! the driver. `ENGINE_TEST_DEVICE=cuda` runs them on one.
 
-use engine::data::Example;
-use engine::data::tree::TokenTree;
-use engine::eval::generate::{GenerateOptions, Sampling, generate};
-use engine::model::config::Gemma3Config;
+use engine::autograd::{Rounding, Tape};
+use engine::batch::Example;
+use engine::batch::tree::TokenTree;
+use engine::device::{DType, Device, Tensor};
+use engine::generate::{GenerateOptions, Sampling, generate};
 use engine::model::gemma3::Gemma3;
+use engine::model::gemma3::config::Gemma3Config;
 use engine::ops::adamw::AdamW;
 use engine::ops::cross_entropy::{LossSums, linear_cross_entropy};
-use engine::tape::{Rounding, Tape};
-use engine::tensor::{DType, Device, Tensor};
 use engine::train::step::{Step, StepResult};
 use half::bf16;
 use serde_json::json;
@@ -19,8 +19,8 @@ use crate::tiny::{config, example, weights};
 /// The device of these tests.
 fn device() -> Device {
     match std::env::var("ENGINE_TEST_DEVICE").as_deref() {
-        Ok("cuda") => engine::backend::cuda::device().unwrap(),
-        _ => engine::backend::emulated::device().unwrap(),
+        Ok("cuda") => engine::cuda::device().unwrap(),
+        _ => engine::emulated::device().unwrap(),
     }
 }
 
@@ -53,7 +53,7 @@ fn configs() -> [Gemma3Config; 2] {
 }
 
 /// A model whose weights bf16 holds exactly, in type T on the CPU.
-fn on_cpu<T: engine::backend::cpu::Real>(config: &Gemma3Config, seed: u64) -> Gemma3 {
+fn on_cpu<T: engine::host::simd::Real>(config: &Gemma3Config, seed: u64) -> Gemma3 {
     let weights: Vec<T> = rounded_weights(config, seed).iter().map(|&w| T::from_f64(w)).collect();
     Gemma3::new(config.clone(), Tensor::from_slice(&Device::cpu(), &[weights.len()], &weights)).unwrap()
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use engine::eval::generate::{GenerateOptions, Sampling, generate};
+use engine::generate::{GenerateOptions, Sampling, generate};
 use engine::model::gemma3::Gemma3;
 
 use crate::tiny::{argmax, config, last_logits, model, weights};

@@ -3,17 +3,17 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use engine::data::Example;
-use engine::data::tree::TokenTree;
-use engine::eval::generate::{GenerateOptions, generate};
-use engine::model::config::Gemma3Config;
+use engine::autograd::Tape;
+use engine::batch::Example;
+use engine::batch::tree::TokenTree;
+use engine::device::{Device, Tensor};
+use engine::generate::{GenerateOptions, generate};
 use engine::model::gemma3::Gemma3;
-use engine::model::param_specs::{parameter_count, parameter_specs};
+use engine::model::gemma3::config::Gemma3Config;
+use engine::model::gemma3::table::{parameter_count, parameter_specs};
 use engine::ops::adamw::{AdamW, AdamWState, adamw};
 use engine::ops::clip::{clip_factor, global_norm};
 use engine::ops::cross_entropy::{LossSums, linear_cross_entropy};
-use engine::tape::Tape;
-use engine::tensor::{Device, Tensor};
 use safetensors::SafeTensors;
 
 /// The reference's own f32 noise against f64 is 3e-6 on logits and 5e-6 of a gradient's largest element; ours adds as much.
@@ -91,12 +91,7 @@ fn distance(a: &[f32], b: &[f32]) -> f32 {
 }
 
 /// Forward and backward of one tree; gradients are added to `gradients`.
-fn step(
-    model: &Gemma3,
-    examples: &[Example],
-    divisor: f64,
-    gradients: &mut engine::model::params::Gradients,
-) -> LossSums {
+fn step(model: &Gemma3, examples: &[Example], divisor: f64, gradients: &mut engine::autograd::Gradients) -> LossSums {
     let tree = TokenTree::from_examples(&examples.iter().collect::<Vec<_>>());
     let mut tape = Tape::recording(model.device(), gradients);
     let hidden = model.forward(&mut tape, &model.batch(&tree).unwrap(), None).unwrap();

@@ -1,10 +1,10 @@
 //! The gradient of every parameter of a whole model in f64, against central differences of the loss.
 
-use engine::data::Example;
-use engine::data::tree::TokenTree;
+use engine::autograd::Tape;
+use engine::batch::Example;
+use engine::batch::tree::TokenTree;
 use engine::model::gemma3::Gemma3;
 use engine::ops::cross_entropy::{LossSums, linear_cross_entropy};
-use engine::tape::Tape;
 
 use crate::differences::compare;
 use crate::tiny::{config, example, model, weights};

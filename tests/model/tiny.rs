@@ -1,13 +1,13 @@
 //! A tiny Gemma 3 with random weights, and the plain way to run it: one row at a time, no tree, no cache.
 
-use engine::backend::cpu::Real;
-use engine::data::Example;
-use engine::data::tree::TokenTree;
-use engine::model::config::Gemma3Config;
+use engine::autograd::Tape;
+use engine::batch::Example;
+use engine::batch::tree::TokenTree;
+use engine::device::{Device, Tensor};
+use engine::host::simd::Real;
 use engine::model::gemma3::Gemma3;
-use engine::model::param_specs::{parameter_count, parameter_specs};
-use engine::tape::Tape;
-use engine::tensor::{Device, Tensor};
+use engine::model::gemma3::config::Gemma3Config;
+use engine::model::gemma3::table::{parameter_count, parameter_specs};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::json;

@@ -1,10 +1,10 @@
 //! adamw: torch's update, one number at a time.
 
-use engine::model::params::Span;
+use engine::autograd::Span;
+use engine::device::Tensor;
 use engine::ops::adamw::{AdamW, AdamWState, adamw};
-use engine::tensor::Tensor;
 
-use engine::backend::cpu::Real;
+use engine::host::simd::Real;
 
 use crate::cases::{poisoned_device, random, rng, tensor};
 use crate::properties::check_close;

@@ -2,11 +2,11 @@
 
 use std::rc::Rc;
 
-use engine::data::tree::TokenTree;
+use engine::autograd::Tape;
+use engine::batch::mask::AttentionMask;
+use engine::batch::tree::TokenTree;
+use engine::device::Device;
 use engine::ops::attention::attention;
-use engine::ops::attention_mask::AttentionMask;
-use engine::tape::Tape;
-use engine::tensor::Device;
 
 use crate::cases::{Case, Output, poisoned_device, random, rng, tensor};
 use crate::gradcheck::check_gradients;

@@ -1,7 +1,7 @@
 //! The mask: what is visible, and tiles that leave nothing visible out.
 
-use engine::data::tree::TokenTree;
-use engine::ops::attention_mask::AttentionMask;
+use engine::batch::mask::AttentionMask;
+use engine::batch::tree::TokenTree;
 
 use crate::trees::{Shape, sees, tree};
 

@@ -3,12 +3,12 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use engine::backend::cpu::Real;
+use engine::autograd::ParamSpec;
+use engine::autograd::{Param, Params};
+use engine::autograd::{Tape, Var};
+use engine::device::{Device, Tensor};
 use engine::error::Result;
-use engine::model::param_specs::ParamSpec;
-use engine::model::params::{Param, Params};
-use engine::tape::{Tape, Var};
-use engine::tensor::{Device, Tensor};
+use engine::host::simd::Real;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 

@@ -1,7 +1,7 @@
 //! clip: the global norm of the gradients and the factor that limits it.
 
+use engine::device::Device;
 use engine::ops::clip::{clip_factor, global_norm};
-use engine::tensor::Device;
 
 use crate::cases::{poisoned_device, random, rng, tensor};
 

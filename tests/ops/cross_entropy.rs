@@ -1,8 +1,8 @@
 //! cross_entropy: the head fused with the loss, its entropy and its accuracy.
 
-use engine::data::tree::Target;
+use engine::autograd::Tape;
+use engine::batch::tree::Target;
 use engine::ops::cross_entropy::{CHUNK_BYTES, LossSums, linear_cross_entropy};
-use engine::tape::Tape;
 use rand::RngExt;
 
 use crate::cases::{Case, Output, params, poisoned_device, random, rng, tensor};

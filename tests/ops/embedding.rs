@@ -1,7 +1,7 @@
 //! embedding: h = scale * weight[id].
 
+use engine::autograd::Tape;
 use engine::ops::embedding::embedding;
-use engine::tape::Tape;
 use rand::RngExt;
 
 use crate::cases::{Case, Output, params, poisoned_device, rng};

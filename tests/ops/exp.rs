@@ -1,6 +1,6 @@
 //! The CPU's own exp and tanh in f32.
 
-use engine::backend::cpu::{Real, vectorized};
+use engine::host::simd::{Real, vectorized};
 
 /// Every 251st f32 of a range, by bit pattern.
 fn floats(from: f32, to: f32) -> impl Iterator<Item = f32> {

@@ -1,7 +1,7 @@
 //! geglu: y = gelu(gate) * up, with gelu's tanh form.
 
+use engine::autograd::Tape;
 use engine::ops::geglu::geglu;
-use engine::tape::Tape;
 
 use crate::cases::{Case, Output, poisoned_device, tensor};
 use crate::gradcheck::check_gradients;

@@ -1,6 +1,6 @@
 //! Every gradient of every case of an op against central differences.
 
-use engine::tensor::Device;
+use engine::device::Device;
 
 use crate::cases::Case;
 use crate::differences::compare;

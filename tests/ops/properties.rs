@@ -1,6 +1,6 @@
 //! What every op owes: its formula's values, f32 close to f64, and the same bits each time on any number of threads.
 
-use engine::backend::cpu::Real;
+use engine::host::simd::Real;
 
 use crate::cases::{Case, Pass, poisoned_device};
 

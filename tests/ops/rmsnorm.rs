@@ -1,7 +1,7 @@
 //! rmsnorm: y = x * rstd * (1 + weight), rstd = 1 / sqrt(mean(x^2) + eps).
 
+use engine::autograd::Tape;
 use engine::ops::rmsnorm::rmsnorm;
-use engine::tape::Tape;
 
 use crate::cases::{Case, Output, params, poisoned_device, tensor};
 use crate::gradcheck::check_gradients;

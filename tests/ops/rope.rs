@@ -2,9 +2,9 @@
 
 use std::rc::Rc;
 
+use engine::autograd::Tape;
+use engine::device::{DType, Device};
 use engine::ops::rope::{Heads, Rotation, qkv_norm_rope};
-use engine::tape::Tape;
-use engine::tensor::{DType, Device};
 
 use crate::cases::{Case, Output, params, tensor};
 use crate::gradcheck::check_gradients;

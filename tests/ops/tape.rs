@@ -3,9 +3,11 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use engine::model::params::Params;
+use engine::autograd::Params;
+use engine::autograd::{Tape, Var};
+use engine::batch::mask::AttentionMask;
+use engine::device::{DType, Device, Tensor};
 use engine::ops::attention::attention;
-use engine::ops::attention_mask::AttentionMask;
 use engine::ops::cross_entropy::linear_cross_entropy;
 use engine::ops::embedding::embedding;
 use engine::ops::geglu::geglu;
@@ -13,8 +15,6 @@ use engine::ops::linear::linear;
 use engine::ops::residual::residual_rmsnorm;
 use engine::ops::rmsnorm::rmsnorm;
 use engine::ops::rope::{Heads, Rotation, qkv_norm_rope};
-use engine::tape::{Tape, Var};
-use engine::tensor::{DType, Device, Tensor};
 
 use crate::cases::{params, tensor};
 use crate::trees::{Shape, tree};
@@ -114,7 +114,7 @@ fn writing_a_tensor_that_somebody_else_holds_is_an_error() {
 
 /// Runs closures as the backward of a tape with one value of two elements; returns the gradient it ends with.
 fn gradient_after(
-    give: impl FnOnce(&mut engine::tape::Backward<'_>, &Var) -> engine::error::Result<()> + 'static,
+    give: impl FnOnce(&mut engine::autograd::Backward<'_>, &Var) -> engine::error::Result<()> + 'static,
 ) -> engine::error::Result<Option<Vec<f64>>> {
     let device = Device::cpu();
     let table = no_params(&device);

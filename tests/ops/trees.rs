@@ -1,7 +1,7 @@
 //! Token trees of every shape, and what a token sees by definition.
 
-use engine::data::Example;
-use engine::data::tree::TokenTree;
+use engine::batch::Example;
+use engine::batch::tree::TokenTree;
 use rand::RngExt;
 
 use crate::cases::rng;

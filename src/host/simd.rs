@@ -9,7 +9,7 @@ use std::ops::{Add, AddAssign, Div, Mul, Neg, Sub};
 
 use rayon::prelude::*;
 
-use crate::tensor::Element;
+use crate::device::Element;
 
 /// f32 or f64.
 pub trait Real:

@@ -62,7 +62,7 @@ impl Kernels {
 #[macro_export]
 macro_rules! launch {
     ($kernels:expr, $op:ident { $($size:ident),* }($($argument:expr),* $(,)?)) => {{
-        let kernels: $crate::backend::kernels::Kernels = $kernels;
+        let kernels: $crate::device::kernels::Kernels = $kernels;
         let launcher = kernels.table.$op.expect("the table is complete");
         let status = launcher($($argument),*);
         let sizes: &[String] = &[$(format!("{} {}", stringify!($size).to_uppercase(), $size)),*];

@@ -11,13 +11,15 @@ use std::sync::Arc;
 use cudarc::driver::sys::{self, CUevent_flags, CUgraphInstantiate_flags, CUstreamCaptureMode};
 use cudarc::driver::{CudaContext, CudaGraph, CudaStream, DriverError, result};
 
-use super::bindings::engine_stream;
-use super::cuda_products::Products;
-use super::driver::{Driver, Graph, Product};
-use super::kernels::Kernels;
+pub mod products;
+
+use crate::device::Device;
+use crate::device::bindings::engine_stream;
+use crate::device::driver::{Driver, Graph, Product};
+use crate::device::kernels::Kernels;
 use crate::error::{Error, Result};
-use crate::tensor::Device;
 use crate::{bail, err};
+use products::Products;
 
 /// A GPU.
 pub struct Cuda {

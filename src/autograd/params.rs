@@ -8,11 +8,37 @@ use std::ffi::c_void;
 use std::ops::Range;
 use std::rc::Rc;
 
+use crate::device::{DType, Device, Element, Purpose, Tensor};
 use crate::err;
 use crate::error::Result;
-use crate::model::param_specs::ParamSpec;
 use crate::ops::cast::cast;
-use crate::tensor::{DType, Device, Element, Purpose, Tensor};
+
+/// One parameter tensor, row-major.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParamSpec {
+    /// Hugging Face's name.
+    pub name: String,
+    /// Rows first: a linear layer is (out, in).
+    pub shape: Vec<usize>,
+    /// Whether weight decay applies: matrices yes, norms no.
+    pub decay: bool,
+}
+
+impl ParamSpec {
+    pub fn new(name: String, shape: &[usize]) -> Self {
+        Self { name, shape: shape.to_vec(), decay: shape.len() == 2 }
+    }
+
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// True when a size is 0, which no checked config allows.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
 
 /// Where a parameter lies in the flat run.
 #[derive(Clone, Debug, PartialEq)]

@@ -6,7 +6,7 @@
 
 use serde_json::{Map, Value};
 
-use super::python::{strip, text};
+use crate::chat::python::{strip, text};
 use crate::error::Result;
 use crate::{bail, err};
 

@@ -12,7 +12,7 @@ use crate::bail;
 use crate::error::{Context, Error, Result};
 
 /// The project's own FunctionGemma template: what a saved folder gets when its source had none.
-pub const FUNCTIONGEMMA_TEMPLATE: &str = include_str!("functiongemma.jinja");
+pub const FUNCTIONGEMMA_TEMPLATE: &str = include_str!("functiongemma/template.jinja");
 
 /// `bos_token`, `eos_token`, .. to their texts: variables of every template.
 pub type SpecialTokens = BTreeMap<String, String>;

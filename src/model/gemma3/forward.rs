@@ -10,23 +10,23 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use crate::backend::inputs::{Inputs, Slot};
-use crate::data::tree::TokenTree;
+use crate::autograd::{Param, Params};
+use crate::autograd::{Tape, Var};
+use crate::batch::inputs::{Inputs, Slot};
+use crate::batch::mask::AttentionMask;
+use crate::batch::tree::TokenTree;
+use crate::device::{DType, Device, Purpose, Tensor};
 use crate::dispatch;
 use crate::error::Result;
-use crate::model::config::{Gemma3Config, LayerType};
-use crate::model::param_specs::parameter_specs;
-use crate::model::params::{Param, Params};
+use crate::model::gemma3::config::{Gemma3Config, LayerType};
+use crate::model::gemma3::table::parameter_specs;
 use crate::ops::attention::attention;
-use crate::ops::attention_mask::AttentionMask;
 use crate::ops::embedding::{TokenIds, device::gather, embedding};
 use crate::ops::geglu::geglu;
 use crate::ops::linear::linear;
 use crate::ops::residual::residual_rmsnorm;
 use crate::ops::rmsnorm::rmsnorm;
 use crate::ops::rope::{CacheSlots, Heads, Rotation, RotationTable, qkv_norm_rope, qkv_norm_rope_cached};
-use crate::tape::{Tape, Var};
-use crate::tensor::{DType, Device, Purpose, Tensor};
 
 /// Positions that the rotation tables of a device begin with; they double as batches need more.
 const SHORTEST_ROTATION_TABLE: usize = 256;

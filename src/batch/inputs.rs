@@ -6,8 +6,8 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
+use crate::device::{DType, Device, Tensor};
 use crate::error::Result;
-use crate::tensor::{DType, Device, Tensor};
 use crate::{bail, err};
 
 /// Words of an array begin at a multiple of this: 16 bytes, as kernels like them.

@@ -7,9 +7,9 @@
 use std::ops::Range;
 use std::rc::Rc;
 
-use crate::backend::bindings::ENGINE_ATTENTION_TILE;
-use crate::backend::inputs::{Inputs, Slot};
-use crate::data::tree::TokenTree;
+use crate::batch::inputs::{Inputs, Slot};
+use crate::batch::tree::TokenTree;
+use crate::device::bindings::ENGINE_ATTENTION_TILE;
 
 /// Most rows of a query tile, and keys of a key tile.
 const TILE: usize = 32;

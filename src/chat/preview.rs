@@ -1,7 +1,7 @@
 //! One example as the model sees it, with the scored tokens marked.
 
-use super::Example;
 use super::tokenizer::ChatTokenizer;
+use crate::batch::Example;
 
 /// The text of `example`, scored runs in green or between `⟦` and `⟧`, and a line that counts the tokens. The first
 /// token is never predicted and so never marked.

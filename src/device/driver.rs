@@ -7,8 +7,8 @@ use std::ffi::c_void;
 
 use super::bindings::{engine_dtype, engine_stream};
 use super::kernels::Kernels;
+use crate::device::DType;
 use crate::error::Result;
-use crate::tensor::DType;
 
 /// A device's memory, stream, matrix products and graphs.
 ///

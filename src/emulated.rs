@@ -11,12 +11,12 @@ use std::slice;
 
 use half::bf16;
 
-use super::bindings::*;
-use super::driver::{Driver, Graph, Operand, Product};
-use super::gemm::{Matrix, MatrixMut, Store, Threads, gemm};
-use super::kernels::Kernels;
+use crate::device::bindings::*;
+use crate::device::driver::{Driver, Graph, Operand, Product};
+use crate::device::kernels::Kernels;
+use crate::device::{DType, Device};
 use crate::error::Result;
-use crate::tensor::{DType, Device};
+use crate::host::gemm::{Matrix, MatrixMut, Store, Threads, gemm};
 use crate::{bail, err};
 
 /// The emulated device. It belongs to the thread that made it.

@@ -9,10 +9,10 @@ use std::ffi::c_void;
 
 use half::bf16;
 
-use crate::backend::driver::Driver;
+use crate::autograd::{Gradients, Param};
+use crate::device::driver::Driver;
+use crate::device::{DType, Device, Element, Tensor};
 use crate::error::Result;
-use crate::model::params::{Gradients, Param};
-use crate::tensor::{DType, Device, Element, Tensor};
 use crate::{bail, err};
 
 /// An activation on the tape: its value and the slot of its gradient.
@@ -155,7 +155,7 @@ impl Backward<'_> {
                 if sum.device().driver().is_some() {
                     bail!("internal: a gradient arrives twice at a value of shape {:?}", x.value.shape());
                 }
-                crate::dispatch!(sum.dtype(), T => crate::backend::cpu::add_assign(sum.as_mut::<T>()?, term.as_slice::<T>()));
+                crate::dispatch!(sum.dtype(), T => crate::host::simd::add_assign(sum.as_mut::<T>()?, term.as_slice::<T>()));
                 self.rounding.apply(&mut sum)?;
                 *slot = Some(sum);
             }

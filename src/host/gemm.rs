@@ -2,7 +2,7 @@
 
 use gemm_common::Parallelism;
 
-use crate::backend::cpu::Real;
+use crate::host::simd::Real;
 
 /// A read-only matrix: element (r, c) is `data[r * row_stride + c * col_stride]`.
 #[derive(Clone, Copy)]

@@ -1,33 +1,7 @@
 //! Every parameter of the model, declared once: name, shape, weight decay, place in the flat buffer.
 
 use super::config::Gemma3Config;
-
-/// One parameter tensor, row-major.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ParamSpec {
-    /// Hugging Face's name.
-    pub name: String,
-    /// Rows first: a linear layer is (out, in).
-    pub shape: Vec<usize>,
-    /// Whether weight decay applies: matrices yes, norms no.
-    pub decay: bool,
-}
-
-impl ParamSpec {
-    fn new(name: String, shape: &[usize]) -> Self {
-        Self { name, shape: shape.to_vec(), decay: shape.len() == 2 }
-    }
-
-    /// Number of elements.
-    pub fn len(&self) -> usize {
-        self.shape.iter().product()
-    }
-
-    /// True when a size is 0, which no checked config allows.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-}
+use crate::autograd::ParamSpec;
 
 /// All parameters in the order of the flat buffer, each starting where the one before it ends.
 ///

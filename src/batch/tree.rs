@@ -8,7 +8,7 @@
 
 use std::collections::HashMap;
 
-use crate::data::Example;
+use crate::batch::Example;
 
 /// What is to be predicted at a row of the batch, and how many examples share it.
 #[derive(Clone, Copy, Debug, PartialEq)]

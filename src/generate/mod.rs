@@ -1,20 +1,20 @@
 //! Generation: all prompts decoded together over a KV cache, their common prefixes computed once.
 //!
 //! The prompts form a token tree in which each is followed by free slots; a decoded token takes the next free slot of
-//! its prompt, so that the mask of training serves here too. See [`crate::data::tree`].
+//! its prompt, so that the mask of training serves here too. See [`crate::batch::tree`].
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::backend::cpu::sum_of;
-use crate::backend::inputs::Inputs;
+use crate::autograd::Tape;
 use crate::bail;
-use crate::data::tree::TokenTree;
+use crate::batch::inputs::Inputs;
+use crate::batch::tree::TokenTree;
+use crate::device::Tensor;
 use crate::dispatch;
 use crate::error::Result;
+use crate::host::simd::sum_of;
 use crate::model::gemma3::{Gemma3, KvCache};
-use crate::tape::Tape;
-use crate::tensor::Tensor;
 
 /// Most slots (prompt and new tokens) that are decoded together.
 const MAX_SLOTS: usize = 1 << 15;
@@ -159,11 +159,11 @@ mod device {
     use std::ptr;
 
     use super::Sampling;
-    use crate::backend::bindings::engine_sampling;
-    use crate::backend::driver::{Driver, engine_dtype};
+    use crate::device::bindings::engine_sampling;
+    use crate::device::driver::{Driver, engine_dtype};
+    use crate::device::{DType, Purpose, Tensor};
     use crate::error::Result;
     use crate::launch;
-    use crate::tensor::{DType, Purpose, Tensor};
 
     /// The next token of each row of logits; row r draws with `uniforms[r]`.
     pub fn choose(
@@ -198,7 +198,7 @@ fn argmax<T: PartialOrd>(logits: &[T]) -> usize {
     (1..logits.len()).fold(0, |best, i| if logits[i] > logits[best] { i } else { best })
 }
 
-fn sample<T: crate::backend::cpu::Real>(logits: &[T], sampling: &Sampling, rng: &mut ChaCha8Rng) -> usize {
+fn sample<T: crate::host::simd::Real>(logits: &[T], sampling: &Sampling, rng: &mut ChaCha8Rng) -> usize {
     let mut candidates: Vec<(usize, f64)> = logits.iter().map(|x| x.to_f64()).enumerate().collect();
     let descending = |a: &(usize, f64), b: &(usize, f64)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
     if sampling.top_k > 0 && sampling.top_k < candidates.len() {

@@ -6,10 +6,10 @@ use rayon::prelude::*;
 use serde_json::{Value, json};
 use tokenizers::Tokenizer;
 
-use super::Example;
 use super::control::{ControlTokens, Rendered};
-use super::rows::{Row, RowContent};
 use super::template::{ChatTemplate, load_special_tokens};
+use crate::batch::Example;
+use crate::data::rows::{Row, RowContent};
 use crate::error::{Context, Result};
 use crate::{bail, err};
 

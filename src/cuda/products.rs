@@ -12,11 +12,11 @@ use cudarc::cublaslt::result::{self as lt, CublasError};
 use cudarc::cublaslt::sys::{self, cublasLtMatmulDescAttributes_t as Attribute, cudaDataType_t};
 use cudarc::driver::{CudaStream, result as driver};
 
-use super::cuda::failed;
-use super::driver::{Operand, Product};
+use super::failed;
+use crate::device::DType;
+use crate::device::driver::{Operand, Product};
 use crate::err;
 use crate::error::{Error, Result};
-use crate::tensor::DType;
 
 /// Scratch of the algorithms, as NVIDIA recommends for Hopper: those that split the sum need it.
 const WORKSPACE_BYTES: usize = 32 << 20;

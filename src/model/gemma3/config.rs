@@ -5,8 +5,8 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::fields::{Fields, TokenIds};
 use crate::error::{Context, Result};
+use crate::model::fields::{Fields, TokenIds};
 use crate::{bail, err};
 
 /// Largest value taken for any single size (a vocabulary of 16 million is already absurd).

@@ -1,0 +1,7 @@
+//! The manual autograd tape, and the parameters whose gradients it accumulates.
+
+mod params;
+mod tape;
+
+pub use params::{Gradients, Param, ParamSpec, Params, Span};
+pub use tape::{Backward, Rounding, Tape, Var};

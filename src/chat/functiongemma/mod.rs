@@ -1,0 +1,6 @@
+//! FunctionGemma's chat format: how it is written, and how a call is read back.
+
+pub mod parser;
+mod render;
+
+pub use render::{DROPPED_PROPERTIES, render};

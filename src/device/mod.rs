@@ -1,0 +1,13 @@
+//! What a device is: its memory and tensors, the driver that queues work on it, and the table of kernels.
+
+#[rustfmt::skip]
+pub mod bindings;
+pub mod driver;
+mod dtype;
+pub mod kernels;
+mod memory;
+mod tensor;
+
+pub use dtype::{DType, Element};
+pub use memory::{Device, Purpose};
+pub use tensor::Tensor;
