@@ -12,11 +12,13 @@ use crate::data::tools::load_tools;
 use crate::device::{DType, Device, Purpose, Tensor};
 use crate::error::{Error, Result};
 use crate::generate::{GenerateOptions, Sampling};
+use crate::host;
 use crate::io::source::{ModelSource, resolve_model};
 use crate::model::gemma3::Gemma3;
 use crate::model::gemma3::config::Gemma3Config;
 use crate::model::gemma3::table::{parameter_count, parameter_specs};
 use crate::model::generation_config::GenerationConfig;
+use crate::ops::sample::Draw;
 
 /// A model's small files: everything but the weights.
 pub struct Checkpoint {
@@ -40,14 +42,7 @@ impl Checkpoint {
     pub fn load(&self, (device, dtype): &(Device, DType)) -> Result<Gemma3> {
         let len = parameter_count(&parameter_specs(&self.config));
         let mut weights = Tensor::empty(&device.of(Purpose::Weights), &[len], DType::F32)?;
-        match device.driver() {
-            None => self.source.load_into(&self.config, weights.as_mut()?)?,
-            Some(_) => {
-                let mut host = vec![0.0f32; len];
-                self.source.load_into(&self.config, &mut host)?;
-                weights.upload(&host)?;
-            }
-        }
+        weights.fill_with::<f32>(|values| self.source.load_into(&self.config, values))?;
         Gemma3::new(self.config.clone(), weights)?.computed_in(*dtype)
     }
 
@@ -55,9 +50,7 @@ impl Checkpoint {
     pub fn generate_options(&self, args: &GenerationArgs) -> GenerateOptions {
         let config = &self.generation_config;
         let sampling = args.do_sample.then_some(Sampling {
-            temperature: config.temperature,
-            top_k: config.top_k,
-            top_p: config.top_p,
+            draw: Draw { temperature: config.temperature, top_k: config.top_k, top_p: config.top_p },
             seed: args.seed,
         });
         GenerateOptions { max_new_tokens: args.max_new_tokens as usize, stop: config.eos_token_id.clone(), sampling }
@@ -123,17 +116,14 @@ pub fn row_options(args: &RowArgs) -> Result<RowOptions> {
 pub fn device(args: &ModelArgs) -> Result<(Device, DType)> {
     let device = match args.device {
         DeviceArg::Auto if cuda::missing().is_none() => cuda::device()?,
-        DeviceArg::Auto | DeviceArg::Cpu => Device::cpu(),
+        DeviceArg::Auto | DeviceArg::Cpu => host::device(),
         DeviceArg::Cuda => cuda::device()?,
         DeviceArg::Emulated => emulated()?,
     };
-    let dtype = match (args.dtype, device.driver()) {
-        (DtypeArg::Bf16, None) => {
-            return Err(crate::err!("the `cpu` device computes in f32")
-                .hint("use `--dtype f32`; weights are saved by `--save-dtype`"));
-        }
-        (DtypeArg::Auto, Some(_)) | (DtypeArg::Bf16, _) => DType::Bf16,
-        (DtypeArg::Auto, None) | (DtypeArg::F32, _) => DType::F32,
+    let dtype = match args.dtype {
+        DtypeArg::Auto if device.driver().is_host() => DType::F32,
+        DtypeArg::Auto | DtypeArg::Bf16 => DType::Bf16,
+        DtypeArg::F32 => DType::F32,
     };
     Ok((device, dtype))
 }

@@ -149,15 +149,11 @@ impl<'a> Run<'a> {
 
     fn save(&self, model: &Gemma3) -> Result<()> {
         let values = &model.params.values;
-        let downloaded = match values.device().driver() {
-            None => None,
-            Some(_) => Some(values.download::<f32>()?),
-        };
         self.folder.save_model(&SavedModel {
             source: self.checkpoint.source.folder(),
             config: &self.checkpoint.config,
             generation_config: &self.checkpoint.generation_config,
-            flat: downloaded.as_deref().unwrap_or_else(|| values.as_slice()),
+            flat: &values.read::<f32>()?,
             dtype: self.args.save_dtype.into(),
             chat_template: Some(self.checkpoint.tokenizer.template().source()),
         })

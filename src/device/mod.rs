@@ -1,5 +1,7 @@
 //! What a device is: its memory and tensors, the driver that queues work on it, and the table of kernels.
 
+mod arena;
+mod arithmetic;
 #[rustfmt::skip]
 pub mod bindings;
 pub mod driver;

@@ -9,12 +9,11 @@ use rand_chacha::ChaCha8Rng;
 use crate::autograd::Tape;
 use crate::bail;
 use crate::batch::inputs::Inputs;
-use crate::batch::tree::TokenTree;
+use crate::batch::tree::{Rows, TokenTree};
 use crate::device::Tensor;
-use crate::dispatch;
 use crate::error::Result;
-use crate::host::simd::sum_of;
 use crate::model::gemma3::{Gemma3, KvCache};
+use crate::ops::sample::{Draw, sample};
 
 /// Most slots (prompt and new tokens) that are decoded together.
 const MAX_SLOTS: usize = 1 << 15;
@@ -29,14 +28,10 @@ pub struct GenerateOptions {
     pub sampling: Option<Sampling>,
 }
 
-/// Sampling as transformers does it: temperature, then top-k, then top-p, then a draw.
+/// How tokens are drawn, and from which random numbers.
 #[derive(Clone, Debug)]
 pub struct Sampling {
-    pub temperature: f64,
-    /// 0: no limit.
-    pub top_k: usize,
-    /// 1: no limit.
-    pub top_p: f64,
+    pub draw: Draw,
     /// Each prompt draws from its own stream of this seed: an output does not depend on what it is decoded beside.
     pub seed: u64,
 }
@@ -126,7 +121,7 @@ fn decode_step(
     }
     let mut tape = Tape::inference(model.device());
     let inputs = Inputs::new(model.device(), false);
-    let batch = model.batch_of(&inputs, tree, (&ids, &slots, &positions), true)?;
+    let batch = model.batch_of(&inputs, tree, Rows { ids: &ids, slots: &slots, positions: &positions }, true)?;
     inputs.send()?;
     let hidden = model.forward(&mut tape, &batch, Some(cache))?;
     let rows: Vec<u32> = (0..ids.len() as u32).collect();
@@ -135,91 +130,9 @@ fn decode_step(
 
 /// Appends the chosen token to each sequence; row i of the logits belongs to sequence i.
 fn choose(logits: &Tensor, active: &mut [Sequence], options: &GenerateOptions) -> Result<()> {
-    if let Some(driver) = logits.device().driver() {
-        let draw = |sequence: &mut Sequence| sequence.rng.as_mut().map_or(0.0, |rng| rng.random::<f64>() as f32);
-        let uniforms: Vec<f32> = active.iter_mut().map(draw).collect();
-        let tokens = device::choose(driver, logits, &uniforms, options.sampling.as_ref())?;
-        active.iter_mut().zip(tokens).for_each(|(sequence, token)| sequence.tokens.push(token));
-        return Ok(());
-    }
-    let v = logits.shape()[1];
-    dispatch!(logits.dtype(), T => {
-        for (row, sequence) in logits.as_slice::<T>().chunks_exact(v).zip(active) {
-            let token = match (&options.sampling, &mut sequence.rng) {
-                (Some(sampling), Some(rng)) => sample(row, sampling, rng),
-                _ => argmax(row),
-            };
-            sequence.tokens.push(token as u32);
-        }
-    });
+    let uniform = |sequence: &mut Sequence| sequence.rng.as_mut().map_or(0.0, |rng| rng.random::<f64>() as f32);
+    let uniforms: Vec<f32> = active.iter_mut().map(uniform).collect();
+    let tokens = sample(logits, &uniforms, options.sampling.as_ref().map(|sampling| &sampling.draw))?;
+    active.iter_mut().zip(tokens).for_each(|(sequence, token)| sequence.tokens.push(token));
     Ok(())
-}
-
-mod device {
-    use std::ptr;
-
-    use super::Sampling;
-    use crate::device::bindings::engine_sampling;
-    use crate::device::driver::{Driver, engine_dtype};
-    use crate::device::{DType, Purpose, Tensor};
-    use crate::error::Result;
-    use crate::launch;
-
-    /// The next token of each row of logits; row r draws with `uniforms[r]`.
-    pub fn choose(
-        driver: &dyn Driver,
-        logits: &Tensor,
-        uniforms: &[f32],
-        sampling: Option<&Sampling>,
-    ) -> Result<Vec<u32>> {
-        let (rows, vocabulary) = (logits.shape()[0], logits.shape()[1]);
-        let scratch = logits.device().of(Purpose::Scratch);
-        let mut tokens = Tensor::empty(&scratch, &[rows], DType::U32)?;
-        let mut drawn = Tensor::empty(&scratch, &[rows], DType::F32)?;
-        drawn.upload(uniforms)?;
-        let sampling = sampling.map(|s| engine_sampling {
-            temperature: s.temperature as f32,
-            top_k: s.top_k as u32,
-            top_p: s.top_p as f32,
-        });
-        let how = sampling.as_ref().map_or(ptr::null(), ptr::from_ref);
-        let (r, v, dtype, stream) = (rows as u32, vocabulary as u32, engine_dtype(logits.dtype()), driver.stream());
-        let (out, drawn) = (tokens.address_mut()?.cast(), drawn.address().cast());
-        // SAFETY: tensors of the shapes that engine.h asks for.
-        unsafe {
-            launch!(driver.kernels(), sample { r, v }(out, logits.address(), drawn, how, r, v, dtype, stream))?;
-        }
-        tokens.download()
-    }
-}
-
-/// Index of the largest logit, the first of equals.
-fn argmax<T: PartialOrd>(logits: &[T]) -> usize {
-    (1..logits.len()).fold(0, |best, i| if logits[i] > logits[best] { i } else { best })
-}
-
-fn sample<T: crate::host::simd::Real>(logits: &[T], sampling: &Sampling, rng: &mut ChaCha8Rng) -> usize {
-    let mut candidates: Vec<(usize, f64)> = logits.iter().map(|x| x.to_f64()).enumerate().collect();
-    let descending = |a: &(usize, f64), b: &(usize, f64)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
-    if sampling.top_k > 0 && sampling.top_k < candidates.len() {
-        candidates.select_nth_unstable_by(sampling.top_k - 1, descending);
-        candidates.truncate(sampling.top_k);
-    }
-    candidates.sort_by(descending);
-    let largest = candidates[0].1;
-    let mut weights: Vec<f64> = candidates.iter().map(|&(_, x)| ((x - largest) / sampling.temperature).exp()).collect();
-    let total = sum_of(weights.len(), |i| weights[i]);
-    // The smallest set of most likely tokens whose probabilities reach top_p.
-    let mut reached = 0.0;
-    let keep = weights.iter().position(|w| {
-        reached += w / total;
-        reached >= sampling.top_p
-    });
-    weights.truncate(keep.map_or(weights.len(), |last| last + 1));
-    let mut point = rng.random::<f64>() * weights.iter().sum::<f64>();
-    let drawn = weights.iter().position(|&w| {
-        point -= w;
-        point < 0.0
-    });
-    candidates[drawn.unwrap_or(weights.len() - 1)].0
 }

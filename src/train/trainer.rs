@@ -12,7 +12,7 @@ use crate::batch::tree::TokenTree;
 use crate::error::{Error, Result};
 use crate::model::gemma3::Gemma3;
 use crate::ops::adamw::AdamW;
-use crate::ops::cross_entropy::LossSums;
+use crate::ops::results::LossSums;
 use crate::train::evaluate::evaluate;
 use crate::train::metrics::{EvalRecord, Record, TrainRecord};
 use crate::train::schedule::Schedule;
@@ -107,7 +107,7 @@ impl<'a> Trainer<'a> {
         if train.is_empty() {
             bail!("there is no example to train on");
         }
-        let updates = Step::new(model, options.weight_decay, options.max_grad_norm, options.graphs)?;
+        let updates = Step::new(model, options.max_grad_norm, options.graphs)?;
         let unlogged = Unlogged::default();
         Ok(Self { model, options, train, eval, updates, step: 0, num_tokens: 0, unlogged })
     }
@@ -172,10 +172,10 @@ impl<'a> Trainer<'a> {
         Ok(None)
     }
 
-    /// The next update's numbers; the factor of clipping is found on the way.
+    /// The next update's numbers.
     fn hyper(&self, learning_rate: f64) -> AdamW {
         let TrainOptions { betas, eps, weight_decay, .. } = *self.options;
-        AdamW { learning_rate, betas, eps, weight_decay, step: self.step + 1, clip: 1.0 }
+        AdamW { learning_rate, betas, eps, weight_decay, step: self.step + 1 }
     }
 
     fn diverged(&self, loss: f64, grad_norm: f64, window: &[Vec<usize>]) -> Error {
