@@ -1,6 +1,6 @@
 //! What a machine and its GPUs are, as plain values, and what of it keeps a GPU from being used.
 //!
-//! [`survey`](super::survey) asks the driver for these values; everything that is concluded from them is concluded here.
+//! [`survey`](mod@super::survey) asks the driver for these values; everything that is concluded from them is concluded here.
 
 use cudarc::driver::sys::CUresult;
 
