@@ -8,8 +8,10 @@ pub mod driver;
 mod dtype;
 pub mod kernels;
 mod memory;
+mod out_of_memory;
 mod tensor;
 
 pub use dtype::{DType, Element};
 pub use memory::{Device, Purpose};
+pub use out_of_memory::OutOfMemory;
 pub use tensor::Tensor;
