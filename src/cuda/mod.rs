@@ -140,8 +140,12 @@ impl Driver for Cuda {
         unsafe { self.stream.free(address) };
     }
 
-    fn keeps_freed_memory(&self) -> bool {
-        true
+    fn captures_graphs(&self) -> bool {
+        self.may_capture()
+    }
+
+    fn after_launch(&self, op: &str) -> Result<()> {
+        self.synchronize_for_debug(op)
     }
 
     unsafe fn upload(&self, to: *mut c_void, from: &[u8]) -> Result<()> {
