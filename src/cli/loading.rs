@@ -18,7 +18,6 @@ use crate::model::gemma3::Gemma3;
 use crate::model::gemma3::config::Gemma3Config;
 use crate::model::gemma3::table::{parameter_count, parameter_specs};
 use crate::model::generation_config::GenerationConfig;
-use crate::ops::sample::Draw;
 
 /// A model's small files: everything but the weights.
 pub struct Checkpoint {
@@ -50,7 +49,9 @@ impl Checkpoint {
     pub fn generate_options(&self, args: &GenerationArgs) -> GenerateOptions {
         let config = &self.generation_config;
         let sampling = args.do_sample.then_some(Sampling {
-            draw: Draw { temperature: config.temperature, top_k: config.top_k, top_p: config.top_p },
+            temperature: config.temperature,
+            top_k: config.top_k,
+            top_p: config.top_p,
             seed: args.seed,
         });
         GenerateOptions { max_new_tokens: args.max_new_tokens as usize, stop: config.eos_token_id.clone(), sampling }

@@ -30,6 +30,11 @@ impl Arena {
         Self { free: BTreeMap::new(), chunks: BTreeMap::new(), cuts }
     }
 
+    /// Of all chunks.
+    pub fn bytes(&self) -> usize {
+        self.chunks.values().sum()
+    }
+
     /// A free block of this size, cut from the smallest that holds it, the first of equals; None when there is none.
     pub fn take(&mut self, size: usize) -> Option<*mut c_void> {
         let fits = |&(_, &free): &(&usize, &usize)| if self.cuts { free >= size } else { free == size };

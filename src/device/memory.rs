@@ -101,6 +101,11 @@ impl Device {
         self.shared.accounts.borrow().by_purpose[purpose as usize].peak
     }
 
+    /// Bytes of the arena of graphs.
+    pub fn graph_bytes(&self) -> usize {
+        self.shared.arena.borrow().bytes()
+    }
+
     /// Gives the pool's free storage back to the system; what graphs use stays.
     pub fn trim(&self) {
         self.shared.trim();

@@ -28,10 +28,14 @@ pub struct GenerateOptions {
     pub sampling: Option<Sampling>,
 }
 
-/// How tokens are drawn, and from which random numbers.
+/// Sampling as transformers does it: temperature, then top-k, then top-p, then a draw.
 #[derive(Clone, Debug)]
 pub struct Sampling {
-    pub draw: Draw,
+    pub temperature: f64,
+    /// 0: no limit.
+    pub top_k: usize,
+    /// 1: no limit.
+    pub top_p: f64,
     /// Each prompt draws from its own stream of this seed: an output does not depend on what it is decoded beside.
     pub seed: u64,
 }
@@ -132,7 +136,8 @@ fn decode_step(
 fn choose(logits: &Tensor, active: &mut [Sequence], options: &GenerateOptions) -> Result<()> {
     let uniform = |sequence: &mut Sequence| sequence.rng.as_mut().map_or(0.0, |rng| rng.random::<f64>() as f32);
     let uniforms: Vec<f32> = active.iter_mut().map(uniform).collect();
-    let tokens = sample(logits, &uniforms, options.sampling.as_ref().map(|sampling| &sampling.draw))?;
+    let draw = options.sampling.as_ref().map(|s| Draw { temperature: s.temperature, top_k: s.top_k, top_p: s.top_p });
+    let tokens = sample(logits, &uniforms, draw.as_ref())?;
     active.iter_mut().zip(tokens).for_each(|(sequence, token)| sequence.tokens.push(token));
     Ok(())
 }

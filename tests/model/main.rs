@@ -2,9 +2,10 @@
 
 #[path = "../ops/differences.rs"]
 mod differences;
+#[path = "../ops/places.rs"]
+mod places;
 
 mod checkpoint;
-#[cfg(engine_emulated)]
 mod devices;
 mod evaluation;
 mod generation;
