@@ -3,4 +3,4 @@
 pub mod parser;
 mod render;
 
-pub use render::{DROPPED_PROPERTIES, render};
+pub use render::render;

@@ -7,11 +7,9 @@
 use serde_json::{Map, Value};
 
 use crate::chat::python::{strip, text};
+use crate::data::tools::DROPPED_PROPERTIES;
 use crate::error::Result;
 use crate::{bail, err};
-
-/// Properties with these names are left out of a declaration.
-pub const DROPPED_PROPERTIES: [&str; 5] = ["description", "type", "properties", "required", "nullable"];
 
 /// What the message before left open.
 #[derive(Clone, Copy, PartialEq)]
