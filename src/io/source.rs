@@ -7,7 +7,7 @@ use crate::err;
 use crate::error::Result;
 use crate::hub::is_hub_id;
 use crate::model::gemma3::config::Gemma3Config;
-use crate::model::gemma3::table::{parameter_count, parameter_specs};
+use crate::model::gemma3::table::{parameter_count, parameter_specs, parameters};
 
 /// A model on disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,10 +53,9 @@ impl ModelSource {
     /// # Errors
     /// As [`ModelSource::load_flat`].
     pub fn load_into(&self, config: &Gemma3Config, flat: &mut [f32]) -> Result<()> {
-        let specs = parameter_specs(config);
         match self {
-            Self::Folder(folder) => read_model(folder, &specs, flat),
-            Self::Gguf(file) => GgufFile::open(file)?.read_model(&specs, flat),
+            Self::Folder(folder) => read_model(folder, &parameter_specs(config), flat),
+            Self::Gguf(file) => GgufFile::open(file)?.read_model(&parameters(config), flat),
         }
     }
 }
