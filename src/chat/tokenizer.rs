@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use tokenizers::Tokenizer;
 
 use super::control::{ControlTokens, Rendered};
+use super::functiongemma::tokens;
 use super::template::{ChatTemplate, load_special_tokens};
 use crate::batch::Example;
 use crate::data::rows::{Row, RowContent};
@@ -63,7 +64,7 @@ impl ChatTokenizer {
         let tokenizer =
             Tokenizer::from_bytes(bytes).map_err(|error| err!("`{}` is no tokenizer: {error}", path.display()))?;
         let mut special_tokens = load_special_tokens(folder)?;
-        for (name, text) in [("bos_token", "<bos>"), ("eos_token", "<eos>"), ("pad_token", "<pad>")] {
+        for (name, text) in [("bos_token", tokens::BOS), ("eos_token", tokens::EOS), ("pad_token", tokens::PAD)] {
             if !special_tokens.contains_key(name) && tokenizer.token_to_id(text).is_some() {
                 special_tokens.insert(name.into(), text.into());
             }

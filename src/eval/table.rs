@@ -3,7 +3,7 @@
 use console::{measure_text_width, truncate_str};
 
 use super::report::{ExampleReport, Report, Score};
-use crate::chat::functiongemma::parser::{END_CALL, ESCAPE, START_CALL, START_RESPONSE};
+use crate::chat::functiongemma::tokens::{END_CALL, END_TURN, ESCAPE, START_CALL, START_RESPONSE};
 
 /// What a table is fitted to where the width is unknown: output that goes to a file or a pipe.
 const DEFAULT_WIDTH: usize = 120;
@@ -18,7 +18,7 @@ const SHORT_TOKENS: [(&str, &str); 5] = [
     (END_CALL, "</call>"),
     (ESCAPE, "<esc>"),
     (START_RESPONSE, "<response>"),
-    ("<end_of_turn>", "<end>"),
+    (END_TURN, "<end>"),
 ];
 
 /// The columns that a table on stdout may take: the terminal's, or 120 where stdout is none.

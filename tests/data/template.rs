@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 
 use engine::chat::FUNCTIONGEMMA_TEMPLATE;
+use engine::chat::functiongemma::tokens;
 use engine::chat::template::{ChatTemplate, SpecialTokens, load_special_tokens};
 use engine::data::RowContent;
+use engine::data::tools::DROPPED_PROPERTIES;
 use serde_json::{Value, json};
 
 use crate::{json_lines, list, tutorial_rows};
@@ -57,6 +59,17 @@ fn both_renderers_reproduce_the_tutorial_rows() {
             assert_eq!(template.render(messages, tools, false).unwrap(), golden["text"].as_str().unwrap(), "{name}");
         }
     }
+}
+
+#[test]
+fn the_template_writes_only_control_tokens_of_the_table_and_drops_the_properties_of_which_users_are_warned() {
+    let written = FUNCTIONGEMMA_TEMPLATE.split('<').skip(1).filter_map(|rest| rest.split_once('>'));
+    let written: Vec<String> = written.map(|(name, _)| format!("<{name}>")).collect();
+    assert!(written.len() > 20);
+    assert_eq!(written.iter().find(|token| !tokens::ALL.contains(&token.as_str())), None);
+    let dropped = format!("not in ['{}']", DROPPED_PROPERTIES.join("', '"));
+    assert_eq!(FUNCTIONGEMMA_TEMPLATE.matches("not in [").count(), 1);
+    assert!(FUNCTIONGEMMA_TEMPLATE.contains(&dropped), "{dropped}");
 }
 
 #[test]
