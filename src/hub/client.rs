@@ -146,16 +146,21 @@ impl Repo<'_> {
         hf_hub::Repo::new(self.id.into(), kind)
     }
 
+    /// Where people read about it and accept its licence.
+    fn page(&self) -> String {
+        match self.kind {
+            RepoKind::Model => format!("https://huggingface.co/{}", self.id),
+            RepoKind::Dataset => format!("https://huggingface.co/datasets/{}", self.id),
+        }
+    }
+
     /// Says what an error of the hub means and what to do about it.
     fn explain(&self, error: ApiError) -> Error {
         let id = self.id;
-        let (noun, page, on_disk) = match self.kind {
-            RepoKind::Model => ("model", format!("https://huggingface.co/{id}"), "a folder"),
-            RepoKind::Dataset => (
-                "dataset",
-                format!("https://huggingface.co/datasets/{id}"),
-                "a .jsonl, .json or .parquet file or a folder of them",
-            ),
+        let page = self.page();
+        let (noun, on_disk) = match self.kind {
+            RepoKind::Model => ("model", "a folder"),
+            RepoKind::Dataset => ("dataset", "a .jsonl, .json or .parquet file or a folder of them"),
         };
         let token =
             "create a token at https://huggingface.co/settings/tokens and set `HF_TOKEN`, or run `hf auth login`";
