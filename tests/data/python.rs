@@ -52,8 +52,8 @@ fn json_is_written_on_one_line_or_indented_as_json_dumps_writes_it() {
     let value = json!({"a": [1e20, 1e-7, -0.0, 3, true, null], "é\n": {"b": {}, "c": []}});
     let one_line = "{\"a\": [1e+20, 1e-07, -0.0, 3, true, null], \"é\\n\": {\"b\": {}, \"c\": []}}";
     assert_eq!(python::json_dumps(&value, None), one_line);
-    let value = json!({"a": [1e20, {}], "b": {"c": []}});
-    let indented = "{\n \"a\": [\n  1e+20,\n  {}\n ],\n \"b\": {\n  \"c\": []\n }\n}";
+    let value = json!({"a": [1e-7, {}], "b": {"c": []}});
+    let indented = "{\n \"a\": [\n  1e-07,\n  {}\n ],\n \"b\": {\n  \"c\": []\n }\n}";
     assert_eq!(python::json_dumps(&value, Some(1)), indented);
     assert_eq!(python::json_dumps(&json!([1, 2]), Some(0)), "[\n1,\n2\n]");
 }
