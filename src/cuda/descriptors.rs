@@ -5,8 +5,6 @@ use std::ffi::c_void;
 use cudarc::cublaslt::result::{self as lt, CublasError};
 use cudarc::cublaslt::sys::{self, cublasLtMatmulDescAttributes_t as Attribute, cudaDataType_t};
 
-use super::products::{Preference, Value};
-
 type Result<T> = std::result::Result<T, CublasError>;
 
 /// The library, opened for the GPU whose context is current. It is current again when this is dropped.
@@ -113,4 +111,18 @@ impl Drop for Preferences {
         // SAFETY: made by `new`, destroyed once. Drop cannot report errors.
         let _ = unsafe { lt::destroy_matmul_pref(self.0) };
     }
+}
+
+/// Something that binds the library's choice of an algorithm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Preference {
+    pub attribute: sys::cublasLtMatmulPreferenceAttributes_t,
+    pub value: Value,
+}
+
+/// A number in the type that an attribute has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Value {
+    U32(u32),
+    U64(u64),
 }

@@ -12,6 +12,7 @@ use cudarc::cublaslt::result::{self as lt, CublasError};
 use cudarc::cublaslt::sys::{self, cublasLtMatmulDescAttributes_t as Attribute, cudaDataType_t};
 
 use super::descriptors::{Layout, Library, Matmul, Preferences};
+pub use super::descriptors::{Preference, Value};
 use super::faults::cublas;
 use super::stream::{Stream, Workspace};
 use crate::device::DType;
@@ -166,20 +167,6 @@ impl Plan {
         let algorithm = library.choose(&product, [&b, &a, &c], &preferences)?;
         Ok(Self { product, a, b, c, algorithm })
     }
-}
-
-/// Something that binds the library's choice of an algorithm.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Preference {
-    pub attribute: sys::cublasLtMatmulPreferenceAttributes_t,
-    pub value: Value,
-}
-
-/// A number in the type that an attribute has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Value {
-    U32(u32),
-    U64(u64),
 }
 
 /// What an algorithm must do with: the scratch, the alignments, and sums in f32.

@@ -1,12 +1,11 @@
 //! The kernel table as Rust sees it: one set of launchers, compiled for CUDA or for the emulator, or written in Rust.
 //!
 //! `kernels/engine.h` declares the table, [`bindings`](super::bindings) is bindgen's rendering of it, and
-//! [`launch!`](crate::launch) calls a launcher and turns its status into an error that names the op and its shapes.
+//! [`launch!`](crate::launch) calls a launcher.
 
 use std::ffi::CStr;
 
 use super::bindings::{engine_kernels, engine_status};
-use super::driver::Driver;
 use crate::err;
 use crate::error::Result;
 
@@ -55,26 +54,4 @@ impl Kernels {
         let said = self.table.last_error.map(|last| unsafe { CStr::from_ptr(last()) }.to_string_lossy().into_owned());
         Err(err!("{op} on `{}`: {}", self.device(), said.unwrap_or_default()))
     }
-}
-
-/// Turns a launcher's status into an error that names the op and its sizes.
-pub fn launched(driver: &dyn Driver, status: engine_status, op: &str, sizes: &[(&str, u64)]) -> Result<()> {
-    if status == engine_status::ENGINE_OK {
-        return driver.after_launch(op);
-    }
-    let sizes: Vec<String> = sizes.iter().map(|(name, size)| format!("{} {size}", name.to_uppercase())).collect();
-    driver.kernels().check(status, &format!("{op} of {}", sizes.join(", ")))
-}
-
-/// `launch!(driver, rmsnorm_forward { n, d }(y, rstd, ..))`: calls a launcher; an error names it and the sizes in braces.
-///
-/// To be used in an `unsafe` block: the pointers must be memory of the device as `kernels/engine.h` describes it.
-#[macro_export]
-macro_rules! launch {
-    ($driver:expr, $op:ident { $($size:ident),* }($($argument:expr),* $(,)?)) => {{
-        let driver: &dyn $crate::device::driver::Driver = $driver;
-        let launcher = driver.kernels().table.$op.expect("the table is complete");
-        let status = launcher($($argument),*);
-        $crate::device::kernels::launched(driver, status, stringify!($op), &[$((stringify!($size), $size as u64)),*])
-    }};
 }

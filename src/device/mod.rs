@@ -7,6 +7,7 @@ pub mod bindings;
 pub mod driver;
 mod dtype;
 pub mod kernels;
+pub mod launch;
 mod memory;
 mod out_of_memory;
 mod tensor;

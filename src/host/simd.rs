@@ -11,7 +11,6 @@ use std::ops::{Add, AddAssign, Div, Mul, Neg, Sub};
 use half::bf16;
 use rayon::prelude::*;
 
-use super::gemm::Product;
 use crate::device::Element;
 use crate::device::bindings::ENGINE_NORM_CHUNK;
 
@@ -113,7 +112,7 @@ impl Real for f64 {
 /// What elements are stored in: f32, bf16 or f64.
 pub trait Scalar: Element {
     /// A: what is computed in, and what sums are kept in.
-    type Acc: Product;
+    type Acc: Real;
     fn wide(self) -> Self::Acc;
     /// Rounded to nearest, ties to even.
     fn narrow(x: Self::Acc) -> Self;
