@@ -5,8 +5,8 @@ use std::ffi::c_void;
 use half::bf16;
 use rayon::prelude::*;
 
+use super::launcher::{elements, elements_mut, run};
 use super::simd::{BLOCK, Real, Scalar, vectorized};
-use super::table::{elements, elements_mut, run};
 use crate::device::bindings::{engine_adamw_step, engine_dtype, engine_status, engine_step_results, engine_stream};
 
 pub unsafe extern "C" fn adamw(

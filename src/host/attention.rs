@@ -10,8 +10,8 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::gemm::{Matrix, MatrixMut, Product, Store, Threads, gemm};
+use super::launcher::{elements, elements_mut, run, with_dtype};
 use super::simd::{Real, Scalar, dot, for_each_row, max_of, sum_of, vectorized};
-use super::table::{elements, elements_mut, run, with_dtype};
 use crate::device::bindings::{ENGINE_HOST_ATTENTION_TILE, engine_attention, engine_status, engine_stream};
 
 const TILE: usize = ENGINE_HOST_ATTENTION_TILE as usize;

@@ -4,8 +4,8 @@ use std::ffi::c_void;
 
 use half::bf16;
 
+use super::launcher::{elements, elements_mut, run, with_dtype};
 use super::simd::{Real, Scalar, convert};
-use super::table::{elements, elements_mut, run, with_dtype};
 use crate::device::bindings::{engine_dtype, engine_status, engine_stream};
 
 pub unsafe extern "C" fn cast(

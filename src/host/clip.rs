@@ -4,8 +4,8 @@ use std::ffi::c_void;
 
 use rayon::prelude::*;
 
+use super::launcher::{elements, run};
 use super::simd::{Real, sum_of, vectorized};
-use super::table::{elements, run};
 use crate::device::bindings::{ENGINE_CLIP_RUN, engine_dtype, engine_status, engine_step_results, engine_stream};
 
 /// Squares that are added in the gradients' own type, before f64.

@@ -4,8 +4,8 @@ use std::ffi::c_void;
 
 use rayon::prelude::*;
 
+use super::launcher::{elements, elements_mut, run, with_dtype};
 use super::simd::{Real, Scalar, max_of, sum_of, vectorized};
-use super::table::{elements, elements_mut, run, with_dtype};
 use crate::device::bindings::{engine_dtype, engine_status, engine_step_results, engine_stream};
 
 pub unsafe extern "C" fn cross_entropy(

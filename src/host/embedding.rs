@@ -2,8 +2,8 @@
 
 use std::ffi::c_void;
 
+use super::launcher::{elements, elements_mut, run, with_dtype};
 use super::simd::{Real, Scalar, for_each_row};
-use super::table::{elements, elements_mut, run, with_dtype};
 use crate::device::bindings::{engine_dtype, engine_status, engine_stream};
 
 pub unsafe extern "C" fn embedding_forward(

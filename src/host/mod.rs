@@ -23,6 +23,7 @@ mod cross_entropy;
 mod embedding;
 mod geglu;
 pub mod gemm;
+mod launcher;
 pub mod products;
 mod rmsnorm;
 mod rope;

@@ -6,8 +6,8 @@ use std::ffi::c_void;
 use half::bf16;
 
 use super::gemm::{Matrix, MatrixMut, Store, Threads, gemm};
+use super::launcher::{elements, elements_mut};
 use super::simd::{Scalar, convert};
-use super::table::{elements, elements_mut};
 use crate::device::DType;
 use crate::device::driver::{Operand, Product};
 

@@ -3,8 +3,8 @@
 use std::borrow::Cow;
 use std::ffi::c_void;
 
+use super::launcher::{elements, elements_mut, run, with_dtype};
 use super::simd::{Real, Scalar, add_assign, dot, for_each_row, for_each_row_and, sum_of, sum_over_rows};
-use super::table::{elements, elements_mut, run, with_dtype};
 use crate::device::bindings::{engine_dtype, engine_status, engine_stream};
 
 pub unsafe extern "C" fn rmsnorm_forward(

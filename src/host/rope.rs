@@ -4,9 +4,9 @@ use std::ffi::c_void;
 
 use rayon::prelude::*;
 
+use super::launcher::{elements, elements_mut, run, with_dtype};
 use super::rmsnorm::{row_pull, row_rstd};
 use super::simd::{Real, Scalar, add_assign, sum_over_rows, vectorized};
-use super::table::{elements, elements_mut, run, with_dtype};
 use crate::device::bindings::{engine_dtype, engine_rope, engine_status, engine_stream};
 
 pub unsafe extern "C" fn rope_forward(
