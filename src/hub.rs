@@ -9,7 +9,7 @@ use hf_hub::api::sync::{Api, ApiBuilder, ApiError, ApiRepo};
 use hf_hub::{Cache, CacheRepo, Repo};
 
 use crate::err;
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, Kind, Result};
 
 /// Files fetched when the model has them, in this order; the weights come last, so that a cached model with weights is
 /// one that was fetched whole.
@@ -135,6 +135,7 @@ fn fetch(id: &str, repo: &ApiRepo, name: &str) -> Result<PathBuf> {
 /// Says what an HTTP error of the hub means and what to do about it.
 fn explain(id: &str, error: ApiError) -> Error {
     let token = "create a token at https://huggingface.co/settings/tokens and set `HF_TOKEN`, or run `hf auth login`";
+    let kind = if matches!(status(&error), Some(401 | 403)) { Kind::Gated } else { Kind::Other };
     let (message, hint) = match status(&error) {
         Some(401) => (
             format!("the hub refuses `{id}` without a valid token: it is gated, private, or does not exist"),
@@ -155,7 +156,7 @@ fn explain(id: &str, error: ApiError) -> Error {
         ),
     };
     let failed: Result<(), ApiError> = Err(error);
-    failed.context(|| message).map_err(|error| error.hint(hint)).unwrap_err()
+    failed.context(|| message).map_err(|error| error.hint(hint).of_kind(kind)).unwrap_err()
 }
 
 fn status(error: &ApiError) -> Option<u16> {

@@ -87,4 +87,5 @@ pub mod hub;
 pub mod io;
 pub mod model;
 pub mod ops;
+pub mod session;
 pub mod train;

@@ -51,7 +51,7 @@ fn refused(id: &str, error: &str) -> crate::error::Error {
     let status =
         |code: &str| error.contains(&format!("status: {code}")) || error.contains(&format!("status code {code}"));
     if status("401") || status("403") {
-        return failed.hint(format!(
+        return failed.of_kind(crate::error::Kind::Gated).hint(format!(
             "open https://huggingface.co/datasets/{id}, accept its terms if it asks for that, and set HF_TOKEN to a token \
              of your account (a misspelt name gives the same answer)"
         ));

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use crate::chat::functiongemma::DROPPED_PROPERTIES;
-use crate::error::{Context, Result};
+use crate::error::{Context, Kind, Result};
 use crate::{bail, err};
 
 /// Tools of a JSON file, a list in OpenAI form or of bare functions, and warnings about what the template drops.
@@ -13,7 +13,10 @@ use crate::{bail, err};
 /// # Errors
 /// Names the file: unreadable, not JSON, not a list, a tool without a name.
 pub fn load_tools(path: impl AsRef<Path>) -> Result<(Vec<Value>, Vec<String>)> {
-    let path = path.as_ref();
+    read_tools(path.as_ref()).map_err(|error| error.or_kind(Kind::Data))
+}
+
+fn read_tools(path: &Path) -> Result<(Vec<Value>, Vec<String>)> {
     let place = || format!("cannot read tools from `{}`", path.display());
     let text = std::fs::read_to_string(path).context(place)?;
     let value: Value = serde_json::from_str(&text).context(place)?;

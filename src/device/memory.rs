@@ -9,7 +9,8 @@ use std::ffi::c_void;
 use std::rc::Rc;
 
 use super::driver::Driver;
-use crate::error::Result;
+use crate::err;
+use crate::error::{Kind, Result};
 
 /// A 64-byte line: host storage is allocated in these, which aligns it for every vector unit.
 #[derive(Clone, Copy)]
@@ -126,12 +127,19 @@ impl Device {
         let reused = self.shared.pool.borrow_mut().free[graph as usize].get_mut(&size).and_then(Vec::pop);
         let memory = match (reused, &self.shared.driver) {
             (Some(memory), _) => memory,
-            (None, None) => Memory::Host(bytemuck::zeroed_vec(size / size_of::<Line>())),
-            (None, Some(driver)) => Memory::Device(driver.allocate(size)?),
+            (None, None) => Memory::Host(host_lines(size)?),
+            (None, Some(driver)) => {
+                Memory::Device(driver.allocate(size).map_err(|error| error.or_kind(Kind::OutOfMemory))?)
+            }
         };
         self.shared.pool.borrow_mut().account(self.purpose, size as isize);
         Ok(Storage { memory, size, graph, device: self.clone() })
     }
+}
+
+fn host_lines(bytes: usize) -> Result<Vec<Line>> {
+    let lines = bytemuck::allocation::try_zeroed_vec(bytes / size_of::<Line>());
+    lines.map_err(|()| err!("the host has no memory for {bytes} bytes").of_kind(Kind::OutOfMemory))
 }
 
 impl Shared {

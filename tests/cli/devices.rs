@@ -2,8 +2,10 @@
 
 use engine::cuda;
 #[cfg(engine_emulated)]
-use engine::train::metrics::{Record, read_metrics};
+use engine::train::metrics::Record;
 
+#[cfg(engine_emulated)]
+use crate::reading::read_metrics;
 use crate::train;
 
 /// Loss and gradient norm of the first step of a run with these flags.

@@ -4,8 +4,9 @@
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Command, Stdio};
 
-use engine::train::metrics::{Record, read_metrics};
+use engine::train::metrics::Record;
 
+use crate::reading::read_metrics;
 use crate::{path, run, train_command};
 
 #[test]

@@ -1,5 +1,8 @@
 //! The `engine` binary as its users meet it: what it writes, what it says, how it exits.
 
+#[path = "../train_output/reading.rs"]
+mod reading;
+
 mod bad_input;
 mod commands;
 mod devices;

@@ -2,8 +2,9 @@
 
 use std::fs;
 
-use engine::train::metrics::{Record, read_metrics};
+use engine::train::metrics::Record;
 
+use crate::reading::read_metrics;
 use crate::{folder_with, names, path, quickstart, run, train};
 
 #[test]

@@ -4,6 +4,7 @@
 mod differences;
 
 mod checkpoint;
+mod decoder;
 #[cfg(engine_emulated)]
 mod devices;
 mod evaluation;

@@ -3,6 +3,7 @@
 mod metrics;
 mod plot;
 mod progress;
+mod reading;
 mod schedule;
 
 use engine::train::metrics::{EvalRecord, TrainRecord};

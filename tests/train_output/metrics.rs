@@ -3,9 +3,10 @@
 use std::fs;
 use std::path::Path;
 
-use engine::train::metrics::{MetricsWriter, Record, SummaryRecord, peak_memory_bytes, read_metrics};
+use engine::train::metrics::{MetricsWriter, Record, SummaryRecord, peak_memory_bytes};
 use serde_json::{Value, json};
 
+use crate::reading::read_metrics;
 use crate::{eval_record, train_record};
 
 fn records() -> Vec<Record> {
