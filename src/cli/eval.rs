@@ -1,11 +1,11 @@
 //! `engine eval`: the table of prompts, outputs and verdicts; with `--report` as JSON, with `--loss` the loss too.
 
 use crate::cli::args::EvalArgs;
-use crate::cli::score::{examples, score};
+use crate::cli::score::{examples, score, stdout_width};
 use crate::data::dataset::load_rows;
 use crate::err;
 use crate::error::{Kind, Result};
-use crate::eval::table::{examples_table, stdout_width};
+use crate::eval::table::examples_table;
 use crate::session::Checkpoint;
 use crate::train::evaluate::evaluate;
 

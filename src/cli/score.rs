@@ -9,6 +9,9 @@ use crate::eval::report::Report;
 use crate::model::gemma3::Gemma3;
 use crate::session::{self, Checkpoint, Examples};
 
+/// What a table is fitted to where the width is unknown: output that goes to a file or a pipe.
+const DEFAULT_WIDTH: usize = 120;
+
 /// The report on all rows that have an expected answer, with a progress bar; None when no row has one.
 pub fn score(
     checkpoint: &Checkpoint,
@@ -31,4 +34,9 @@ pub fn examples(checkpoint: &Checkpoint, rows: &[Row], args: &RowArgs, name: &st
     warnings.iter().for_each(|w| eprintln!("warning: {w}"));
     too_long.iter().for_each(|line| eprintln!("{name}: {line}"));
     Ok(examples)
+}
+
+/// The columns that a table on stdout may take: the terminal's, or 120 where stdout is none.
+pub fn stdout_width() -> usize {
+    console::Term::stdout().size_checked().map_or(DEFAULT_WIDTH, |(_, columns)| usize::from(columns))
 }

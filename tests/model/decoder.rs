@@ -170,9 +170,10 @@ fn any_mixture_of_calls_gives_every_sequence_what_it_gets_alone() {
                 }
                 _ => {
                     // A sequence whose room is used up goes before it would be an error.
-                    for sequence in living.iter().filter(|sequence| room_left[*sequence] == 0) {
-                        checked.evict(*sequence);
-                        room_left.remove(sequence);
+                    let full = living.iter().filter(|sequence| room_left[*sequence] == 0).copied();
+                    for sequence in full.collect::<Vec<_>>() {
+                        checked.evict(sequence);
+                        room_left.remove(&sequence);
                     }
                     checked.steps(1);
                     room_left.values_mut().for_each(|left| *left -= 1);
