@@ -128,7 +128,7 @@ pub struct ModelArgs {
     #[arg(long, value_name = "DEVICE", default_value_t = DeviceName::Auto)]
     pub device: DeviceName,
     /// Number format to compute in
-    #[arg(long, value_enum, default_value = "auto")]
+    #[arg(long, value_name = "DTYPE", value_enum, default_value = "auto")]
     pub dtype: DtypeArg,
 }
 
@@ -146,7 +146,7 @@ pub struct RowArgs {
     #[arg(long, value_name = "N", default_value_t = 1024, value_parser = positive)]
     pub max_length: u64,
     /// What to do with a row that has more
-    #[arg(long, value_enum, default_value = "error")]
+    #[arg(long, value_name = "WHAT", value_enum, default_value = "error")]
     pub overlong: OverlongArg,
     /// Compute the loss on the completion only: of a prompt/completion row the completion, of a chat the last answer
     /// [default: true for prompt/completion rows, else false]
@@ -196,14 +196,15 @@ pub struct TrainArgs {
     #[command(flatten)]
     pub optimization: OptimizationArgs,
     /// When to compute the loss on the evaluation rows
-    #[arg(long, value_enum, default_value = "epoch", help_heading = "Evaluation")]
+    #[arg(long, value_name = "WHEN", value_enum, default_value = "epoch", help_heading = "Evaluation")]
     pub eval_strategy: EvalStrategyArg,
     /// Updates between evaluations with `--eval-strategy steps`
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = positive, help_heading = "Evaluation")]
     pub eval_steps: u64,
-    /// When to answer the evaluation rows and judge the answers
+    /// When to answer the evaluation rows and judge the answers; several with commas
     #[arg(
         long,
+        value_name = "WHEN",
         value_enum,
         value_delimiter = ',',
         overrides_with = "score",
@@ -217,7 +218,7 @@ pub struct TrainArgs {
     #[arg(long, value_name = "DIR", help_heading = "Output")]
     pub output_dir: PathBuf,
     /// Number format of the saved weights
-    #[arg(long, value_enum, default_value = "bf16", help_heading = "Output")]
+    #[arg(long, value_name = "DTYPE", value_enum, default_value = "bf16", help_heading = "Output")]
     pub save_dtype: SaveDtypeArg,
     /// Updates per line of metrics.jsonl and of the log
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = positive, help_heading = "Output")]
@@ -241,10 +242,10 @@ pub struct OptimizationArgs {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = positive)]
     pub gradient_accumulation_steps: u64,
     /// Peak learning rate
-    #[arg(long, value_name = "X", default_value_t = 2e-5, value_parser = rate, allow_negative_numbers = true)]
+    #[arg(long, value_name = "X", default_value = "2e-5", value_parser = rate, allow_negative_numbers = true)]
     pub learning_rate: f64,
     /// What the learning rate does after the warm-up
-    #[arg(long, value_enum, default_value = "linear")]
+    #[arg(long, value_name = "SCHEDULE", value_enum, default_value = "linear")]
     pub lr_scheduler_type: ScheduleArg,
     /// Updates in which the learning rate rises from 0 to its peak; below 1: this fraction of the run
     #[arg(long, value_name = "X", default_value_t = 0.0, value_parser = rate, allow_negative_numbers = true)]
@@ -323,7 +324,7 @@ pub struct ImportArgs {
     #[arg(long, value_name = "DIR")]
     pub output: PathBuf,
     /// Number format of the saved weights
-    #[arg(long, value_enum, default_value = "bf16")]
+    #[arg(long, value_name = "DTYPE", value_enum, default_value = "bf16")]
     pub save_dtype: SaveDtypeArg,
 }
 
@@ -342,7 +343,7 @@ pub struct InitArgs {
     #[arg(long, value_name = "DIR")]
     pub output: PathBuf,
     /// Number format of the saved weights
-    #[arg(long, value_enum, default_value = "f32")]
+    #[arg(long, value_name = "DTYPE", value_enum, default_value = "f32")]
     pub save_dtype: SaveDtypeArg,
 }
 

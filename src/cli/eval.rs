@@ -1,6 +1,7 @@
 //! `engine eval`: the table of prompts, outputs and verdicts; with `--report` as JSON, with `--loss` the loss too.
 
 use crate::cli::args::EvalArgs;
+use crate::cli::options::explain_device;
 use crate::cli::score::{examples, score, stdout_width};
 use crate::data::dataset::load_rows;
 use crate::err;
@@ -15,6 +16,7 @@ pub fn run(args: &EvalArgs) -> Result<()> {
     let checkpoint = Checkpoint::open(&args.model.model)?;
     let examples = if args.loss { examples(&checkpoint, &rows, &args.rows, "evaluation")? } else { Vec::new() };
     let model = checkpoint.load(&device)?;
+    explain_device(&device);
     let mut report = score(&checkpoint, &model, &rows, &args.generation, "score")?
         .ok_or_else(|| err!("`{}` has no row with an answer to score", args.dataset).of_kind(Kind::Data))?;
     if args.loss {

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::cli::args::GenerateArgs;
+use crate::cli::options::explain_device;
 use crate::data::rows::{Origin, Row, RowOptions, TUTORIAL_SYSTEM};
 use crate::data::tools::load_tools;
 use crate::error::Result;
@@ -22,6 +23,7 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
     let row = Row::from_json(row, Origin::new("--prompt", 1), &RowOptions::default())?;
     let prompt = checkpoint.tokenizer.prompt(&row)?;
     let model = checkpoint.load(&device)?;
+    explain_device(&device);
     let outputs = generate(&model, &[&prompt.ids], &checkpoint.generate_options(&args.generation.options()), |_| ())?;
     println!("{}", checkpoint.tokenizer.decode(&outputs[0]));
     Ok(())

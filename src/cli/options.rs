@@ -32,18 +32,21 @@ impl From<ScheduleArg> for ScheduleKind {
 }
 
 impl ModelArgs {
-    /// Opens the device. Why `auto` did not take a GPU goes to stderr.
+    /// Opens the device.
     pub fn open_device(&self) -> Result<ComputeDevice> {
         let dtype = match self.dtype {
             DtypeArg::Auto => None,
             DtypeArg::F32 => Some(DType::F32),
             DtypeArg::Bf16 => Some(DType::Bf16),
         };
-        let opened = devices::open(self.device, dtype)?;
-        if let Some(reason) = &opened.fallback {
-            eprintln!("computing on the CPU: {reason}");
-        }
-        Ok(opened)
+        devices::open(self.device, dtype)
+    }
+}
+
+/// Why `--device auto` did not take a GPU, for stderr: said when all else is well.
+pub fn explain_device(device: &ComputeDevice) {
+    if let Some(reason) = &device.fallback {
+        eprintln!("computing on the CPU: {reason}");
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::batch::Example;
 use crate::chat::preview::preview;
 use crate::cli::args::{ScoreArg, TrainArgs};
+use crate::cli::options::explain_device;
 use crate::cli::progress::Progress;
 use crate::cli::score::{examples, score, stdout_width};
 use crate::data::dataset::{load_rows, train_test_split};
@@ -47,6 +48,7 @@ pub fn run(args: &TrainArgs) -> Result<()> {
     OutputFolder::check(&args.output_dir)?;
     let mut job = Job::prepare(args)?;
     let model = job.checkpoint.load(&device)?;
+    explain_device(&device);
     job.introduce(&model);
     listen_for_ctrl_c();
     let before = job.score_if(&model, ScoreArg::Before, "score before")?;
