@@ -88,7 +88,7 @@ impl<'m> Decoder<'m> {
             bail!("prompt {} is empty", i + 1);
         }
         let room = room.max(1);
-        let (free, len) = (self.slots.num_free(), self.slots.len());
+        let (free, len) = (self.slots.num_free(), self.slots.num_slots());
         let placed = self.slots.place(prompts, room).ok_or_else(|| {
             err!("{} prompts with room for {room} tokens do not fit: {free} of {len} slots are free", prompts.len())
         })?;

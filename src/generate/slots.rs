@@ -58,7 +58,7 @@ impl Slots {
     }
 
     /// Number of slots.
-    pub fn len(&self) -> usize {
+    pub fn num_slots(&self) -> usize {
         self.holders.len()
     }
 
@@ -140,7 +140,7 @@ impl Slots {
 
     /// The slots that hold the longest known beginning of `ids`.
     fn known(&self, ids: &[u32]) -> Vec<usize> {
-        let (mut path, mut within) = (Vec::new(), 0..self.len());
+        let (mut path, mut within) = (Vec::new(), 0..self.num_slots());
         for &id in ids {
             let Some(slot) = self.children(within).find(|&slot| self.ids[slot] == id) else { break };
             path.push(slot);
@@ -160,10 +160,10 @@ impl Slots {
 
     /// The first of `len` free slots in a row that lie below `parent` (None: below nothing) and below nothing else.
     fn free_run(&self, parent: Option<usize>, len: usize) -> Option<usize> {
-        let (first, end) = parent.map_or((0, self.len()), |slot| (slot + 1, self.tree.end[slot] as usize));
+        let (first, end) = parent.map_or((0, self.num_slots()), |slot| (slot + 1, self.tree.end[slot] as usize));
         let mut start = first;
         let mut slot = first;
-        while slot < self.len() && slot < start + len {
+        while slot < self.num_slots() && slot < start + len {
             if self.holders[slot] == 0 {
                 // Behind a subtree's end it may grow as far as nobody is there.
                 slot += 1;
@@ -235,7 +235,7 @@ mod tests {
         for place in [placed.places[0], alike.places[0], stranger.places[0]] {
             slots.release(place.reserved, 4);
         }
-        assert_eq!(slots.num_free(), slots.len());
+        assert_eq!(slots.num_free(), slots.num_slots());
         assert!(slots.tree.end.iter().all(|&end| end == 0));
     }
 

@@ -1,76 +1,62 @@
 //! `metrics.jsonl`: what a run measured, one JSON object a line, written as it happens.
 //!
 //! Three kinds of record, told apart by their members: a training step has `loss`, an evaluation `eval_loss`, and the last
-//! line `train_runtime`. JSON has no NaN: it is written as `null` and read back as NaN.
+//! line `train_runtime`. JSON has no NaN: it is written as `null`.
 
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::Serialize;
 
 use crate::error::{Context, Result};
 
 /// One optimizer step.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct TrainRecord {
     /// Optimizer steps done, this one included.
     pub step: u64,
     /// Passes over the dataset done, this step included: 1.5 is half-way through the second.
-    #[serde(deserialize_with = "number_or_nan")]
     pub epoch: f64,
     /// Mean negative log-likelihood (nats) over the step's scored tokens.
-    #[serde(deserialize_with = "number_or_nan")]
     pub loss: f64,
     /// Euclidean norm of all gradients, before clipping.
-    #[serde(deserialize_with = "number_or_nan")]
     pub grad_norm: f64,
     /// The step's learning rate.
-    #[serde(deserialize_with = "number_or_nan")]
     pub learning_rate: f64,
     /// Mean entropy (nats) of the predictions over the scored tokens.
-    #[serde(deserialize_with = "number_or_nan")]
     pub entropy: f64,
     /// Part of the scored tokens whose prediction was right, 0 to 1.
-    #[serde(deserialize_with = "number_or_nan")]
     pub mean_token_accuracy: f64,
     /// Input tokens seen since the run began, prompts included, shared prefixes counted in every row.
     pub num_tokens: u64,
     /// Duration of the step in seconds.
-    #[serde(deserialize_with = "number_or_nan")]
     pub step_seconds: f64,
     /// The step's input tokens divided by its duration.
-    #[serde(deserialize_with = "number_or_nan")]
     pub tokens_per_second: f64,
 }
 
 /// One evaluation of the loss on the rows held out.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct EvalRecord {
     /// Optimizer steps done.
     pub step: u64,
     /// Passes over the training rows done.
-    #[serde(deserialize_with = "number_or_nan")]
     pub epoch: f64,
     /// Mean negative log-likelihood (nats) over all scored tokens.
-    #[serde(deserialize_with = "number_or_nan")]
     pub eval_loss: f64,
     /// Mean entropy (nats) over all scored tokens.
-    #[serde(deserialize_with = "number_or_nan")]
     pub eval_entropy: f64,
     /// Part of all scored tokens whose prediction was right, 0 to 1.
-    #[serde(deserialize_with = "number_or_nan")]
     pub eval_mean_token_accuracy: f64,
     /// Duration of the evaluation in seconds.
-    #[serde(deserialize_with = "number_or_nan")]
     pub eval_seconds: f64,
 }
 
 /// The last line of a run.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct SummaryRecord {
     /// Duration of the training in seconds, evaluations included.
-    #[serde(deserialize_with = "number_or_nan")]
     pub train_runtime: f64,
     /// The most memory that the process held at any time; `null` where the system does not tell.
     pub peak_memory_bytes: Option<u64>,
@@ -86,10 +72,6 @@ pub enum Record {
     Eval(EvalRecord),
     /// The end of the run.
     Summary(SummaryRecord),
-}
-
-fn number_or_nan<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
-    Ok(Option::<f64>::deserialize(deserializer)?.unwrap_or(f64::NAN))
 }
 
 /// Writes a run's records to its `metrics.jsonl`.

@@ -1,12 +1,10 @@
 //! `--device`: the emulated device trains for real, and a device that is not there is said to be missing.
 
 use engine::cuda;
-#[cfg(engine_emulated)]
-use engine::train::metrics::Record;
 
-#[cfg(engine_emulated)]
-use crate::reading::read_metrics;
 use crate::train;
+#[cfg(engine_emulated)]
+use crate::{metrics, of_steps};
 
 /// Loss and gradient norm of the first step of a run with these flags.
 #[cfg(engine_emulated)]
@@ -17,12 +15,8 @@ fn first_step(flags: &[&str]) -> [f64; 2] {
     assert_eq!(run.code, 0, "{}", run.stderr);
     assert!(run.stderr.contains("peak memory of tensors"), "{}", run.stderr);
     assert!(output.join("model.safetensors").is_file());
-    let records = read_metrics(&output.join("metrics.jsonl")).unwrap();
-    let step = records.iter().find_map(|record| match record {
-        Record::Train(step) => Some([step.loss, step.grad_norm]),
-        _ => None,
-    });
-    step.unwrap()
+    let records = metrics(&output);
+    ["loss", "grad_norm"].map(|name| of_steps(&records, name)[0])
 }
 
 #[test]

@@ -4,10 +4,7 @@
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Command, Stdio};
 
-use engine::train::metrics::Record;
-
-use crate::reading::read_metrics;
-use crate::{path, run, train_command};
+use crate::{metrics, of_steps, path, run, train_command};
 
 #[test]
 fn ctrl_c_finishes_the_step_saves_the_model_and_says_so() {
@@ -29,8 +26,7 @@ fn ctrl_c_finishes_the_step_saves_the_model_and_says_so() {
     assert_eq!(child.wait().unwrap().code(), Some(130), "{text}");
     assert!(text.contains("interrupted") && text.contains("is saved in"), "{text}");
 
-    let records = read_metrics(&output.join("metrics.jsonl")).unwrap();
-    let steps = records.iter().filter(|record| matches!(record, Record::Train(_))).count();
+    let steps = of_steps(&metrics(&output), "step").len();
     assert!(text.contains(&format!("as of step {steps} ")), "{steps} steps were recorded:\n{text}");
     assert_eq!(run(&["info", "--model", &path(&output)]).code, 0);
 }

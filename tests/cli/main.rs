@@ -1,8 +1,5 @@
 //! The `engine` binary as its users meet it: what it writes, what it says, how it exits.
 
-#[path = "../train_output/reading.rs"]
-mod reading;
-
 mod bad_input;
 mod commands;
 mod devices;
@@ -13,6 +10,7 @@ mod train;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use serde_json::Value;
 use tempfile::TempDir;
 
 /// The quickstart's folder: a small model and 40 rows.
@@ -62,6 +60,18 @@ fn train_command(output: &Path, extra: &[&str]) -> Command {
 
 fn train(output: &Path, extra: &[&str]) -> Run {
     train_command(output, extra).output().unwrap().into()
+}
+
+/// The records of the run that wrote `output`.
+fn metrics(output: &Path) -> Vec<Value> {
+    let text = std::fs::read_to_string(output.join("metrics.jsonl")).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// `name` of every training step.
+fn of_steps(records: &[Value], name: &str) -> Vec<f64> {
+    let steps = records.iter().filter(|record| record.get("loss").is_some());
+    steps.map(|step| step[name].as_f64().unwrap()).collect()
 }
 
 /// A temporary folder with one file in it.

@@ -2,10 +2,7 @@
 
 use std::fs;
 
-use engine::train::metrics::Record;
-
-use crate::reading::read_metrics;
-use crate::{folder_with, names, path, quickstart, run, train};
+use crate::{folder_with, metrics, names, of_steps, path, quickstart, run, train};
 
 #[test]
 fn a_run_writes_a_whole_model_folder_metrics_and_a_plot() {
@@ -29,24 +26,17 @@ fn a_run_writes_a_whole_model_folder_metrics_and_a_plot() {
     }
     assert_eq!(names(folder.path()), ["out"], "no temporary folder stays");
 
-    let records = read_metrics(&output.join("metrics.jsonl")).unwrap();
-    let (mut steps, mut evals) = (0, 0);
-    for record in &records {
-        match record {
-            Record::Train(train) => {
-                steps += 1;
-                assert_eq!(train.step, steps);
-                assert!(train.loss > 0.0 && train.grad_norm > 0.0 && train.tokens_per_second > 0.0);
-            }
-            Record::Eval(eval) => {
-                evals += 1;
-                assert!(eval.eval_loss > 0.0 && (0.0..=1.0).contains(&eval.eval_mean_token_accuracy));
-            }
-            Record::Summary(summary) => assert!(summary.train_runtime > 0.0),
-        }
+    let records = metrics(&output);
+    assert_eq!(of_steps(&records, "step"), [1.0, 2.0]);
+    for name in ["loss", "grad_norm", "tokens_per_second"] {
+        assert!(of_steps(&records, name).iter().all(|value| *value > 0.0), "{records:?}");
     }
-    assert_eq!((steps, evals), (2, 1));
-    assert!(matches!(records.last(), Some(Record::Summary(_))));
+    let evals: Vec<_> = records.iter().filter(|record| record.get("eval_loss").is_some()).collect();
+    assert_eq!(evals.len(), 1);
+    assert!(evals[0]["eval_loss"].as_f64().unwrap() > 0.0);
+    assert!((0.0..=1.0).contains(&evals[0]["eval_mean_token_accuracy"].as_f64().unwrap()));
+    assert!(records.last().unwrap()["train_runtime"].as_f64().unwrap() > 0.0);
+    assert_eq!(records.len(), 4);
 }
 
 /// The weights and the records (less the clock) of a run with these flags.
@@ -55,12 +45,7 @@ fn outcome(flags: &[&str]) -> (Vec<u8>, Vec<f64>) {
     let output = folder.path().join("out");
     let run = train(&output, flags);
     assert_eq!(run.code, 0, "{}", run.stderr);
-    let records = read_metrics(&output.join("metrics.jsonl")).unwrap();
-    let losses = records.iter().filter_map(|record| match record {
-        Record::Train(train) => Some(train.loss),
-        _ => None,
-    });
-    (fs::read(output.join("model.safetensors")).unwrap(), losses.collect())
+    (fs::read(output.join("model.safetensors")).unwrap(), of_steps(&metrics(&output), "loss"))
 }
 
 #[test]
@@ -87,15 +72,7 @@ fn a_flag_wins_over_the_config_file_and_the_file_over_the_default() {
     // `train` passes --max-steps 2.
     let run = train(&output, &["--config", &file, "--lr-scheduler-type", "constant"]);
     assert_eq!(run.code, 0, "{}", run.stderr);
-    let records = read_metrics(&output.join("metrics.jsonl")).unwrap();
-    let rates: Vec<f64> = records
-        .iter()
-        .filter_map(|record| match record {
-            Record::Train(train) => Some(train.learning_rate),
-            _ => None,
-        })
-        .collect();
-    assert_eq!(rates, [1e-4, 1e-4]);
+    assert_eq!(of_steps(&metrics(&output), "learning_rate"), [1e-4, 1e-4]);
 }
 
 #[test]

@@ -3,7 +3,6 @@
 mod metrics;
 mod plot;
 mod progress;
-mod reading;
 mod schedule;
 
 use engine::train::metrics::{EvalRecord, TrainRecord};

@@ -1,4 +1,4 @@
-//! `metrics.jsonl`: what is written, what is read back, what is refused.
+//! `metrics.jsonl`: what is written, and when.
 
 use std::fs;
 use std::path::Path;
@@ -6,7 +6,6 @@ use std::path::Path;
 use engine::train::metrics::{MetricsWriter, Record, SummaryRecord, peak_memory_bytes};
 use serde_json::{Value, json};
 
-use crate::reading::read_metrics;
 use crate::{eval_record, train_record};
 
 fn records() -> Vec<Record> {
@@ -17,18 +16,21 @@ fn records() -> Vec<Record> {
     ]
 }
 
+/// The lines of a file, as JSON.
+fn lines(path: &Path) -> Vec<Value> {
+    fs::read_to_string(path).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
 #[test]
-fn records_have_the_documented_names_and_are_read_back_equal() {
+fn records_have_the_documented_names_and_values() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("metrics.jsonl");
     let mut writer = MetricsWriter::create(&path).unwrap();
     for record in records() {
         writer.write(&record).unwrap();
     }
-    let text = fs::read_to_string(&path).unwrap();
-    let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(
-        lines,
+        lines(&path),
         [
             json!({
                 "step": 1, "epoch": 0.2, "loss": 7.4297, "grad_norm": 122.61, "learning_rate": 5e-5, "entropy": 0.5906,
@@ -41,7 +43,6 @@ fn records_have_the_documented_names_and_are_read_back_equal() {
             json!({"train_runtime": 62.5, "peak_memory_bytes": 5_500_000_000_u64}),
         ]
     );
-    assert_eq!(read_metrics(&path).unwrap(), records());
 }
 
 #[test]
@@ -51,47 +52,17 @@ fn a_record_is_in_the_file_before_the_next_one_is_made() {
     let mut writer = MetricsWriter::create(&path).unwrap();
     for (count, record) in records().iter().enumerate() {
         writer.write(record).unwrap();
-        assert_eq!(read_metrics(&path).unwrap().len(), count + 1);
+        assert_eq!(lines(&path).len(), count + 1);
     }
 }
 
 #[test]
-fn nan_is_written_as_null_and_read_back_as_nan() {
+fn nan_is_written_as_null() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("metrics.jsonl");
     MetricsWriter::create(&path).unwrap().write(&Record::Train(train_record(3, f64::NAN))).unwrap();
-    assert!(fs::read_to_string(&path).unwrap().contains("\"loss\":null"));
-    let [Record::Train(record)] = &read_metrics(&path).unwrap()[..] else { panic!("not one training record") };
-    assert!(record.loss.is_nan());
-    assert_eq!((record.step, record.entropy), (3, 0.5906));
-}
-
-#[test]
-fn a_last_line_cut_off_is_left_out() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("metrics.jsonl");
-    MetricsWriter::create(&path).unwrap().write(&records()[0]).unwrap();
-    let line = fs::read_to_string(&path).unwrap();
-    fs::write(&path, format!("{line}{}", &line[..line.len() / 2])).unwrap();
-    assert_eq!(read_metrics(&path).unwrap(), records()[..1]);
-}
-
-#[test]
-fn a_line_that_is_no_record_is_an_error_with_its_place() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("metrics.jsonl");
-    let good = serde_json::to_string(&records()[0]).unwrap();
-    for (bad, part) in [
-        ("{\"step\": 1", "not JSON"),
-        ("{\"step\": 1}", "none of `loss`"),
-        ("[]", "none of `loss`"),
-        ("{\"loss\": 1.0}", "missing field"),
-        ("{\"train_runtime\": \"long\"}", "invalid type"),
-    ] {
-        fs::write(&path, format!("{good}\n\n{bad}\n{good}\n")).unwrap();
-        let report = read_metrics(&path).unwrap_err().report();
-        assert!(report.contains("metrics.jsonl:3` is no metrics record") && report.contains(part), "{report}");
-    }
+    let record = &lines(&path)[0];
+    assert_eq!((&record["loss"], &record["step"]), (&Value::Null, &json!(3)));
 }
 
 #[test]
