@@ -84,7 +84,7 @@ pub enum OverlongArg {
     Drop,
 }
 
-/// How the learning rate goes on after the warm-up.
+/// What the learning rate does after the warm-up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ScheduleArg {
     /// Stays at its peak

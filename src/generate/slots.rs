@@ -233,6 +233,7 @@ mod tests {
         let stranger = slots.place(&[&[3]], 4).unwrap();
         assert_eq!(seen(&slots, stranger.places[0]), [3]);
         for place in [placed.places[0], alike.places[0], stranger.places[0]] {
+            slots.fill(place.reserved, 4, 0, (9, 3));
             slots.release(place.reserved, 4);
         }
         assert_eq!(slots.num_free(), slots.num_slots());

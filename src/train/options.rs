@@ -27,7 +27,7 @@ pub struct TrainOptions {
     pub gradient_accumulation_steps: usize,
     /// The peak.
     pub learning_rate: f64,
-    /// How the learning rate goes on after the warm-up.
+    /// What the learning rate does after the warm-up.
     pub lr_scheduler_type: ScheduleKind,
     /// Updates over which the learning rate rises from 0; below 1: that part of the run.
     pub warmup_steps: f64,
@@ -43,7 +43,7 @@ pub struct TrainOptions {
     /// The orders follow from it.
     pub seed: u64,
     pub eval_strategy: EvalStrategy,
-    /// Updates that one training record sums up.
+    /// Updates per training record.
     pub logging_steps: u64,
     /// Capture steps into graphs and replay them, where the device can.
     pub cuda_graphs: bool,
