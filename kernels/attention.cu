@@ -20,7 +20,6 @@ namespace {
 
 using namespace attention;
 
-constexpr uint32_t MAX_SPLITS = 16;
 constexpr uint32_t DECODE_BLOCKS = 256; // that decoding wants: two for each of the multiprocessors of an H100
 
 /// Where a block's result goes: rows of a batch, or parts of rows that another kernel adds up.
@@ -88,7 +87,7 @@ __device__ inline void attend(float (&o)[S::DIM / 8][4], Online &online, T *shar
         copy_commit();
     };
     Rows rows(in.mask, pairs, place);
-    float scale = in.mask.scale * UNIT<T>;
+    float scale = static_cast<float>(in.mask.scale) * UNIT<T>;
     Keys keys = walk.fetch(first);
     walk.settle(keys);
     if (keys.at >= walk.end) return;
@@ -215,17 +214,17 @@ engine_status launch_attention(const Out &out, const void *q, const void *k, con
 
 } // namespace
 
-engine_status attention_forward(void *o, float *lse, const void *q, const void *k, const void *v,
+engine_status attention_forward(void *o, void *lse, const void *q, const void *k, const void *v,
                                 const engine_attention *mask, engine_stream stream) {
     if (mask->n == 0) return ENGINE_OK;
     return with_shape(*mask, {o, q, k, v}, [&](auto shape, bool wide) {
         using S = decltype(shape);
         using T = typename S::Type;
-        return launch_attention<S, false>(Output<T>{static_cast<T *>(o), lse}, q, k, v, *mask, wide, 1, stream);
+        return launch_attention<S, false>(Output<T>{static_cast<T *>(o), static_cast<float *>(lse)}, q, k, v, *mask, wide, 1, stream);
     });
 }
 
-engine_status attention_decode(void *o, float *scratch, const void *q, const void *k, const void *v,
+engine_status attention_decode(void *o, void *scratch, const void *q, const void *k, const void *v,
                                const engine_attention *mask, engine_stream stream) {
     if (mask->n == 0) return ENGINE_OK;
     return with_shape(*mask, {o, scratch, q, k, v}, [&](auto shape, bool wide) {
@@ -234,8 +233,9 @@ engine_status attention_decode(void *o, float *scratch, const void *q, const voi
         uint32_t rows = mask->n * mask->heads.query, dim = mask->heads.dim;
         uint32_t most = ceil_div(mask->s, TILE), splits = ceil_div(DECODE_BLOCKS, uint64_t(mask->n) * mask->heads.kv);
         splits = splits < most ? splits : most;
-        splits = splits < 1 ? 1 : splits < MAX_SPLITS ? splits : MAX_SPLITS;
-        PartialOutput partial{scratch, scratch + size_t(rows) * splits * dim, splits};
+        splits = splits < 1 ? 1 : splits < ENGINE_DECODE_SPLITS ? splits : ENGINE_DECODE_SPLITS;
+        auto *parts = static_cast<float *>(scratch);
+        PartialOutput partial{parts, parts + size_t(rows) * splits * dim, splits};
         engine_status status = launch_attention<S, true>(partial, q, k, v, *mask, wide, splits, stream);
         if (status != ENGINE_OK) return status;
         return LAUNCH(attention_combine_kernel<T>, ceil_div(rows, 4), 4 * WARP, 0, stream, static_cast<T *>(o), partial,

@@ -81,7 +81,7 @@ __device__ inline void query_gradients(T *shared, const Gradients<T> &to, const 
         copy_commit();
     };
     Rows rows(in.mask, pairs, place);
-    float scale = in.mask.scale * UNIT<T>, lse[2], delta[2];
+    float scale = static_cast<float>(in.mask.scale) * UNIT<T>, lse[2], delta[2];
 #pragma unroll
     for (uint32_t r = 0; r < 2; r++)
         lse[r] = to.lse[pairs.index(rows.pair[r])] * UNIT<T>, delta[r] = to.delta[pairs.index(rows.pair[r])];
@@ -121,7 +121,7 @@ __device__ inline void query_gradients(T *shared, const Gradients<T> &to, const 
         keys = next;
     }
 #pragma unroll
-    for (uint32_t i = 0; i < S::DIM / 2; i++) dq[i / 4][i % 4] *= in.mask.scale;
+    for (uint32_t i = 0; i < S::DIM / 2; i++) dq[i / 4][i % 4] *= static_cast<float>(in.mask.scale);
     float *sum = reinterpret_cast<float *>(shared);
     add_halves<S>(sum, dq, place);
     store_rows<S, THREADS, T>(sum, pairs.count, dim, in.wide, [&](uint32_t r) { return to.dq + pairs.index(r) * dim; });
@@ -200,7 +200,7 @@ template <class T>
 __device__ inline void score_gradients(float (&s)[2][4], float (&dp)[2][4], const Queries &queries,
                                        const KeyExtent &keys, const engine_attention &mask, const Place &place) {
     bool clear = place.own(queries.clear) == HALF_MASK;
-    float scale = mask.scale * UNIT<T>;
+    float scale = static_cast<float>(mask.scale) * UNIT<T>;
     uint32_t end[2], position[2];
 #pragma unroll
     for (uint32_t r = 0; r < 2; r++) {
@@ -376,12 +376,12 @@ engine_status launch_backward(const Gradients<T> &to, const Inputs<T> &in, const
     auto group_kernel = in.wide ? attention_group_kernel<T, 4> : attention_group_kernel<T, 1>;
     dim3 grid(ceil_div(elements, (in.wide ? 4 : 1) * GROUP_THREADS), 2);
     return LAUNCH(group_kernel, grid, GROUP_THREADS, 0, stream, static_cast<T *>(dk), static_cast<T *>(dv), to.dk, to.dv,
-                  mask.s * mask.heads.kv, dim, group, mask.scale);
+                  mask.s * mask.heads.kv, dim, group, static_cast<float>(mask.scale));
 }
 
 } // namespace
 
-engine_status attention_backward(void *dq, void *dk, void *dv, float *scratch, const float *lse, const void *d_o,
+engine_status attention_backward(void *dq, void *dk, void *dv, void *scratch, const void *lse, const void *d_o,
                                  const void *o, const void *q, const void *k, const void *v,
                                  const engine_attention *mask, engine_stream stream) {
     if (mask->n == 0) return ENGINE_OK;
@@ -391,8 +391,11 @@ engine_status attention_backward(void *dq, void *dk, void *dv, float *scratch, c
         using S = decltype(shape);
         using T = typename S::Type;
         size_t part = size_t(mask->s) * mask->heads.query * mask->heads.dim;
-        Gradients<T> to{static_cast<T *>(dq),        scratch, scratch + part, scratch + 2 * part, lse,
-                        static_cast<const T *>(d_o), ceil_div(mask->s, TILE) * mask->heads.query};
+        auto *parts = static_cast<float *>(scratch);
+        Gradients<T> to{static_cast<T *>(dq),        parts,
+                        parts + part,                parts + 2 * part,
+                        static_cast<const float *>(lse), static_cast<const T *>(d_o),
+                        ceil_div(mask->s, TILE) * mask->heads.query};
         Inputs<T> in{static_cast<const T *>(q), static_cast<const T *>(k), static_cast<const T *>(v), *mask, wide};
         return launch_backward<S>(to, in, o, dk, dv, stream);
     });

@@ -2,7 +2,7 @@
 //
 //     lse = log sum_V exp z;  loss = sum_t w_t (lse - z[id_t]);  entropy = lse - sum_V p z,  p = exp(z - lse)
 //
-// Shapes    logits (R, V) T     starts (R + 1), ids (M), weights (M) f32: the targets, by row     sums (4) f64
+// Shapes    logits (R, V) T     starts (R + 1), ids (M), weights (M) f32: the targets, by row     results: one struct
 //           target_logits (M), row_sums (R, 4) f32: scratch
 // Backward  dz = scale * (w_row p - sum_t w_t onehot(id_t)),  w_row = sum of the row's w
 // Numerics  f32 inside, one rounding at the store; rows are added up in f64
@@ -91,7 +91,7 @@ __device__ inline Softmax row_loss(float *out, const Online &own, const float *t
 template <class T, uint32_t W>
 __global__ void __launch_bounds__(THREADS, 1) // one block at once: for two of them ptxas spills
     cross_entropy_kernel(T *logits, float *target_logits, float *row_sums, const uint32_t *starts, const uint32_t *ids,
-                         const float *weights, const float *scale, uint32_t v) {
+                         const float *weights, const double *scale, uint32_t v) {
     T *z = logits + size_t(blockIdx.x) * v;
     uint32_t first = starts[blockIdx.x], end = starts[blockIdx.x + 1];
     for (uint32_t t = first + threadIdx.x; t < end; t += THREADS) target_logits[t] = to_float(z[ids[t]]);
@@ -112,7 +112,7 @@ __global__ void __launch_bounds__(THREADS, 1) // one block at once: for two of t
     __syncthreads();
     Softmax softmax = shared_softmax[0];
     // exp(z - max) / sum, not exp(z - lse): the rounding of lse would come back as a relative error of every gradient.
-    float factor = softmax.weight * *scale / softmax.sum;
+    float unit = static_cast<float>(*scale), factor = softmax.weight * unit / softmax.sum;
     for_each_vector<THREADS, BATCH, W>(z, v, [&](const float(&values)[W], uint32_t i) {
         float slopes[W];
         for (uint32_t j = 0; j < W; j++) slopes[j] = expf(values[j] - softmax.max) * factor;
@@ -120,11 +120,11 @@ __global__ void __launch_bounds__(THREADS, 1) // one block at once: for two of t
     });
     __syncthreads(); // a target's gradient replaces what another thread wrote
     for (uint32_t t = first + threadIdx.x; t < end; t += THREADS)
-        z[ids[t]] = from_float<T>(expf(target_logits[t] - softmax.max) * factor - weights[t] * *scale);
+        z[ids[t]] = from_float<T>(expf(target_logits[t] - softmax.max) * factor - weights[t] * unit);
 }
 
-/// sums (4) += row_sums (R, 4) over the rows: every 64th row by a thread, and then the threads in order.
-__global__ void __launch_bounds__(SUMS) cross_entropy_sums_kernel(double *sums, const float *row_sums, uint32_t r) {
+/// The first four numbers of results += row_sums (R, 4) over the rows: every 64th row by a thread, and then the threads in order.
+__global__ void __launch_bounds__(SUMS) cross_entropy_sums_kernel(engine_step_results *results, const float *row_sums, uint32_t r) {
     SHARED(double, partial, SUMS);
     uint32_t own = threadIdx.x % 4;
     double sum = 0;
@@ -133,23 +133,25 @@ __global__ void __launch_bounds__(SUMS) cross_entropy_sums_kernel(double *sums, 
     __syncthreads();
     if (threadIdx.x >= 4) return;
     for (uint32_t i = threadIdx.x + 4; i < SUMS; i += 4) sum += partial[i];
-    sums[threadIdx.x] += sum;
+    double *sums[4] = {&results->loss, &results->entropy, &results->correct, &results->scored};
+    *sums[own] += sum;
 }
 
 } // namespace
 
-engine_status cross_entropy(void *logits, double *sums, float *target_logits, float *row_sums, const uint32_t *starts,
-                            const uint32_t *ids, const float *weights, const float *scale, uint32_t r, uint32_t v,
-                            engine_dtype dtype, engine_stream stream) {
+engine_status cross_entropy(void *logits, engine_step_results *results, void *target_logits, void *row_sums,
+                            const uint32_t *starts, const uint32_t *ids, const float *weights, const double *scale,
+                            uint32_t r, uint32_t v, engine_dtype dtype, engine_stream stream) {
     if (r == 0 || v == 0) return ENGINE_OK;
+    auto *by_row = static_cast<float *>(row_sums);
     engine_status status = with_access(dtype, v, {logits}, [&](auto access) {
         using T = typename decltype(access)::Type;
         constexpr uint32_t W = decltype(access)::WIDTH;
-        return LAUNCH((cross_entropy_kernel<T, W>), r, THREADS, 0, stream, static_cast<T *>(logits), target_logits,
-                      row_sums, starts, ids, weights, scale, v);
+        return LAUNCH((cross_entropy_kernel<T, W>), r, THREADS, 0, stream, static_cast<T *>(logits),
+                      static_cast<float *>(target_logits), by_row, starts, ids, weights, scale, v);
     });
     if (status != ENGINE_OK) return status;
-    return LAUNCH(cross_entropy_sums_kernel, 1, SUMS, 0, stream, sums, row_sums, r);
+    return LAUNCH(cross_entropy_sums_kernel, 1, SUMS, 0, stream, results, by_row, r);
 }
 
 } // namespace ENGINE_NAMESPACE

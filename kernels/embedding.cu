@@ -48,26 +48,26 @@ __global__ void __launch_bounds__(THREADS)
 
 } // namespace
 
-engine_status embedding_forward(void *h, const void *weight, const uint32_t *ids, uint32_t n, uint32_t d, float scale,
+engine_status embedding_forward(void *h, const void *weight, const uint32_t *ids, uint32_t n, uint32_t d, double scale,
                                 engine_dtype dtype, engine_stream stream) {
     if (n == 0 || d == 0) return ENGINE_OK;
     return with_access(dtype, d, {h, weight}, [&](auto access) {
         using T = typename decltype(access)::Type;
         constexpr uint32_t W = decltype(access)::WIDTH;
         return LAUNCH((embedding_forward_kernel<T, W>), n, THREADS, 0, stream, static_cast<T *>(h),
-                      static_cast<const T *>(weight), ids, d, scale);
+                      static_cast<const T *>(weight), ids, d, static_cast<float>(scale));
     });
 }
 
-engine_status embedding_backward(float *dweight, const void *dh, const uint32_t *ids, const uint32_t *rows,
-                                 const uint32_t *starts, uint32_t u, uint32_t d, float scale, engine_dtype dtype,
+engine_status embedding_backward(void *dweight, const void *dh, const uint32_t *ids, const uint32_t *rows,
+                                 const uint32_t *starts, uint32_t u, uint32_t d, double scale, engine_dtype dtype,
                                  engine_stream stream) {
     if (u == 0 || d == 0) return ENGINE_OK;
     return with_access(dtype, d, {dh}, [&](auto access) {
         using T = typename decltype(access)::Type;
         constexpr uint32_t W = decltype(access)::WIDTH;
-        return LAUNCH((embedding_backward_kernel<T, W>), u, THREADS, 0, stream, dweight, static_cast<const T *>(dh), ids,
-                      rows, starts, d, scale);
+        return LAUNCH((embedding_backward_kernel<T, W>), u, THREADS, 0, stream, static_cast<float *>(dweight),
+                      static_cast<const T *>(dh), ids, rows, starts, d, static_cast<float>(scale));
     });
 }
 

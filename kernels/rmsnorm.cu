@@ -16,7 +16,7 @@ namespace {
 
 constexpr uint32_t ROWS = 4; // of a block, a warp each
 constexpr uint32_t COLUMNS = 128; // of a block of the weight's gradient, a thread each
-constexpr uint32_t CHUNK = 64; // rows of one sum of the weight's gradient
+constexpr uint32_t CHUNK = ENGINE_NORM_CHUNK; // rows of one sum of the weight's gradient
 
 template <class T, uint32_t W>
 __global__ void __launch_bounds__(ROWS *WARP)
@@ -101,33 +101,36 @@ __global__ void __launch_bounds__(COLUMNS)
 
 } // namespace
 
-engine_status rmsnorm_forward(void *y, float *rstd, const void *h, const void *x, const void *weight, uint32_t n,
-                              uint32_t d, float eps, engine_dtype dtype, engine_stream stream) {
+engine_status rmsnorm_forward(void *y, void *rstd, const void *h, const void *x, const void *weight, uint32_t n,
+                              uint32_t d, double eps, engine_dtype dtype, engine_stream stream) {
     if (n == 0 || d == 0) return ENGINE_OK;
     return with_access(dtype, d, {y, h, x, weight}, [&](auto access) {
         using T = typename decltype(access)::Type;
         constexpr uint32_t W = decltype(access)::WIDTH;
-        return LAUNCH((rmsnorm_forward_kernel<T, W>), ceil_div(n, ROWS), ROWS * WARP, 0, stream, static_cast<T *>(y), rstd,
-                      static_cast<const T *>(h), static_cast<const T *>(x), static_cast<const T *>(weight), n, d, eps);
+        return LAUNCH((rmsnorm_forward_kernel<T, W>), ceil_div(n, ROWS), ROWS * WARP, 0, stream, static_cast<T *>(y),
+                      static_cast<float *>(rstd), static_cast<const T *>(h), static_cast<const T *>(x),
+                      static_cast<const T *>(weight), n, d, static_cast<float>(eps));
     });
 }
 
-engine_status rmsnorm_backward(void *dx, float *dweight, float *scratch, const float *rstd, const void *dh, const void *dy,
+engine_status rmsnorm_backward(void *dx, void *dweight, void *scratch, const void *rstd, const void *dh, const void *dy,
                                const void *x, const void *weight, uint32_t n, uint32_t d, engine_dtype dtype, engine_stream stream) {
     if (n == 0 || d == 0) return ENGINE_OK;
     uint32_t chunks = ceil_div(n, CHUNK), strips = ceil_div(d, COLUMNS);
+    auto *scales = static_cast<const float *>(rstd);
+    auto *sums = static_cast<float *>(scratch);
     return with_access(dtype, d, {dx, dh, dy, x, weight}, [&](auto access) {
         using T = typename decltype(access)::Type;
         constexpr uint32_t W = decltype(access)::WIDTH;
         auto *slopes = static_cast<const T *>(dy), *values = static_cast<const T *>(x);
         engine_status status = LAUNCH((rmsnorm_backward_kernel<T, W>), ceil_div(n, ROWS), ROWS * WARP, 0, stream,
-                                      static_cast<T *>(dx), rstd, static_cast<const T *>(dh), slopes, values,
+                                      static_cast<T *>(dx), scales, static_cast<const T *>(dh), slopes, values,
                                       static_cast<const T *>(weight), n, d);
         if (status == ENGINE_OK)
-            status = LAUNCH((rmsnorm_weight_partial_kernel<T>), dim3(chunks, strips), COLUMNS, 0, stream, scratch, rstd,
+            status = LAUNCH((rmsnorm_weight_partial_kernel<T>), dim3(chunks, strips), COLUMNS, 0, stream, sums, scales,
                             slopes, values, n, d);
         if (status == ENGINE_OK)
-            status = LAUNCH(rmsnorm_weight_kernel, strips, COLUMNS, 0, stream, dweight, scratch, chunks, d);
+            status = LAUNCH(rmsnorm_weight_kernel, strips, COLUMNS, 0, stream, static_cast<float *>(dweight), sums, chunks, d);
         return status;
     });
 }

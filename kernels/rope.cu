@@ -19,7 +19,7 @@ namespace ENGINE_NAMESPACE {
 namespace {
 
 constexpr uint32_t ROWS = 4; // heads of a block of the forward, a warp each
-constexpr uint32_t CHUNK = 64; // rows of a block of the backward
+constexpr uint32_t CHUNK = ENGINE_NORM_CHUNK; // rows of a block of the backward
 constexpr uint32_t WARPS = 16; // of a block of the backward, at most
 constexpr uint32_t COLUMNS = 128; // of a block that adds up a norm's gradient, a thread each
 constexpr uint32_t SHARED_BYTES = 48 * 1024; // what a block gets without asking
@@ -59,6 +59,17 @@ template <uint32_t W> struct Pair {
     }
 };
 
+/// cos and sin of the angles of a row.
+struct Angles {
+    const float *cos, *sin;
+
+    __device__ Angles(const engine_rope &rope, uint32_t row) {
+        size_t at = size_t(rope.positions[row]) * (rope.heads.dim / 2);
+        cos = static_cast<const float *>(rope.cos) + at;
+        sin = static_cast<const float *>(rope.sin) + at;
+    }
+};
+
 /// Elements of a row of qkv.
 __host__ __device__ inline size_t row_width(const engine_heads &heads) {
     return size_t(heads.query + 2 * heads.kv) * heads.dim;
@@ -85,26 +96,26 @@ __global__ void __launch_bounds__(ROWS *WARP) rope_forward_kernel(T *q, T *k, T 
     bool query = head < heads.query;
     T *y = query ? q + (size_t(row) * heads.query + head) * dim : k + (size_t(slot) * heads.kv + head - heads.query) * dim;
     const T *weight = static_cast<const T *>(query ? rope.q_norm : rope.k_norm);
-    size_t angle = size_t(rope.positions[row]) * half;
+    Angles angles(rope, row);
     float squares = 0;
     for (uint32_t i = first; i < half; i += WARP * W) {
         u.read(x + i, half);
         squares += u.dot(u);
     }
-    float scale = rsqrtf(warp_sum(squares) / dim + rope.eps);
+    float scale = rsqrtf(warp_sum(squares) / dim + static_cast<float>(rope.eps));
     for (uint32_t i = first; i < half; i += WARP * W) {
         u.read(x + i, half);
         norm.read(weight + i, half);
         u.weigh(scale, norm);
-        u.rotate(rope.cos + angle + i, rope.sin + angle + i, 1);
+        u.rotate(angles.cos + i, angles.sin + i, 1);
         u.write(y + i, half);
     }
 }
 
 /// dx of one head, by a warp; what it adds to its norm's gradient goes to `sums` (Dh).
 template <class T, uint32_t W>
-__device__ inline void backward_head(T *dx, float *sums, const T *dy, const T *x, const T *weight, const float *cos,
-                                     const float *sin, uint32_t dim, float eps) {
+__device__ inline void backward_head(T *dx, float *sums, const T *dy, const T *x, const T *weight, const Angles &angles,
+                                     uint32_t dim, float eps) {
     uint32_t half = dim / 2, first = threadIdx.x % WARP * W;
     Pair<W> values, slopes, norm, total;
     float squares = 0, products = 0;
@@ -112,7 +123,7 @@ __device__ inline void backward_head(T *dx, float *sums, const T *dy, const T *x
         values.read(x + i, half);
         slopes.read(dy + i, half);
         norm.read(weight + i, half);
-        slopes.rotate(cos + i, sin + i, -1);
+        slopes.rotate(angles.cos + i, angles.sin + i, -1);
         slopes.weigh(1, norm);
         squares += values.dot(values);
         products += values.dot(slopes);
@@ -124,7 +135,7 @@ __device__ inline void backward_head(T *dx, float *sums, const T *dy, const T *x
         slopes.read(dy + i, half);
         norm.read(weight + i, half);
         total.read(sums + i, half);
-        slopes.rotate(cos + i, sin + i, -1);
+        slopes.rotate(angles.cos + i, angles.sin + i, -1);
         for (uint32_t j = 0; j < W; j++) {
             total.low[j] += slopes.low[j] * values.low[j] * scale;
             total.high[j] += slopes.high[j] * values.high[j] * scale;
@@ -156,10 +167,10 @@ __global__ void __launch_bounds__(WARPS *WARP, 1)
     for (uint32_t i = first; i < half; i += WARP * W) pair.write(own + i, half);
     for (uint32_t index = warp; index < rows * heads; index += warps) {
         uint32_t row = begin + index / heads, head = before + index % heads;
-        size_t at = row * row_width(rope.heads) + size_t(head) * dim, angle = size_t(rope.positions[row]) * half;
+        size_t at = row * row_width(rope.heads) + size_t(head) * dim;
         const T *from = dy + size_t(index) * dim;
         if (kind < 2) {
-            backward_head<T, W>(dqkv + at, own, from, qkv + at, weight, rope.cos + angle, rope.sin + angle, dim, rope.eps);
+            backward_head<T, W>(dqkv + at, own, from, qkv + at, weight, Angles(rope, row), dim, static_cast<float>(rope.eps));
             continue;
         }
         for (uint32_t i = first; i < half; i += WARP * W) {
@@ -208,8 +219,8 @@ engine_status rope_forward(void *q, void *k, void *v, const void *qkv, const eng
     if (is_empty(*rope)) return ENGINE_OK;
     if (engine_status status = check_heads(*rope); status != ENGINE_OK) return status;
     uint64_t heads = uint64_t(rope->n) * (rope->heads.query + 2 * rope->heads.kv);
-    auto pointers = {(const void *)q, (const void *)k, (const void *)v, qkv, rope->q_norm, rope->k_norm,
-                     (const void *)rope->cos, (const void *)rope->sin};
+    auto pointers = {(const void *)q, (const void *)k, (const void *)v, qkv, rope->q_norm, rope->k_norm, rope->cos,
+                     rope->sin};
     return with_access(dtype, rope->heads.dim / 2, pointers, [&](auto access) {
         using T = typename decltype(access)::Type;
         constexpr uint32_t W = decltype(access)::WIDTH;
@@ -218,22 +229,23 @@ engine_status rope_forward(void *q, void *k, void *v, const void *qkv, const eng
     });
 }
 
-engine_status rope_backward(void *dqkv, float *dq_norm, float *dk_norm, float *scratch, const void *dq, const void *dk,
+engine_status rope_backward(void *dqkv, void *dq_norm, void *dk_norm, void *scratch, const void *dq, const void *dk,
                             const void *dv, const void *qkv, const engine_rope *rope, engine_dtype dtype, engine_stream stream) {
     if (is_empty(*rope)) return ENGINE_OK;
     if (engine_status status = check_heads(*rope); status != ENGINE_OK) return status;
     uint32_t dim = rope->heads.dim, chunks = ceil_div(rope->n, CHUNK), warps = backward_warps(dim);
-    auto pointers = {(const void *)dqkv, dq, dk, dv, qkv, rope->q_norm, rope->k_norm, (const void *)rope->cos,
-                     (const void *)rope->sin};
+    auto pointers = {(const void *)dqkv, dq, dk, dv, qkv, rope->q_norm, rope->k_norm, rope->cos, rope->sin};
+    auto *sums = static_cast<float *>(scratch);
     engine_status status = with_access(dtype, dim / 2, pointers, [&](auto access) {
         using T = typename decltype(access)::Type;
         constexpr uint32_t W = decltype(access)::WIDTH;
         return LAUNCH((rope_backward_kernel<T, W>), dim3(chunks, 3), warps * WARP, warps * dim * sizeof(float), stream,
-                      static_cast<T *>(dqkv), scratch, static_cast<const T *>(dq), static_cast<const T *>(dk),
+                      static_cast<T *>(dqkv), sums, static_cast<const T *>(dq), static_cast<const T *>(dk),
                       static_cast<const T *>(dv), static_cast<const T *>(qkv), *rope);
     });
     if (status != ENGINE_OK) return status;
-    return LAUNCH(rope_norm_kernel, dim3(ceil_div(dim, COLUMNS), 2), COLUMNS, 0, stream, dq_norm, dk_norm, scratch, chunks, dim);
+    return LAUNCH(rope_norm_kernel, dim3(ceil_div(dim, COLUMNS), 2), COLUMNS, 0, stream,
+                  static_cast<float *>(dq_norm), static_cast<float *>(dk_norm), sums, chunks, dim);
 }
 
 } // namespace ENGINE_NAMESPACE

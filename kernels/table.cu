@@ -25,6 +25,7 @@ DECLARE(adamw);
 DECLARE(cross_entropy);
 DECLARE(sample);
 DECLARE(cast);
+DECLARE(add);
 
 namespace {
 thread_local char message[512] = "";
@@ -65,6 +66,7 @@ const engine_kernels table = {
     .cross_entropy = cross_entropy,
     .sample = sample,
     .cast = cast,
+    .add = add,
 };
 
 } // namespace

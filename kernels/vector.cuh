@@ -95,6 +95,13 @@ __device__ inline void for_each_vector(const T *from, uint32_t n, const Visit &v
     }
 }
 
+inline engine_status no_dtype(engine_dtype dtype) {
+    return fail(ENGINE_BAD_ARGUMENT, "no kernel computes in dtype %d", static_cast<int>(dtype));
+}
+
+/// For master weights and gradients, which these kernels have in f32 alone.
+inline engine_status only_f32(engine_dtype dtype) { return dtype == ENGINE_F32 ? ENGINE_OK : no_dtype(dtype); }
+
 /// What an instance of a kernel is made for: the element type, and how many of them it moves at once.
 template <class T, uint32_t W> struct Access {
     using Type = T;
@@ -110,8 +117,8 @@ engine_status with_access(engine_dtype dtype, uint64_t row, std::initializer_lis
     switch (dtype) {
     case ENGINE_F32: return aligned ? launch(Access<float, 4>()) : launch(Access<float, 1>());
     case ENGINE_BF16: return aligned ? launch(Access<bf16, 8>()) : launch(Access<bf16, 1>());
+    default: return no_dtype(dtype);
     }
-    return fail(ENGINE_BAD_ARGUMENT, "no dtype %d", static_cast<int>(dtype));
 }
 
 } // namespace ENGINE_NAMESPACE

@@ -5,18 +5,14 @@
 
 use std::cell::Cell;
 use std::ffi::c_void;
-use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
-use std::slice;
 
-use half::bf16;
-
+use crate::device::Device;
 use crate::device::bindings::*;
-use crate::device::driver::{Driver, Graph, Operand, Product};
+use crate::device::driver::{Driver, Graph, Product};
 use crate::device::kernels::Kernels;
-use crate::device::{DType, Device};
 use crate::error::Result;
-use crate::host::gemm::{Matrix, MatrixMut, Store, Threads, gemm};
+use crate::host::products;
 use crate::{bail, err};
 
 /// The emulated device. It belongs to the thread that made it.
@@ -112,7 +108,7 @@ impl Driver for Emulated {
     unsafe fn product(&self, product: &Product) -> Result<()> {
         let product = *product;
         // SAFETY: the caller's promise.
-        self.queue(move || unsafe { multiply(&product) });
+        self.queue(move || unsafe { products::multiply(&product) });
         Ok(())
     }
 
@@ -149,124 +145,6 @@ impl Drop for EmulatedGraph {
     fn drop(&mut self) {
         // SAFETY: freed once, by its owner.
         unsafe { engine_emulator_graph_free(self.graph.as_ptr()) }
-    }
-}
-
-/// # Safety
-/// The matrices lie in memory as `product` says.
-unsafe fn multiply(product: &Product) {
-    let Product { m, n, k, .. } = *product;
-    // SAFETY: the caller's promise.
-    let (a, b) = unsafe { (widened(product.a, product.dtype, (m, k)), widened(product.b, product.dtype, (k, n))) };
-    let matrix = |data, rows, cols, operand: Operand| {
-        if operand.transposed { Matrix::new(data, cols, rows).t() } else { Matrix::new(data, rows, cols) }
-    };
-    let (a, b) = (matrix(&a, m, k, product.a), matrix(&b, k, n, product.b));
-    let mut sums = vec![0.0f32; m * n];
-    gemm(MatrixMut::new(&mut sums, m, n), Store::Write, 1.0, a, b, Threads::All);
-    match product.c_dtype {
-        DType::F32 => {
-            // SAFETY: the caller's promise.
-            let c = unsafe { slice::from_raw_parts_mut(product.c.cast::<f32>(), m * n) };
-            let accumulate = product.accumulate;
-            c.iter_mut().zip(sums).for_each(|(c, sum)| *c = if accumulate { *c + sum } else { sum });
-        }
-        DType::Bf16 if !product.accumulate => {
-            // SAFETY: the caller's promise.
-            let c = unsafe { slice::from_raw_parts_mut(product.c.cast::<bf16>(), m * n) };
-            c.iter_mut().zip(sums).for_each(|(c, sum)| *c = bf16::from_f32(sum));
-        }
-        other => panic!("internal: a product into {other:?}"),
-    }
-}
-
-/// A dense (rows, cols) operand in f32, as it lies in memory.
-///
-/// # Safety
-/// It lies there.
-unsafe fn widened(operand: Operand, dtype: DType, (rows, cols): (usize, usize)) -> Vec<f32> {
-    let len = rows * cols;
-    assert_eq!(operand.stride, if operand.transposed { rows } else { cols }, "a dense operand");
-    // SAFETY: the caller's promise.
-    unsafe {
-        match dtype {
-            DType::F32 => slice::from_raw_parts(operand.address.cast::<f32>(), len).to_vec(),
-            DType::Bf16 => {
-                slice::from_raw_parts(operand.address.cast::<bf16>(), len).iter().map(|x| x.to_f32()).collect()
-            }
-            other => panic!("internal: a product of {other:?}"),
-        }
-    }
-}
-
-/// A buffer of elements. It belongs to the thread that made it, as the launches that use it do.
-pub struct Buffer<T: bytemuck::Pod> {
-    memory: NonNull<T>,
-    len: usize,
-    // Not Send: the emulator keeps its list of buffers by thread.
-    _thread: PhantomData<*mut T>,
-}
-
-impl<T: bytemuck::Pod> Buffer<T> {
-    /// `len` elements whose bytes are all ones: NaN in f32 and bf16.
-    pub fn new(len: usize) -> Result<Self> {
-        // SAFETY: any size is fine; a null pointer is how it says that there is no memory.
-        let memory = unsafe { engine_emulator_allocate(len * size_of::<T>()) };
-        let memory = NonNull::new(memory.cast());
-        let memory = memory.ok_or_else(|| err!("no memory for {len} elements of the emulated device"))?;
-        Ok(Self { memory, len, _thread: PhantomData })
-    }
-
-    /// A copy of `values`.
-    pub fn from_slice(values: &[T]) -> Result<Self> {
-        let mut buffer = Self::new(values.len())?;
-        buffer.as_mut_slice().copy_from_slice(values);
-        Ok(buffer)
-    }
-
-    /// Frees it; an error when something wrote beside it. Dropping it panics then.
-    pub fn free(self) -> Result<()> {
-        match std::mem::ManuallyDrop::new(self).release() {
-            engine_status::ENGINE_OK => Ok(()),
-            _ => Err(err!("the guard bands of a buffer of the emulated device are damaged")),
-        }
-    }
-
-    fn release(&mut self) -> engine_status {
-        // SAFETY: allocated by this thread (the type is not Send); both callers are the last to use it.
-        unsafe { engine_emulator_free(self.memory.as_ptr().cast()) }
-    }
-
-    /// For a launcher that reads.
-    pub fn as_ptr(&self) -> *const T {
-        self.memory.as_ptr()
-    }
-
-    /// For a launcher that writes.
-    pub fn as_mut_ptr(&mut self) -> *mut T {
-        self.memory.as_ptr()
-    }
-
-    /// The elements: launches of the emulator have ended when they return.
-    pub fn as_slice(&self) -> &[T] {
-        // SAFETY: `len` elements were allocated and initialised (to ones), and T takes any bits.
-        unsafe { std::slice::from_raw_parts(self.memory.as_ptr(), self.len) }
-    }
-
-    /// The elements, to write.
-    pub fn as_mut_slice(&mut self) -> &mut [T] {
-        // SAFETY: as above, and `self` is borrowed mutably.
-        unsafe { std::slice::from_raw_parts_mut(self.memory.as_ptr(), self.len) }
-    }
-}
-
-impl<T: bytemuck::Pod> Drop for Buffer<T> {
-    fn drop(&mut self) {
-        let status = self.release();
-        // A panic while another one unwinds would end the process and hide the first.
-        if !std::thread::panicking() {
-            assert!(status == engine_status::ENGINE_OK, "the guard bands of a buffer are damaged");
-        }
     }
 }
 

@@ -3,5 +3,5 @@
 mod params;
 mod tape;
 
-pub use params::{Gradients, Param, ParamSpec, Params, Span};
+pub use params::{Gradients, Param, ParamHandle, ParamSpec, Params, Span};
 pub use tape::{Backward, Rounding, Tape, Var};

@@ -8,10 +8,9 @@ use std::ffi::c_void;
 use std::ops::Range;
 use std::rc::Rc;
 
-use crate::device::{DType, Device, Element, Purpose, Tensor};
+use crate::device::{DType, Device, Purpose, Tensor};
 use crate::err;
 use crate::error::Result;
-use crate::ops::cast::cast;
 
 /// One parameter tensor, row-major.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,6 +53,16 @@ impl Span {
     pub fn range(&self) -> Range<usize> {
         self.offset..self.offset + self.shape.iter().product::<usize>()
     }
+}
+
+/// Where an op finds its parameter: a parameter, or several adjacent ones fused. Made once, by name; [`Params::at`] gives
+/// the values.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ParamHandle {
+    /// Name of the (first) parameter.
+    name: Rc<str>,
+    shape: Vec<usize>,
+    offset: usize,
 }
 
 /// A parameter, or several adjacent ones fused, as an op sees it.
@@ -114,18 +123,13 @@ impl Params {
 
     /// The same parameters, computed with in `dtype`: a copy is kept beside the master values and renewed by AdamW.
     pub fn computed_in(mut self, dtype: DType) -> Result<Self> {
-        self.compute = if dtype == self.values.dtype() { None } else { Some(cast(&self.values, dtype)?) };
+        self.compute = if dtype == self.values.dtype() { None } else { Some(self.values.cast(dtype)?) };
         Ok(self)
     }
 
     /// What ops compute in.
     pub fn dtype(&self) -> DType {
         self.compute.as_ref().unwrap_or(&self.values).dtype()
-    }
-
-    /// The table and the values, to update the ones by the other.
-    pub fn parts(&mut self) -> (&[Span], &mut Tensor) {
-        (&self.spans, &mut self.values)
     }
 
     /// The master values and their copy in the compute type, to update both.
@@ -142,26 +146,39 @@ impl Params {
         self.values.is_empty()
     }
 
-    /// The parameter of this name.
+    /// The handle of the parameter of this name.
     ///
     /// # Panics
     /// When there is none: names come from the table itself.
-    pub fn get(&self, name: &str) -> Param {
-        self.fused(&[name])
+    pub fn handle(&self, name: &str) -> ParamHandle {
+        self.fused_handle(&[name])
     }
 
-    /// Matrices that follow one another in the table, as one with their rows on top of each other.
+    /// The handle of matrices that follow one another in the table, as one with their rows on top of each other.
     ///
     /// # Panics
     /// When they are not adjacent or their columns differ.
-    pub fn fused(&self, names: &[&str]) -> Param {
+    pub fn fused_handle(&self, names: &[&str]) -> ParamHandle {
         let spans: Vec<&Span> = names.iter().map(|name| &self.spans[self.index[*name]]).collect();
         assert!(spans.windows(2).all(|w| w[0].range().end == w[1].offset && w[0].shape[1..] == w[1].shape[1..]));
         let mut shape = spans[0].shape.clone();
         shape[0] = spans.iter().map(|s| s.shape[0]).sum();
-        let offset = spans[0].offset;
+        ParamHandle { name: spans[0].name.as_str().into(), shape, offset: spans[0].offset }
+    }
+
+    /// The parameter of a handle of these parameters, as they are now. While it lives, they cannot be updated.
+    pub fn at(&self, handle: &ParamHandle) -> Param {
         let values = self.compute.as_ref().unwrap_or(&self.values);
-        Param { name: spans[0].name.as_str().into(), value: values.view(offset, &shape), offset }
+        let value = values.view(handle.offset, &handle.shape);
+        Param { name: handle.name.clone(), value, offset: handle.offset }
+    }
+
+    /// The parameter of this name.
+    ///
+    /// # Panics
+    /// As [`Params::handle`].
+    pub fn get(&self, name: &str) -> Param {
+        self.at(&self.handle(name))
     }
 
     /// Zeroed gradients for all parameters.
@@ -185,12 +202,6 @@ pub struct Gradients {
 }
 
 impl Gradients {
-    /// A parameter's part, to add to, on the CPU.
-    pub fn slice<T: Element>(&mut self, param: &Param) -> Result<&mut [T]> {
-        self.touch(param.range());
-        Ok(&mut self.values.as_mut()?[param.range()])
-    }
-
     /// Where a parameter's part lies on the device, to add to.
     pub fn address(&mut self, param: &Param) -> Result<*mut c_void> {
         self.touch(param.range());

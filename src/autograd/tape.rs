@@ -7,19 +7,16 @@
 
 use std::ffi::c_void;
 
-use half::bf16;
-
 use crate::autograd::{Gradients, Param};
-use crate::device::driver::Driver;
-use crate::device::{DType, Device, Element, Tensor};
+use crate::device::{DType, Device, Tensor};
 use crate::error::Result;
 use crate::{bail, err};
 
-/// An activation on the tape: its value and the slot of its gradient.
+/// An activation on the tape: its value, and its number among the activations, by which its gradient is found.
 #[derive(Clone, Debug)]
 pub struct Var {
     pub value: Tensor,
-    slot: usize,
+    number: usize,
 }
 
 type Closure = Box<dyn FnOnce(&mut Backward<'_>) -> Result<()>>;
@@ -33,13 +30,13 @@ struct Node {
 pub struct Tape<'g> {
     device: Device,
     nodes: Vec<Node>,
-    slots: usize,
+    activations: usize,
     gradients: Option<&'g mut Gradients>,
     rounding: Rounding,
 }
 
-/// Whether values and gradients are rounded to bf16 where one op hands them to the next. Only the CPU does that, and
-/// only to tell what plain low precision gives: the measure of what kernels may be off by.
+/// Whether values and gradients in f32 are rounded to bf16 where one op hands them to the next: what plain low precision
+/// gives, and so the measure of what ops that compute in bf16 may be off by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rounding {
     None,
@@ -47,18 +44,18 @@ pub enum Rounding {
 }
 
 impl Rounding {
-    /// Rounds the elements of a CPU tensor in f32 that nobody else holds yet.
-    pub fn apply(self, tensor: &mut Tensor) -> Result<()> {
+    /// The rounded tensor.
+    pub fn apply(self, tensor: Tensor) -> Result<Tensor> {
         if self == Rounding::Bf16 && tensor.dtype() == DType::F32 {
-            tensor.as_mut::<f32>()?.iter_mut().for_each(|x| *x = bf16::from_f32(*x).to_f32());
+            return tensor.cast(DType::Bf16)?.cast(DType::F32);
         }
-        Ok(())
+        Ok(tensor)
     }
 }
 
-/// What a backward closure works on: the gradients of activations by slot, and those of the parameters.
+/// What a backward closure works on: the gradients of activations by their numbers, and those of the parameters.
 pub struct Backward<'a> {
-    slots: Vec<Option<Tensor>>,
+    arrived: Vec<Option<Tensor>>,
     gradients: &'a mut Gradients,
     rounding: Rounding,
 }
@@ -67,12 +64,12 @@ impl<'g> Tape<'g> {
     /// A tape that records, for training.
     pub fn recording(device: &Device, gradients: &'g mut Gradients) -> Self {
         let device = device.clone();
-        Self { device, nodes: Vec::new(), slots: 0, gradients: Some(gradients), rounding: Rounding::None }
+        Self { device, nodes: Vec::new(), activations: 0, gradients: Some(gradients), rounding: Rounding::None }
     }
 
     /// A tape that records nothing, for evaluation and generation.
     pub fn inference(device: &Device) -> Tape<'static> {
-        Tape { device: device.clone(), nodes: Vec::new(), slots: 0, gradients: None, rounding: Rounding::None }
+        Tape { device: device.clone(), nodes: Vec::new(), activations: 0, gradients: None, rounding: Rounding::None }
     }
 
     pub fn device(&self) -> &Device {
@@ -89,18 +86,16 @@ impl<'g> Tape<'g> {
         self.rounding
     }
 
-    /// What runs the kernels; None on the CPU.
-    pub fn driver(&self) -> Option<&dyn Driver> {
-        self.device.driver()
+    /// Puts a value on the tape.
+    pub fn var(&mut self, value: Tensor) -> Var {
+        self.activations += 1;
+        Var { value, number: self.activations - 1 }
     }
 
-    /// Puts a value on the tape.
-    pub fn var(&mut self, mut value: Tensor) -> Var {
-        if value.is_unique() {
-            self.rounding.apply(&mut value).expect("nobody else holds it");
-        }
-        self.slots += 1;
-        Var { value, slot: self.slots - 1 }
+    /// Puts the result of an op on the tape.
+    pub fn output(&mut self, value: Tensor) -> Result<Var> {
+        let value = self.rounding.apply(value)?;
+        Ok(self.var(value))
     }
 
     /// Whether backward closures are kept.
@@ -125,7 +120,7 @@ impl<'g> Tape<'g> {
     /// An error when an op fails, or when a trainable parameter got no gradient at all.
     pub fn backward(self) -> Result<()> {
         let gradients = self.gradients.ok_or_else(|| err!("internal: backward on a tape that records nothing"))?;
-        let mut backward = Backward { slots: vec![None; self.slots], gradients, rounding: self.rounding };
+        let mut backward = Backward { arrived: vec![None; self.activations], gradients, rounding: self.rounding };
         for node in self.nodes.into_iter().rev() {
             (node.backward)(&mut backward).map_err(|e| e.context(format!("in the backward of `{}`", node.name)))?;
         }
@@ -134,42 +129,31 @@ impl<'g> Tape<'g> {
 }
 
 impl Backward<'_> {
-    /// The gradient that has arrived at `y`, taken out of its slot; None when nothing downstream used `y`.
+    /// Takes the gradient that has arrived at `y`; None when nothing downstream used `y`.
     pub fn take(&mut self, y: &Var) -> Option<Tensor> {
-        self.slots[y.slot].take()
+        self.arrived[y.number].take()
     }
 
     /// Hands `dx` to `x`: written if it is the first to arrive, else added to what is there.
-    pub fn give(&mut self, x: &Var, mut dx: Tensor) -> Result<()> {
+    pub fn give(&mut self, x: &Var, dx: Tensor) -> Result<()> {
         if dx.shape() != x.value.shape() {
             bail!("internal: gradient of shape {:?} for a value of shape {:?}", dx.shape(), x.value.shape());
         }
-        if dx.is_unique() {
-            self.rounding.apply(&mut dx)?;
-        }
-        let slot = &mut self.slots[x.slot];
-        match slot.take() {
-            None => *slot = Some(dx),
+        let dx = self.rounding.apply(dx)?;
+        let arrived = &mut self.arrived[x.number];
+        *arrived = Some(match arrived.take() {
+            None => dx,
             Some(sum) => {
                 let (mut sum, term) = if sum.is_unique() { (sum, dx) } else { (dx, sum) };
-                if sum.device().driver().is_some() {
-                    bail!("internal: a gradient arrives twice at a value of shape {:?}", x.value.shape());
-                }
-                crate::dispatch!(sum.dtype(), T => crate::host::simd::add_assign(sum.as_mut::<T>()?, term.as_slice::<T>()));
-                self.rounding.apply(&mut sum)?;
-                *slot = Some(sum);
+                sum.add(&term)?;
+                self.rounding.apply(sum)?
             }
-        }
+        });
         Ok(())
     }
 
-    /// The accumulated gradient of a parameter, to add to.
-    pub fn param<T: Element>(&mut self, param: &Param) -> Result<&mut [T]> {
-        self.gradients.slice(param)
-    }
-
-    /// Where the accumulated gradient of a parameter lies on the device (f32), to add to.
-    pub fn param_address(&mut self, param: &Param) -> Result<*mut c_void> {
+    /// Where the accumulated gradient of a parameter lies on the device, in A, to add to.
+    pub fn param(&mut self, param: &Param) -> Result<*mut c_void> {
         self.gradients.address(param)
     }
 }

@@ -13,7 +13,7 @@ use crate::{bail, err};
 /// Words of an array begin at a multiple of this: 16 bytes, as kernels like them.
 const ALIGNMENT: usize = 4;
 
-/// The arrays of one batch. On the CPU nothing is kept: ops read the host's own.
+/// The arrays of one batch.
 pub struct Inputs {
     words: RefCell<Vec<u32>>,
     buffer: RefCell<Option<Tensor>>,
@@ -24,8 +24,9 @@ pub struct Inputs {
 
 /// An array of the packed buffer.
 #[derive(Clone)]
-pub struct Slot {
+pub struct DeviceArray {
     inputs: Rc<Inputs>,
+    /// First word.
     offset: usize,
 }
 
@@ -48,29 +49,29 @@ impl Inputs {
 
     /// Appends an array. `bound` is the most words that an array of this kind has in a batch of this size; what is
     /// left free repeats `fill`.
-    pub fn push(self: &Rc<Self>, values: &[u32], bound: usize, fill: u32) -> Slot {
-        if self.device.driver().is_none() {
-            return Slot { inputs: self.clone(), offset: 0 };
-        }
+    pub fn push(self: &Rc<Self>, values: &[u32], bound: usize, fill: u32) -> DeviceArray {
         let mut words = self.words.borrow_mut();
         let offset = words.len();
         words.extend_from_slice(values);
         let room = if self.fixed { bound.max(values.len()) } else { values.len().max(1) };
         words.resize(offset + room.next_multiple_of(ALIGNMENT), fill);
-        Slot { inputs: self.clone(), offset }
+        DeviceArray { inputs: self.clone(), offset }
     }
 
     /// Appends f32 numbers; free room holds 0.
-    pub fn push_f32(self: &Rc<Self>, values: &[f32], bound: usize) -> Slot {
+    pub fn push_f32(self: &Rc<Self>, values: &[f32], bound: usize) -> DeviceArray {
         let words: Vec<u32> = values.iter().map(|x| x.to_bits()).collect();
         self.push(&words, bound, 0)
     }
 
-    /// Sends all arrays (nothing on the CPU): after the last one was appended, before the first launch.
+    /// Appends an f64 number.
+    pub fn push_f64(self: &Rc<Self>, value: f64) -> DeviceArray {
+        let words: [u32; 2] = bytemuck::cast(value);
+        self.push(&words, words.len(), 0)
+    }
+
+    /// Sends all arrays: after the last one was appended, before the first launch.
     pub fn send(&self) -> Result<()> {
-        if self.device.driver().is_none() {
-            return Ok(());
-        }
         let words = self.words.borrow();
         let mut buffer = Tensor::empty(&self.device, &[words.len()], DType::U32)?;
         buffer.upload(&words)?;
@@ -97,7 +98,7 @@ impl Inputs {
     }
 }
 
-impl Slot {
+impl DeviceArray {
     /// Where the array lies on the device; an error when it was not sent.
     pub fn address(&self) -> Result<*const u32> {
         let buffer = self.inputs.buffer.borrow();

@@ -1,234 +1,195 @@
 //! The attention mask of a batch, and the tiles that it leaves to compute.
 //!
 //! Query i sees key j when `j <= i && i < end[j] && position[i] - position[j] < window`, with i and j slots of the
-//! token tree. From it follow, once per batch and for all layers, the ranges of keys that a tile of queries can see
-//! and the ranges of queries that see a tile of keys: cost follows the visible area.
+//! token tree. From it follow, once per batch and for all layers of a kind, which tiles of keys a tile of queries can see, and
+//! the same the other way round: cost follows the visible area. How large a tile is, the device says.
 
 use std::ops::Range;
 use std::rc::Rc;
 
-use crate::batch::inputs::{Inputs, Slot};
-use crate::batch::tree::TokenTree;
-use crate::device::bindings::ENGINE_ATTENTION_TILE;
+use super::inputs::{DeviceArray, Inputs};
+use super::tree::{Rows, TokenTree};
 
-/// Most rows of a query tile, and keys of a key tile.
-const TILE: usize = 32;
-/// Rows and slots of a tile of the kernels' lists.
-const KERNEL_TILE: usize = ENGINE_ATTENTION_TILE as usize;
-/// Ranges closer than this are computed as one: a few masked scores cost less than another matrix product.
-const GAP: usize = 16;
-
-/// A tile of queries or keys, and the ranges of the other side that it needs.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Tile {
-    /// Rows of queries, or slots of keys.
-    pub own: Range<usize>,
-    /// Slots of keys, or rows of queries.
-    pub other: Vec<Range<usize>>,
-}
-
-/// Which keys each query of a batch sees.
+/// Where the rows of a batch lie and what the slots of its tree hold, on the device: the same for all kinds of layers.
 #[derive(Clone)]
-pub struct Visibility {
-    slots: Vec<u32>,
-    positions: Vec<u32>,
-    end: Vec<u32>,
-    key_positions: Vec<u32>,
-    window: u32,
+pub struct Placement {
+    /// (N)
+    pub slots: DeviceArray,
+    /// (N)
+    pub positions: DeviceArray,
+    /// (S)
+    pub end: DeviceArray,
+    /// (S)
+    pub key_positions: DeviceArray,
 }
 
-impl Visibility {
-    /// Whether the query of row `row` sees the key in slot `j`.
-    #[inline(always)]
-    pub fn sees(&self, row: usize, j: usize) -> bool {
-        let i = self.slots[row];
-        j as u32 <= i && i < self.end[j] && self.positions[row].wrapping_sub(self.key_positions[j]) < self.window
+impl Placement {
+    pub fn new(inputs: &Rc<Inputs>, tree: &TokenTree, rows: Rows<'_>) -> Self {
+        let all = |values: &[u32]| inputs.push(values, values.len(), 0);
+        let (slots, positions) = (all(rows.slots), all(rows.positions));
+        Self { slots, positions, end: all(&tree.end), key_positions: all(&tree.slot_positions) }
     }
 }
 
-/// The mask of a batch: who sees whom, and the tiles to compute.
-#[derive(Clone)]
+/// Who sees whom in the layers of one kind: see `engine_attention` in kernels/engine.h.
 pub struct AttentionMask {
-    pub visibility: Visibility,
-    /// Every row, in tiles of neighbouring slots.
-    pub query_tiles: Vec<Tile>,
-    /// Every slot, in tiles: for the backward of keys and values. Empty unless rows are slots.
-    pub key_tiles: Vec<Tile>,
-    /// What the kernels read; None on the CPU, and then the tiles above are empty.
-    pub(crate) lists: Option<TileLists>,
-}
-
-/// The mask on a device, and the tiles that it leaves: see `engine_attention` in kernels/engine.h.
-#[derive(Clone)]
-pub(crate) struct TileLists {
-    pub slots: Slot,
-    pub positions: Slot,
-    pub end: Slot,
-    pub key_positions: Slot,
-    pub key_starts: Slot,
-    pub key_tiles: Slot,
-    pub query_starts: Slot,
-    pub query_tiles: Slot,
-    /// Rows of a tile of queries: many, or one in decoding.
-    pub rows: usize,
+    pub placement: Placement,
+    pub key_starts: DeviceArray,
+    pub key_tiles: DeviceArray,
+    pub query_starts: DeviceArray,
+    pub query_tiles: DeviceArray,
+    /// u32::MAX: no limit
+    pub window: u32,
+    /// N
+    pub num_rows: usize,
+    /// S
+    pub num_slots: usize,
+    /// Whether the rows continue prompts, one each: they lie far apart, so that each is a tile of its own.
+    pub decoding: bool,
 }
 
 impl AttentionMask {
-    /// The mask of all rows of a tree over themselves. `window` None: no limit.
-    pub fn new(tree: &TokenTree, window: Option<usize>) -> Self {
-        Self::of_queries(tree, &tree.slots, &tree.positions, window)
-    }
-
-    /// The mask of some queries (slot and position each, slots ascending) over the tree's slots.
-    pub fn of_queries(tree: &TokenTree, slots: &[u32], positions: &[u32], window: Option<usize>) -> Self {
-        let mut mask = Self::without_tiles(tree, slots, positions, window);
-        mask.query_tiles = mask.tiles_of_queries();
-        if slots.len() == mask.visibility.end.len() {
-            mask.key_tiles = mask.tiles_of_keys();
-        }
-        mask
-    }
-
-    /// The mask for the device of `inputs`. `decoding`: rows lie far apart, each is a tile of its own.
-    pub fn for_device(
+    /// The mask of some rows (slots ascending) over the slots of a tree. `window` None: no limit.
+    pub fn new(
         inputs: &Rc<Inputs>,
         tree: &TokenTree,
-        (slots, positions): (&[u32], &[u32]),
+        rows: Rows<'_>,
+        placement: &Placement,
         window: Option<usize>,
         decoding: bool,
     ) -> Self {
-        if inputs.device().driver().is_none() {
-            return Self::of_queries(tree, slots, positions, window);
-        }
-        let mut mask = Self::without_tiles(tree, slots, positions, window);
-        let rows = if decoding { 1 } else { KERNEL_TILE };
-        let tiles = mask.visible_tiles(rows);
-        let (queries, keys) = (slots.len().div_ceil(rows), tree.end.len().div_ceil(KERNEL_TILE));
+        let tile = inputs.device().driver().attention_tile();
+        let window = window.map_or(u32::MAX, |w| w.min(u32::MAX as usize) as u32);
+        let (num_rows, num_slots) = (rows.slots.len(), tree.end.len());
+        let tile_rows = if decoding { 1 } else { tile };
+        let pairs = visible_tiles(tree, rows, window, (tile_rows, tile));
+        let (queries, keys) = (num_rows.div_ceil(tile_rows), num_slots.div_ceil(tile));
         // Keys come before their queries: about half of all pairs, where rows are slots.
         let bound = if queries == keys { queries * (queries + 1) / 2 } else { queries * keys };
-        let (key_starts, key_tiles) = lists(queries, tiles.iter().copied());
-        let (query_starts, query_tiles) = lists(keys, tiles.iter().map(|&(q, k)| (k, q)));
-        mask.lists = Some(TileLists {
-            slots: inputs.push(slots, slots.len(), 0),
-            positions: inputs.push(positions, positions.len(), 0),
-            end: inputs.push(&tree.end, tree.end.len(), 0),
-            key_positions: inputs.push(&tree.slot_positions, tree.end.len(), 0),
-            key_starts: inputs.push(&key_starts, queries + 1, 0),
-            key_tiles: inputs.push(&key_tiles, bound, 0),
-            query_starts: inputs.push(&query_starts, keys + 1, 0),
-            query_tiles: inputs.push(&query_tiles, bound, 0),
-            rows,
-        });
-        mask
+        let by_query = Lists::new(queries, pairs.iter().copied());
+        let by_key = Lists::new(keys, pairs.iter().map(|&(query, key)| (key, query)));
+        Self {
+            placement: placement.clone(),
+            key_starts: inputs.push(&by_query.starts, queries + 1, 0),
+            key_tiles: inputs.push(&by_query.others, bound, 0),
+            query_starts: inputs.push(&by_key.starts, keys + 1, 0),
+            query_tiles: inputs.push(&by_key.others, bound, 0),
+            window,
+            num_rows,
+            num_slots,
+            decoding,
+        }
     }
+}
 
-    fn without_tiles(tree: &TokenTree, slots: &[u32], positions: &[u32], window: Option<usize>) -> Self {
-        let visibility = Visibility {
-            slots: slots.to_vec(),
-            positions: positions.to_vec(),
-            end: tree.end.clone(),
-            key_positions: tree.slot_positions.clone(),
-            window: window.map_or(u32::MAX, |w| w.min(u32::MAX as usize) as u32),
+/// What the keys of a tile have in common.
+struct KeyTile {
+    start: u32,
+    last_end: u32,
+    last_position: u32,
+}
+
+impl KeyTile {
+    fn new(tree: &TokenTree, slots: Range<usize>) -> Self {
+        // A slot that holds nothing says nothing.
+        let filled = || slots.clone().filter(|&j| tree.end[j] > 0);
+        Self {
+            start: slots.start as u32,
+            last_end: filled().map(|j| tree.end[j]).max().unwrap_or(0),
+            last_position: filled().map(|j| tree.slot_positions[j]).max().unwrap_or(0),
+        }
+    }
+}
+
+/// Pairs (tile of queries, tile of keys) of which some query may see some key, ascending. By the extremes of each tile
+/// alone: a pair too many costs time, none is missing.
+fn visible_tiles(
+    tree: &TokenTree,
+    rows: Rows<'_>,
+    window: u32,
+    (tile_rows, tile_slots): (usize, usize),
+) -> Vec<(u32, u32)> {
+    let slots = tree.end.len();
+    let tile = |start: usize| KeyTile::new(tree, start..(start + tile_slots).min(slots));
+    let keys: Vec<KeyTile> = (0..slots).step_by(tile_slots).map(tile).collect();
+    let mut pairs = Vec::new();
+    for (query, (slots, positions)) in rows.slots.chunks(tile_rows).zip(rows.positions.chunks(tile_rows)).enumerate() {
+        let (first, last) = (slots[0], slots[slots.len() - 1]);
+        let position = positions.iter().min().copied().unwrap_or(0);
+        let seen = |tile: &KeyTile| {
+            tile.start <= last && first < tile.last_end && position.saturating_sub(tile.last_position) < window
         };
-        Self { visibility, query_tiles: Vec::new(), key_tiles: Vec::new(), lists: None }
+        pairs.extend(keys.iter().enumerate().filter(|(_, tile)| seen(tile)).map(|(key, _)| (query as u32, key as u32)));
+    }
+    pairs
+}
+
+/// For each of some owners the tiles that belong to it: those of owner i are `others[starts[i] .. starts[i + 1]]`.
+struct Lists {
+    starts: Vec<u32>,
+    others: Vec<u32>,
+}
+
+impl Lists {
+    /// From pairs (owner, other), which keep their order within an owner.
+    fn new(owners: usize, pairs: impl Iterator<Item = (u32, u32)>) -> Self {
+        let mut lists = vec![Vec::new(); owners];
+        pairs.for_each(|(owner, other)| lists[owner as usize].push(other));
+        let mut starts = vec![0];
+        starts.extend(lists.iter().scan(0, |end, list| {
+            *end += list.len() as u32;
+            Some(*end)
+        }));
+        Self { starts, others: lists.concat() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::Example;
+
+    fn sees(tree: &TokenTree, i: usize, j: usize, window: u32) -> bool {
+        let (row, key) = (tree.positions[i], tree.slot_positions[j]);
+        j <= i && (i as u32) < tree.end[j] && row.wrapping_sub(key) < window
     }
 
-    /// The window as kernels take it: u32::MAX when there is none.
-    pub(crate) fn window(&self) -> u32 {
-        self.visibility.window
+    /// Three rows that share 40 tokens, two of them 70, and a fourth of its own.
+    fn tree() -> TokenTree {
+        let row = |r: u32, shared: u32, len: u32| Example {
+            ids: (0..len).map(|t| if t < shared { t } else { 1000 * r + t }).collect(),
+            scored: vec![true; len as usize],
+            origin: String::new(),
+        };
+        let mut rows = [row(1, 40, 90), row(2, 40, 75), row(3, 40, 80), row(4, 0, 30)];
+        let (first, rest) = rows.split_at_mut(1);
+        rest[0].ids[..70].copy_from_slice(&first[0].ids[..70]);
+        TokenTree::from_examples(&rows.iter().collect::<Vec<_>>())
     }
 
-    /// Pairs (tile of queries, tile of keys) of which some query may see some key, ascending. By the extremes of each
-    /// tile alone: a pair too many costs time, none is missing.
-    fn visible_tiles(&self, rows: usize) -> Vec<(u32, u32)> {
-        let filled = |tile: &Range<usize>| tile.clone().filter(|&j| self.visibility.end[j] > 0);
-        let keys: Vec<(u32, u32, u32)> = (0..self.visibility.end.len())
-            .step_by(KERNEL_TILE)
-            .map(|start| {
-                let tile = start..(start + KERNEL_TILE).min(self.visibility.end.len());
-                let last_end = filled(&tile).map(|j| self.visibility.end[j]).max().unwrap_or(0);
-                let last_position = filled(&tile).map(|j| self.visibility.key_positions[j]).max().unwrap_or(0);
-                (start as u32, last_end, last_position)
-            })
-            .collect();
-        let mut pairs = Vec::new();
-        for (query, (slots, positions)) in
-            self.visibility.slots.chunks(rows).zip(self.visibility.positions.chunks(rows)).enumerate()
-        {
-            let (first, last) = (slots[0], slots[slots.len() - 1]);
-            let position = positions.iter().min().copied().unwrap_or(0);
-            for (key, &(start, end, farthest)) in keys.iter().enumerate() {
-                if start <= last && first < end && position.saturating_sub(farthest) < self.visibility.window {
-                    pairs.push((query as u32, key as u32));
+    #[test]
+    fn every_visible_pair_lies_in_a_listed_tile() {
+        let tree = tree();
+        for (window, tile_rows, tile_slots) in [(u32::MAX, 32, 32), (17, 32, 32), (1, 8, 16), (64, 1, 32)] {
+            let pairs = visible_tiles(&tree, tree.rows(), window, (tile_rows, tile_slots));
+            for i in 0..tree.len() {
+                for j in (0..tree.len()).filter(|&j| sees(&tree, i, j, window)) {
+                    let pair = ((i / tile_rows) as u32, (j / tile_slots) as u32);
+                    assert!(pairs.contains(&pair), "row {i} sees slot {j} in no tile, window {window}");
                 }
             }
         }
-        pairs
     }
 
-    /// Number of slots S.
-    pub fn num_slots(&self) -> usize {
-        self.visibility.end.len()
+    #[test]
+    fn tiles_that_nobody_sees_are_left_out() {
+        let tree = tree();
+        let all = tree.len().div_ceil(8);
+        let narrow = visible_tiles(&tree, tree.rows(), 8, (8, 8));
+        assert!(narrow.len() <= 3 * all, "{} pairs of {all} tiles for a window of one tile", narrow.len());
+        // The fourth row shares nothing: its tiles see its own tokens and at most the tile where it begins.
+        let own = (tree.len() - 30) / 8;
+        let wide = visible_tiles(&tree, tree.rows(), u32::MAX, (8, 8));
+        assert!(wide.iter().all(|&(query, key)| query as usize <= own || key as usize >= own));
     }
-
-    /// Number of queries.
-    pub fn num_queries(&self) -> usize {
-        self.visibility.slots.len()
-    }
-
-    /// Whether the query of row `row` sees the key in slot `j`.
-    #[inline(always)]
-    pub fn sees(&self, row: usize, j: usize) -> bool {
-        self.visibility.sees(row, j)
-    }
-
-    fn tiles_of_queries(&self) -> Vec<Tile> {
-        let mut tiles = Vec::new();
-        let mut start = 0;
-        for row in 1..=self.visibility.slots.len() {
-            let apart =
-                row == self.visibility.slots.len() || self.visibility.slots[row] != self.visibility.slots[row - 1] + 1;
-            if apart || row - start == TILE {
-                let last = self.visibility.slots[row - 1] as usize;
-                let other = ranges(0..last + 1, |j| (start..row).any(|r| self.sees(r, j)));
-                tiles.push(Tile { own: start..row, other });
-                start = row;
-            }
-        }
-        tiles
-    }
-
-    fn tiles_of_keys(&self) -> Vec<Tile> {
-        let starts = (0..self.visibility.end.len()).step_by(TILE);
-        let tile = |start: usize| {
-            let own = start..(start + TILE).min(self.visibility.end.len());
-            let other = ranges(start..self.visibility.slots.len(), |r| own.clone().any(|j| self.sees(r, j)));
-            Tile { own, other }
-        };
-        starts.map(tile).collect()
-    }
-}
-
-/// For each of `owners` where its list begins, and one past the last; and the lists, in the order of the pairs.
-fn lists(owners: usize, pairs: impl Iterator<Item = (u32, u32)>) -> (Vec<u32>, Vec<u32>) {
-    let mut lists = vec![Vec::new(); owners];
-    pairs.for_each(|(owner, other)| lists[owner as usize].push(other));
-    let mut starts = vec![0];
-    starts.extend(lists.iter().scan(0, |end, list| {
-        *end += list.len() as u32;
-        Some(*end)
-    }));
-    (starts, lists.concat())
-}
-
-/// The members of `domain` for which `wanted` holds, as ranges; small gaps are bridged.
-fn ranges(domain: Range<usize>, wanted: impl Fn(usize) -> bool) -> Vec<Range<usize>> {
-    let mut ranges: Vec<Range<usize>> = Vec::new();
-    for x in domain.filter(|&x| wanted(x)) {
-        match ranges.last_mut() {
-            Some(last) if x - last.end <= GAP => last.end = x + 1,
-            _ => ranges.push(x..x + 1),
-        }
-    }
-    ranges
 }

@@ -18,6 +18,17 @@ pub struct Target {
     pub weight: f32,
 }
 
+/// The rows that a forward computes: some tokens of a tree, or the next ones of prompts that are being continued.
+#[derive(Clone, Copy, Debug)]
+pub struct Rows<'a> {
+    /// (N)
+    pub ids: &'a [u32],
+    /// (N), ascending
+    pub slots: &'a [u32],
+    /// (N)
+    pub positions: &'a [u32],
+}
+
 /// Tokens in depth-first order of their prefix tree.
 #[derive(Clone, Debug, Default)]
 pub struct TokenTree {
@@ -64,6 +75,11 @@ impl TokenTree {
     pub fn with_reserve(prompts: &[&[u32]], reserve: usize) -> Self {
         let rows: Vec<(&[u32], &[bool])> = prompts.iter().map(|ids| (*ids, &[][..])).collect();
         Self::build(&rows, reserve)
+    }
+
+    /// All rows of the tree.
+    pub fn rows(&self) -> Rows<'_> {
+        Rows { ids: &self.ids, slots: &self.slots, positions: &self.positions }
     }
 
     /// Number of rows N.

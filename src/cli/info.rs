@@ -12,7 +12,7 @@ pub fn run(args: &InfoArgs) -> Result<()> {
     println!("features  {}", features().join(", "));
     println!("devices   cpu ({} threads, {})", rayon::current_num_threads(), instruction_set());
     match cuda::device() {
-        Ok(device) => println!("          cuda ({})", device.driver().map_or_else(String::new, |driver| driver.name())),
+        Ok(device) => println!("          cuda ({})", device.driver().name()),
         Err(error) => println!("          cuda: {error}"),
     }
     if cfg!(engine_emulated) {

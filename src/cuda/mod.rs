@@ -1,161 +1,120 @@
-//! The cuda device: one stream of the first GPU, memory of the driver, products by cuBLASLt.
+//! The cuda device: memory and one stream of a GPU, products by cuBLASLt.
 //!
-//! Libraries are loaded when the device is opened ([`device`]): a machine without a driver or without cuBLASLt gets an
-//! error that says so. Nothing here has events or locks: one stream, in order, is all the ordering there is.
+//! A GPU is chosen in three steps. [`survey`](fn@survey) lists what there is, with the reason why a GPU cannot be used;
+//! [`Survey::choose`] picks one; [`open`] makes a device of it. Libraries are loaded when they are first asked for: a
+//! machine without a driver or without cuBLASLt gets an error that says so, and so does every other reason.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | [`name`] | `cuda`, `cuda:1` |
+//! | [`facts`] | what a machine and a GPU are, and what is wrong with them: plain values |
+//! | [`survey`](mod@survey) | asks the driver for these values |
+//! | `stream` | the stream: memory, copies, waiting, graphs; all calls of the driver while work is done |
+//! | `staging` | the page-locked memory that uploads pass through |
+//! | [`products`] | matrix products: plans, and what binds the choice of algorithms |
+//! | `descriptors` | cuBLASLt's handles |
+//! | [`faults`] | what the driver and cuBLASLt say, as errors that say what to do |
+//!
+//! One stream, in order, is all the ordering there is; only the reuse of page-locked memory waits for an event.
 
-use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::env;
 use std::ffi::c_void;
-use std::sync::Arc;
+use std::rc::Rc;
 
-use cudarc::driver::sys::{self, CUevent_flags, CUgraphInstantiate_flags, CUstreamCaptureMode};
-use cudarc::driver::{CudaContext, CudaGraph, CudaStream, DriverError, result};
-
+mod descriptors;
+pub mod facts;
+pub mod faults;
+pub mod name;
 pub mod products;
+mod staging;
+mod stream;
+pub mod survey;
 
 use crate::device::Device;
 use crate::device::bindings::engine_stream;
 use crate::device::driver::{Driver, Graph, Product};
 use crate::device::kernels::Kernels;
+use crate::err;
 use crate::error::{Error, Result};
-use crate::{bail, err};
-use products::Products;
+pub use name::Name;
+use products::{Products, describe};
+use stream::Stream;
+pub use survey::Survey;
 
 /// A GPU.
 pub struct Cuda {
     kernels: Kernels,
     products: Products,
-    staging: RefCell<Staging>,
-    capturing: Cell<bool>,
-    stream: Arc<CudaStream>,
+    stream: Rc<Stream>,
+    /// Wait for every op, so that an error names the one that made it.
+    debug_sync: bool,
     name: String,
 }
 
-/// Why there is no cuda device here; None when there is one. Loads the driver at most.
+/// All GPUs of this machine, and why those that cannot be used cannot. Opens none.
+pub fn survey() -> Survey {
+    Survey::ask()
+}
+
+/// Why there is no GPU here that can be used; None when there is one. Opens none.
 pub fn missing() -> Option<Error> {
-    if Kernels::cuda().is_none() {
-        let hint = "build where nvcc is, or run `scripts/install-cuda-compiler` first; or use `--device cpu`";
-        return Some(err!("this build has no `cuda` device: it found no CUDA compiler").hint(hint));
-    }
-    // SAFETY: loads the library, which has no side effect beyond its own initialisation.
-    if !unsafe { sys::is_culib_present() } {
-        return Some(err!("there is no CUDA driver here (libcuda was not found)").hint("use `--device cpu`"));
-    }
-    match result::init().and_then(|()| result::device::get_count()) {
-        Ok(0) => Some(err!("the CUDA driver knows no GPU").hint("use `--device cpu`")),
-        Ok(_) => None,
-        Err(error) => Some(failed("starting the CUDA driver", error).hint("use `--device cpu`")),
-    }
+    survey().choose(Name::First).err()
 }
 
-/// Opens the first GPU.
+/// The first GPU that can be used.
 pub fn device() -> Result<Device> {
-    if let Some(error) = missing() {
-        return Err(error);
-    }
+    open_named(Name::First)
+}
+
+/// GPU `index`, counted from 0 as `CUDA_VISIBLE_DEVICES` leaves them.
+pub fn open(index: usize) -> Result<Device> {
+    open_named(Name::Index(index))
+}
+
+/// The GPU of this name; an error that says why it cannot be used.
+pub fn open_named(name: Name) -> Result<Device> {
+    let survey = survey();
+    let gpu = survey.choose(name)?;
+    let debug_sync = debug_sync(env::var("ENGINE_DEBUG_SYNC").ok().as_deref())?;
     let kernels = Kernels::cuda().ok_or_else(|| err!("this build has no `cuda` device"))?;
-    let context = CudaContext::new(0).map_err(|e| failed("opening the GPU", e))?;
-    // SAFETY: one stream is used, so that events between streams have nothing to order; capture forbids them.
-    unsafe { context.disable_event_tracking() };
-    let name = context.name().map_err(|e| failed("asking for the GPU's name", e))?;
-    let stream = context.new_stream().map_err(|e| failed("making a stream", e))?;
+    let stream = Rc::new(Stream::new(gpu.index)?);
+    let (free, _) = stream.memory()?;
+    if let Some(fault) = gpu.fault_of_free(free) {
+        return Err(fault);
+    }
     let products = Products::new(stream.clone())?;
-    let staging = RefCell::default();
-    Ok(Device::with_driver(Box::new(Cuda { kernels, products, staging, capturing: Cell::new(false), stream, name })))
+    Ok(Device::with_driver(Box::new(Cuda { kernels, products, stream, debug_sync, name: gpu.name.clone() })))
 }
 
-/// What the driver says, as an error.
-pub(super) fn failed(doing: &str, error: DriverError) -> Error {
-    let text = error.error_string().map(|text| text.to_string_lossy().into_owned());
-    err!("{doing}: {}", text.unwrap_or_else(|_| format!("{error:?}")))
-}
-
-/// Page-locked buffers that uploads pass through: the copy is asynchronous and the caller may go on at once.
-#[derive(Default)]
-struct Staging {
-    /// The one that was used longest ago first.
-    buffers: VecDeque<Pinned>,
-}
-
-struct Pinned {
-    memory: *mut c_void,
-    bytes: usize,
-    /// Passed by the stream once the last copy from here has been made.
-    copied: sys::CUevent,
-}
-
-impl Pinned {
-    const LEAST_BYTES: usize = 1 << 20;
-
-    fn new(bytes: usize) -> Result<Self, DriverError> {
-        let bytes = bytes.next_power_of_two().max(Self::LEAST_BYTES);
-        // SAFETY: plain allocations; the context is current.
-        let memory = unsafe { result::malloc_host(bytes, 0)? };
-        let copied = result::event::create(CUevent_flags::CU_EVENT_DISABLE_TIMING)?;
-        Ok(Self { memory, bytes, copied })
-    }
-}
-
-impl Drop for Pinned {
-    fn drop(&mut self) {
-        // SAFETY: both were made by `new`; the event has passed or the context is going down. Nobody could be told of
-        // an error here.
-        unsafe {
-            let _ = result::event::synchronize(self.copied);
-            let _ = result::event::destroy(self.copied);
-            let _ = result::free_host(self.memory);
-        }
-    }
-}
-
-impl Staging {
-    /// Uploads that may be under way at once.
-    const BUFFERS: usize = 4;
-
-    /// A buffer of at least this size that no copy reads any more.
-    fn take(&mut self, bytes: usize) -> Result<Pinned, DriverError> {
-        if self.buffers.len() < Self::BUFFERS {
-            return Pinned::new(bytes);
-        }
-        match self.buffers.pop_front() {
-            Some(buffer) if buffer.bytes >= bytes => {
-                // SAFETY: the event is alive.
-                unsafe { result::event::synchronize(buffer.copied)? };
-                Ok(buffer)
-            }
-            _ => Pinned::new(bytes),
-        }
+/// What the environment's `ENGINE_DEBUG_SYNC` says: whether to wait for every op. It is slow, and no graphs are captured.
+pub fn debug_sync(value: Option<&str>) -> Result<bool> {
+    match value {
+        None | Some("" | "0") => Ok(false),
+        Some("1") => Ok(true),
+        Some(value) => Err(Error::usage(format!("ENGINE_DEBUG_SYNC is `{value}`"))
+            .hint("`1` waits for every op and names the one that fails, `0` does not")),
     }
 }
 
 impl Cuda {
-    fn bind(&self) -> Result<()> {
-        self.stream.context().bind_to_thread().map_err(|e| failed("binding the GPU to this thread", e))
-    }
-
-    /// Waits for all that is queued.
-    fn synchronize(&self) -> Result<()> {
-        self.bind()?;
-        self.stream.synchronize().map_err(|e| failed("waiting for the GPU", e))
-    }
-
-    fn upload_staged(&self, to: *mut c_void, from: &[u8]) -> Result<(), DriverError> {
-        let mut staging = self.staging.borrow_mut();
-        let buffer = staging.take(from.len())?;
-        // SAFETY: the buffer has room and is free; the caller's `to` has room; the event follows the copy.
-        unsafe {
-            std::ptr::copy_nonoverlapping(from.as_ptr(), buffer.memory.cast(), from.len());
-            let staged = std::slice::from_raw_parts(buffer.memory.cast::<u8>(), from.len());
-            result::memcpy_htod_async(to as u64, staged, self.stream.cu_stream())?;
-            result::event::record(buffer.copied, self.stream.cu_stream())?;
+    /// To be called when `op` was queued. With `ENGINE_DEBUG_SYNC=1` waits for it, so that its fault is told with its
+    /// name; while a graph is captured, says which op broke the capture.
+    pub fn synchronize_for_debug(&self, op: &str) -> Result<()> {
+        match self.stream.is_capturing() {
+            true => self.stream.check_capture(op),
+            false if self.debug_sync => {
+                let hint = "ENGINE_DEBUG_SYNC=1 waits for every op: this one failed";
+                self.stream.synchronize(op).map_err(|error| error.hint(hint))
+            }
+            false => Ok(()),
         }
-        staging.buffers.push_back(buffer);
-        Ok(())
+    }
+
+    /// Whether a step should be captured into a graph: not where every op is waited for, which a capture cannot do.
+    pub fn may_capture(&self) -> bool {
+        !self.debug_sync
     }
 }
-
-/// Uploads beyond this are not staged: weights, once.
-const STAGED_BYTES: usize = 64 << 20;
 
 impl Driver for Cuda {
     fn kernels(&self) -> Kernels {
@@ -163,7 +122,9 @@ impl Driver for Cuda {
     }
 
     fn stream(&self) -> engine_stream {
-        self.stream.cu_stream().cast()
+        // Launchers launch on the thread's GPU. Should this fail, so does the launch, which says so.
+        let _ = self.stream.bind();
+        self.stream.raw().cast()
     }
 
     fn name(&self) -> String {
@@ -171,92 +132,52 @@ impl Driver for Cuda {
     }
 
     fn allocate(&self, bytes: usize) -> Result<*mut c_void> {
-        self.bind()?;
-        // SAFETY: a plain allocation, of at least one byte.
-        let address = unsafe { result::malloc_sync(bytes.max(1)) };
-        let free = || result::mem_get_info().map_or(0, |(free, _)| free);
-        let address = address.map_err(|e| {
-            failed(&format!("allocating {bytes} bytes on the GPU ({} free)", free()), e)
-                .hint("use a smaller `--per-device-train-batch-size` (and more `--gradient-accumulation-steps`)")
-        })?;
-        Ok(address as *mut c_void)
+        self.stream.allocate(bytes)
     }
 
     unsafe fn free(&self, address: *mut c_void, _bytes: usize) {
-        // SAFETY: the caller's promise. It waits for the stream by itself. A failure has nobody to be told to: the
-        // context is going down or broken, which the next call says.
-        let _ = unsafe { result::free_sync(address as u64) };
+        // SAFETY: the caller's promise.
+        unsafe { self.stream.free(address) };
     }
 
-    fn keeps_freed_memory(&self) -> bool {
-        true
+    fn captures_graphs(&self) -> bool {
+        self.may_capture()
+    }
+
+    fn after_launch(&self, op: &str) -> Result<()> {
+        self.synchronize_for_debug(op)
     }
 
     unsafe fn upload(&self, to: *mut c_void, from: &[u8]) -> Result<()> {
-        if self.capturing.get() {
-            bail!("internal: an upload while a graph is captured");
-        }
-        if from.is_empty() {
-            return Ok(());
-        }
-        self.bind()?;
-        if from.len() <= STAGED_BYTES {
-            return self.upload_staged(to, from).map_err(|e| failed("copying to the GPU", e));
-        }
-        self.synchronize()?;
-        // From pageable memory this returns when the bytes are staged, and our stream does not wait for others.
         // SAFETY: the caller's promise.
-        let copied = unsafe { result::memcpy_htod_sync(to as u64, from) };
-        copied.and_then(|()| result::ctx::synchronize()).map_err(|e| failed("copying to the GPU", e))
+        unsafe { self.stream.upload(to, from) }
     }
 
     unsafe fn download(&self, to: &mut [u8], from: *const c_void) -> Result<()> {
-        if self.capturing.get() {
-            bail!("internal: a download while a graph is captured");
-        }
-        if to.is_empty() {
-            return Ok(());
-        }
-        self.synchronize()?;
         // SAFETY: the caller's promise.
-        unsafe { result::memcpy_dtoh_sync(to, from as u64) }.map_err(|e| failed("copying from the GPU", e))
+        unsafe { self.stream.download(to, from) }
     }
 
     unsafe fn zero(&self, at: *mut c_void, bytes: usize) -> Result<()> {
-        if bytes == 0 {
-            return Ok(());
-        }
         // SAFETY: the caller's promise.
-        unsafe { result::memset_d8_async(at as u64, 0, bytes, self.stream.cu_stream()) }
-            .map_err(|e| failed("filling GPU memory with zeros", e))
+        unsafe { self.stream.zero(at, bytes)? };
+        self.synchronize_for_debug("filling GPU memory with zeros")
     }
 
     unsafe fn product(&self, product: &Product) -> Result<()> {
         // SAFETY: the caller's promise.
-        unsafe { self.products.queue(product) }
-    }
-
-    fn begin_capture(&self) -> Result<()> {
-        // Relaxed: a tensor of a size that the pool does not have yet may be allocated meanwhile.
-        self.stream
-            .begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED)
-            .map_err(|e| failed("beginning to capture a graph", e))?;
-        self.capturing.set(true);
+        unsafe { self.products.queue(product)? };
+        if self.debug_sync || self.stream.is_capturing() {
+            return self.synchronize_for_debug(&describe(product));
+        }
         Ok(())
     }
 
-    fn end_capture(&self) -> Result<Box<dyn Graph>> {
-        self.capturing.set(false);
-        let flags = CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
-        let graph = self.stream.end_capture(flags).map_err(|e| failed("capturing a graph", e))?;
-        let graph = graph.ok_or_else(|| err!("internal: nothing was captured"))?;
-        graph.upload().map_err(|e| failed("sending a graph to the GPU", e))?;
-        Ok(Box::new(graph))
+    fn begin_capture(&self) -> Result<()> {
+        self.stream.begin_capture()
     }
-}
 
-impl Graph for CudaGraph {
-    fn launch(&self) -> Result<()> {
-        CudaGraph::launch(self).map_err(|e| failed("launching a graph", e))
+    fn end_capture(&self) -> Result<Box<dyn Graph>> {
+        Ok(Box::new(self.stream.end_capture()?))
     }
 }

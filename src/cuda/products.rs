@@ -6,27 +6,26 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::c_void;
-use std::sync::Arc;
+use std::rc::Rc;
 
 use cudarc::cublaslt::result::{self as lt, CublasError};
 use cudarc::cublaslt::sys::{self, cublasLtMatmulDescAttributes_t as Attribute, cudaDataType_t};
-use cudarc::driver::{CudaStream, result as driver};
 
-use super::failed;
+use super::descriptors::{Layout, Library, Matmul, Preferences};
+use super::faults::cublas;
+use super::stream::{Stream, Workspace};
 use crate::device::DType;
 use crate::device::driver::{Operand, Product};
-use crate::err;
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// Scratch of the algorithms, as NVIDIA recommends for Hopper: those that split the sum need it.
-const WORKSPACE_BYTES: usize = 32 << 20;
+pub const WORKSPACE_BYTES: usize = 32 << 20;
 
-/// The library, its scratch and the plans so far.
-pub struct Products {
-    handle: sys::cublasLtHandle_t,
-    workspace: u64,
+/// The library, its scratch and the plans so far: products of one stream.
+pub(super) struct Products {
     plans: RefCell<HashMap<Key, Plan>>,
-    stream: Arc<CudaStream>,
+    workspace: Workspace,
+    library: Library,
 }
 
 /// What a plan depends on.
@@ -37,38 +36,45 @@ struct Key {
     strides: [usize; 2],
     types: [DType; 2],
     accumulate: bool,
-    /// Of a, b and c, in bytes: some algorithms want 16.
-    alignments: [u32; 3],
+    alignments: Alignments,
+}
+
+/// Of the matrices of a product, in bytes: some algorithms want 16.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Alignments {
+    pub a: u32,
+    pub b: u32,
+    pub c: u32,
+}
+
+impl Alignments {
+    /// Of these addresses, at most 256.
+    pub fn of(p: &Product) -> Self {
+        let of = |address: *const c_void| 1 << (address as usize).trailing_zeros().min(8);
+        Self { a: of(p.a.address), b: of(p.b.address), c: of(p.c) }
+    }
 }
 
 impl Key {
     fn of(p: &Product) -> Self {
-        let alignment = |address: *const c_void| 1 << (address as usize).trailing_zeros().min(8);
         Self {
             shape: [p.m, p.n, p.k],
             transposed: [p.a.transposed, p.b.transposed],
             strides: [p.a.stride, p.b.stride],
             types: [p.dtype, p.c_dtype],
             accumulate: p.accumulate,
-            alignments: [alignment(p.a.address), alignment(p.b.address), alignment(p.c)],
+            alignments: Alignments::of(p),
         }
     }
 }
 
 impl Products {
-    /// Loads cuBLASLt; an error that says where it comes from when it is not there.
-    pub fn new(stream: Arc<CudaStream>) -> Result<Self> {
-        // SAFETY: loads the library, which has no side effect beyond its own initialisation.
-        if !unsafe { sys::is_culib_present() } {
-            return Err(err!("cuBLASLt (libcublasLt.so) was not found").hint(
-                "install the CUDA toolkit, or `pip install nvidia-cublas` and put its `nvidia/cu13/lib` on LD_LIBRARY_PATH",
-            ));
-        }
-        let handle = lt::create_handle().map_err(|e| cublas("starting cuBLASLt", e))?;
-        // SAFETY: a plain allocation; the stream's context is current.
-        let workspace = unsafe { driver::malloc_sync(WORKSPACE_BYTES) };
-        let workspace = workspace.map_err(|e| failed("allocating the scratch of cuBLASLt", e))?;
-        Ok(Self { handle, workspace, plans: RefCell::default(), stream })
+    /// Opens cuBLASLt, which is there, for products on this stream.
+    pub fn new(stream: Rc<Stream>) -> Result<Self> {
+        stream.bind()?;
+        let library = Library::open().map_err(|e| cublas("starting cuBLASLt", e))?;
+        let workspace = Workspace::new(stream, WORKSPACE_BYTES)?;
+        Ok(Self { plans: RefCell::default(), workspace, library })
     }
 
     /// Queues a product.
@@ -76,141 +82,141 @@ impl Products {
     /// # Safety
     /// The matrices are memory of this GPU until the stream has passed the product.
     pub unsafe fn queue(&self, p: &Product) -> Result<()> {
-        if p.m == 0 || p.n == 0 {
+        if p.m == 0 || p.n == 0 || (p.k == 0 && p.accumulate) {
             return Ok(());
         }
+        let stream = self.workspace.stream();
+        if p.k == 0 {
+            // The library takes no empty matrices; a sum of nothing is 0.
+            // SAFETY: the caller's promise: c is (m, n) without gaps.
+            return unsafe { stream.zero(p.c, p.m * p.n * p.c_dtype.size()) };
+        }
+        stream.bind()?;
         let mut plans = self.plans.borrow_mut();
         let key = Key::of(p);
         if !plans.contains_key(&key) {
-            let plan =
-                Plan::new(self.handle, p, &key).map_err(|e| cublas(&format!("planning the product {p:?}"), e))?;
-            plans.insert(Key::of(p), plan);
+            let plan = Plan::new(&self.library, p, key.alignments);
+            plans.insert(Key::of(p), plan.map_err(|e| cublas(&format!("planning {}", describe(p)), e))?);
         }
-        let plan = &plans[&key];
+        // SAFETY: the caller's promise; the plan is that of this shape; the context is current.
+        unsafe { self.run(&plans[&key], p) }.map_err(|e| cublas(&describe(p), e))
+    }
+
+    /// # Safety
+    /// As [`Products::queue`]; the plan is that of this product, the context is current.
+    unsafe fn run(&self, plan: &Plan, p: &Product) -> Result<(), CublasError> {
         let (alpha, beta) = (1.0f32, if p.accumulate { 1.0f32 } else { 0.0 });
-        // SAFETY: the caller's promise; the plan is that of this shape. Row-major c = a b is column-major c^T = b^T a^T.
+        // Row-major c = a b is column-major c^T = b^T a^T.
+        // SAFETY: the caller's promise; alpha and beta are read before this returns.
         unsafe {
             lt::matmul(
-                self.handle,
-                plan.product,
+                self.library.handle(),
+                plan.product.get(),
                 (&raw const alpha).cast(),
                 (&raw const beta).cast(),
                 p.b.address,
-                plan.b,
+                plan.b.get(),
                 p.a.address,
-                plan.a,
+                plan.a.get(),
                 p.c,
-                plan.c,
+                plan.c.get(),
                 p.c,
-                plan.c,
+                plan.c.get(),
                 &plan.algorithm,
-                self.workspace as *mut c_void,
-                WORKSPACE_BYTES,
-                self.stream.cu_stream().cast(),
+                self.workspace.address(),
+                self.workspace.bytes(),
+                self.workspace.stream().raw().cast(),
             )
         }
-        .map_err(|e| cublas(&format!("the product {p:?}"), e))
     }
 }
 
 impl Drop for Products {
     fn drop(&mut self) {
-        self.plans.get_mut().clear();
-        // SAFETY: made by `new`; freeing waits for the GPU. Nobody could be told of an error here.
-        unsafe {
-            let _ = driver::free_sync(self.workspace);
-            let _ = lt::destroy_handle(self.handle);
-        }
+        // For the library, which goes after this. Drop cannot report errors.
+        let _ = self.workspace.stream().bind();
     }
 }
 
 /// What cuBLASLt needs for one shape.
 struct Plan {
-    product: sys::cublasLtMatmulDesc_t,
-    a: sys::cublasLtMatrixLayout_t,
-    b: sys::cublasLtMatrixLayout_t,
-    c: sys::cublasLtMatrixLayout_t,
+    product: Matmul,
+    a: Layout,
+    b: Layout,
+    c: Layout,
     algorithm: sys::cublasLtMatmulAlgo_t,
 }
 
 impl Plan {
-    fn new(handle: sys::cublasLtHandle_t, p: &Product, key: &Key) -> Result<Self, CublasError> {
+    fn new(library: &Library, p: &Product, alignments: Alignments) -> Result<Self, CublasError> {
         let (input, output) = (data_type(p.dtype), data_type(p.c_dtype));
-        let product = lt::create_matmul_desc(sys::cublasComputeType_t::CUBLAS_COMPUTE_32F, cudaDataType_t::CUDA_R_32F)?;
+        let product = Matmul::new(sys::cublasComputeType_t::CUBLAS_COMPUTE_32F, cudaDataType_t::CUDA_R_32F)?;
         // CUBLAS_OP_N and CUBLAS_OP_T of cublas_api.h, of which cuBLASLt's header has only the type's size.
         let operation = |operand: Operand| i32::from(operand.transposed);
         // The library's first operand is our b, and each of our row-major matrices is its column-major transpose.
-        // SAFETY: the descriptor is alive, the values are of the types that the attributes have.
-        unsafe {
-            let (first, second) = (operation(p.b), operation(p.a));
-            set(product, Attribute::CUBLASLT_MATMUL_DESC_TRANSA, &first)?;
-            set(product, Attribute::CUBLASLT_MATMUL_DESC_TRANSB, &second)?;
-        }
+        product.set(Attribute::CUBLASLT_MATMUL_DESC_TRANSA, operation(p.b))?;
+        product.set(Attribute::CUBLASLT_MATMUL_DESC_TRANSB, operation(p.a))?;
         let layout = |rows: usize, cols: usize, operand: Operand| {
             let (rows, cols) = if operand.transposed { (cols, rows) } else { (rows, cols) };
-            lt::create_matrix_layout(input, cols as u64, rows as u64, operand.stride as i64)
+            Layout::new(input, [cols, rows], operand.stride)
         };
         let (a, b) = (layout(p.m, p.k, p.a)?, layout(p.k, p.n, p.b)?);
-        let c = lt::create_matrix_layout(output, p.n as u64, p.m as u64, p.n as i64)?;
-        // SAFETY: all descriptors are alive.
-        let algorithm =
-            unsafe { choose(handle, product, [b, a, c], [key.alignments[1], key.alignments[0], key.alignments[2]])? };
+        let c = Layout::new(output, [p.n, p.m], p.n)?;
+        let preferences = Preferences::new(&preferences(alignments))?;
+        let algorithm = library.choose(&product, [&b, &a, &c], &preferences)?;
         Ok(Self { product, a, b, c, algorithm })
     }
 }
 
-impl Drop for Plan {
-    fn drop(&mut self) {
-        // SAFETY: made by `new`, destroyed once. Nobody could be told of an error here.
-        unsafe {
-            let _ = lt::destroy_matmul_desc(self.product);
-            for layout in [self.a, self.b, self.c] {
-                let _ = lt::destroy_matrix_layout(layout);
-            }
-        }
-    }
+/// Something that binds the library's choice of an algorithm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Preference {
+    pub attribute: sys::cublasLtMatmulPreferenceAttributes_t,
+    pub value: Value,
 }
 
-/// The algorithm that the library expects to be the fastest.
+/// A number in the type that an attribute has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Value {
+    U32(u32),
+    U64(u64),
+}
+
+/// What an algorithm must do with: the scratch, the alignments, and sums in f32.
 ///
-/// # Safety
-/// The descriptors are alive.
-unsafe fn choose(
-    handle: sys::cublasLtHandle_t,
-    product: sys::cublasLtMatmulDesc_t,
-    [first, second, c]: [sys::cublasLtMatrixLayout_t; 3],
-    alignments: [u32; 3],
-) -> Result<sys::cublasLtMatmulAlgo_t, CublasError> {
-    use sys::cublasLtMatmulPreferenceAttributes_t as Preference;
-    let preference = lt::create_matmul_pref()?;
-    // SAFETY: the caller's promise; values are of the types that the attributes have.
-    let found = unsafe {
-        let prefer =
-            |attribute, value: *const c_void, size| lt::set_matmul_pref_attribute(preference, attribute, value, size);
-        let bytes = WORKSPACE_BYTES;
-        prefer(Preference::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, (&raw const bytes).cast(), size_of::<usize>())
-            .and_then(|()| {
-                for (attribute, value) in [
-                    (Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, &alignments[0]),
-                    (Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, &alignments[1]),
-                    (Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, &alignments[2]),
-                    (Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, &alignments[2]),
-                ] {
-                    prefer(attribute, std::ptr::from_ref(value).cast(), size_of::<u32>())?;
-                }
-                lt::get_matmul_algo_heuristic(handle, product, first, second, c, c, preference)
-            })
-    };
-    // SAFETY: destroyed once.
-    unsafe { lt::destroy_matmul_pref(preference)? };
-    found.map(|result| result.algo)
+/// An algorithm may cut the sum over k into parts that are added at the end. A bit of the mask allows a way to keep the
+/// parts; that there are none needs no bit. Only the type of the sum will do (COMPUTE_TYPE): INPLACE and OUTPUT_TYPE
+/// would round each part to the type of c, which is bf16 for activations.
+pub fn preferences(alignments: Alignments) -> [Preference; 6] {
+    use Value::{U32, U64};
+    use sys::cublasLtMatmulPreferenceAttributes_t::*;
+    let f32_parts = sys::cublasLtReductionScheme_t::CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE as u32;
+    // The library's a is our b.
+    [
+        (CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, U64(WORKSPACE_BYTES as u64)),
+        (CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, U32(f32_parts)),
+        (CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, U32(alignments.b)),
+        (CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, U32(alignments.a)),
+        (CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, U32(alignments.c)),
+        (CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, U32(alignments.c)),
+    ]
+    .map(|(attribute, value)| Preference { attribute, value })
 }
 
-/// # Safety
-/// The descriptor is alive and the attribute is of type T.
-unsafe fn set<T>(product: sys::cublasLtMatmulDesc_t, attribute: Attribute, value: &T) -> Result<(), CublasError> {
-    // SAFETY: the caller's promise.
-    unsafe { lt::set_matmul_desc_attribute(product, attribute, std::ptr::from_ref(value).cast(), size_of::<T>()) }
+/// A product for people: shapes, types, and what else a plan depends on.
+pub fn describe(p: &Product) -> String {
+    let operand = |name: &str, shape: [usize; 2], operand: Operand| {
+        let [rows, cols] = shape;
+        let transposed = if operand.transposed { " transposed" } else { "" };
+        format!("{name} ({rows}, {cols}){transposed} by {}", operand.stride)
+    };
+    let (a, b) = (operand("a", [p.m, p.k], p.a), operand("b", [p.k, p.n], p.b));
+    let equals = if p.accumulate { "+=" } else { "=" };
+    let Alignments { a: of_a, b: of_b, c: of_c } = Alignments::of(p);
+    format!(
+        "the product c ({}, {}) {:?} {equals} {a} x {b} {:?}, aligned to {of_c}, {of_a}, {of_b} bytes",
+        p.m, p.n, p.c_dtype, p.dtype
+    )
 }
 
 fn data_type(dtype: DType) -> cudaDataType_t {
@@ -220,8 +226,4 @@ fn data_type(dtype: DType) -> cudaDataType_t {
         DType::F64 => cudaDataType_t::CUDA_R_64F,
         DType::U32 => cudaDataType_t::CUDA_R_32U,
     }
-}
-
-fn cublas(doing: &str, error: CublasError) -> Error {
-    err!("{doing}: {error}")
 }

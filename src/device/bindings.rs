@@ -2,12 +2,18 @@
 #![allow(clippy::type_complexity, missing_docs, non_camel_case_types)]
 
 pub const ENGINE_ATTENTION_TILE: u32 = 64;
+pub const ENGINE_HOST_ATTENTION_TILE: u32 = 32;
+pub const ENGINE_DECODE_SPLITS: u32 = 16;
+pub const ENGINE_NORM_CHUNK: u32 = 64;
+pub const ENGINE_CLIP_RUN: u32 = 16384;
 #[repr(u32)]
 #[doc = " Element type of activations and compute weights."]
 #[derive(Debug, Copy, Clone, Hash, PartialEq, Eq)]
 pub enum engine_dtype {
     ENGINE_F32 = 0,
     ENGINE_BF16 = 1,
+    #[doc = " The host alone computes in it: the kernels of kernels/*.cu refuse it."]
+    ENGINE_F64 = 2,
 }
 #[repr(u32)]
 #[doc = " How a launch went. From ENGINE_DIVERGENT_BARRIER on only the emulator tells."]
@@ -26,7 +32,7 @@ pub enum engine_status {
     #[doc = " A thread ended with an asynchronous copy that it never waited for."]
     ENGINE_MISSING_WAIT = 6,
 }
-#[doc = " A cudaStream_t; ignored by the emulator, which runs everything at once."]
+#[doc = " A cudaStream_t; ignored by the emulator and the host, which run everything at once."]
 pub type engine_stream = *mut ::std::os::raw::c_void;
 #[doc = " H query heads on K kv heads of Dh elements; H is a multiple of K, and query head h reads kv head h / (H / K)."]
 #[repr(C)]
@@ -48,7 +54,7 @@ pub struct engine_attention {
     pub end: *const u32,
     #[doc = " (S)"]
     pub key_positions: *const u32,
-    #[doc = " Key tiles that tile t of queries looks at are `key_tiles[key_starts[t] .. key_starts[t + 1]]`, ascending; a tile of\n queries is ENGINE_ATTENTION_TILE rows (`attention_decode`: one row). What is not in the list nobody in it sees."]
+    #[doc = " Key tiles that tile t of queries looks at are `key_tiles[key_starts[t] .. key_starts[t + 1]]`, ascending; a tile of\n keys is ENGINE_ATTENTION_TILE slots (on the host ENGINE_HOST_ATTENTION_TILE), and a tile of queries as many rows\n (`attention_decode`: one row). What is not in the list nobody in it sees."]
     pub key_starts: *const u32,
     pub key_tiles: *const u32,
     #[doc = " The same the other way round, for the backward, whose rows are slots (N = S): tiles of queries that see key tile t."]
@@ -62,7 +68,7 @@ pub struct engine_attention {
     pub s: u32,
     pub heads: engine_heads,
     #[doc = " On the scores, before the softmax."]
-    pub scale: f32,
+    pub scale: f64,
     pub dtype: engine_dtype,
 }
 #[doc = " What `rope_forward` and `rope_backward` read beside activations: a struct for the launcher, arrays of the device."]
@@ -73,16 +79,16 @@ pub struct engine_rope {
     pub q_norm: *const ::std::os::raw::c_void,
     #[doc = " (Dh) T"]
     pub k_norm: *const ::std::os::raw::c_void,
-    #[doc = " (P, Dh/2) f32 each: of the angles `p / theta^(2i / Dh)` of position p"]
-    pub cos: *const f32,
-    pub sin: *const f32,
+    #[doc = " (P, Dh/2) A each: of the angles `p / theta^(2i / Dh)` of position p"]
+    pub cos: *const ::std::os::raw::c_void,
+    pub sin: *const ::std::os::raw::c_void,
     #[doc = " (N), each below P"]
     pub positions: *const u32,
     #[doc = " (N): row of k and v that row n is written to; null: n itself"]
     pub slots: *const u32,
     pub n: u32,
-    pub eps: f32,
     pub heads: engine_heads,
+    pub eps: f64,
 }
 #[doc = " How `sample` draws: temperature, then top-k, then top-p, then a draw from what is left."]
 #[repr(C)]
@@ -98,45 +104,63 @@ pub struct engine_sampling {
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct engine_adamw_step {
-    pub learning_rate: f32,
-    pub beta1: f32,
-    pub beta2: f32,
-    pub eps: f32,
+    pub learning_rate: f64,
+    pub weight_decay: f64,
+    pub eps: f64,
+    pub beta1: f64,
+    pub beta2: f64,
+    #[doc = " 1 - beta1 and 1 - beta2: in f32 the difference of a beta near 1 would be off by 1e-5."]
+    pub one_minus_beta1: f64,
+    pub one_minus_beta2: f64,
     #[doc = " learning_rate / (1 - beta1^t) for update t, from 1"]
-    pub rate: f32,
+    pub rate: f64,
     #[doc = " 1 / sqrt(1 - beta2^t)"]
-    pub root: f32,
+    pub root: f64,
 }
-#[doc = " The launchers of one build."]
+#[doc = " What a step measures, in device memory: the host reads it once, at the end."]
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
+pub struct engine_step_results {
+    #[doc = " Sums over the scored tokens: of w * loss and of w * entropy in nats, of w where the target has the largest logit\n (the first of equals), of w."]
+    pub loss: f64,
+    pub entropy: f64,
+    pub correct: f64,
+    pub scored: f64,
+    #[doc = " Of all gradients, before clipping."]
+    pub grad_norm: f64,
+    #[doc = " What AdamW multiplies gradients by; NaN: it leaves everything alone."]
+    pub clip_factor: f64,
+}
+#[doc = " The launchers of one implementation."]
+#[repr(C)]
+#[derive(Copy, Clone)]
 pub struct engine_kernels {
-    #[doc = " `cuda` or `emulated`."]
+    #[doc = " `cuda`, `emulated` or `cpu`."]
     pub device: *const ::std::os::raw::c_char,
     #[doc = " What went wrong in the calling thread's last launch that failed."]
     pub last_error: ::std::option::Option<unsafe extern "C" fn() -> *const ::std::os::raw::c_char>,
-    #[doc = " `y = [h +] x * rstd * (1 + weight),  rstd = 1 / sqrt(mean(x^2) + eps)`.  kernels/rmsnorm.cu\n\n y, h, x (N, D) T; weight (D) T; rstd (N) f32. `h` may be null: no residual is added."]
+    #[doc = " `y = [h +] x * rstd * (1 + weight),  rstd = 1 / sqrt(mean(x^2) + eps)`.  rmsnorm\n\n y, h, x (N, D) T; weight (D) T; rstd (N) A. `h` may be null: no residual is added."]
     pub rmsnorm_forward: ::std::option::Option<
         unsafe extern "C" fn(
             y: *mut ::std::os::raw::c_void,
-            rstd: *mut f32,
+            rstd: *mut ::std::os::raw::c_void,
             h: *const ::std::os::raw::c_void,
             x: *const ::std::os::raw::c_void,
             weight: *const ::std::os::raw::c_void,
             n: u32,
             d: u32,
-            eps: f32,
+            eps: f64,
             dtype: engine_dtype,
             stream: engine_stream,
         ) -> engine_status,
     >,
-    #[doc = " `dx = [dh +] rstd * (g - x * rstd^2 * mean(g * x)), g = dy * (1 + weight);  dweight += sum_N dy * x * rstd`\n\n dx, dh, dy, x (N, D) T; weight (D) T; dweight (D) f32; rstd (N) f32; scratch (ceil(N / 64), D) f32. `dh` is what\n has arrived at x from elsewhere, or null; it may be dx itself. The gradient of a forward's `h` is dy itself."]
+    #[doc = " `dx = [dh +] rstd * (g - x * rstd^2 * mean(g * x)), g = dy * (1 + weight);  dweight += sum_N dy * x * rstd`\n\n dx, dh, dy, x (N, D) T; weight (D) T; dweight (D) A; rstd (N) A; scratch (ceil(N / ENGINE_NORM_CHUNK), D) A. `dh` is\n what has arrived at x from elsewhere, or null; it may be dx itself. The gradient of a forward's `h` is dy itself."]
     pub rmsnorm_backward: ::std::option::Option<
         unsafe extern "C" fn(
             dx: *mut ::std::os::raw::c_void,
-            dweight: *mut f32,
-            scratch: *mut f32,
-            rstd: *const f32,
+            dweight: *mut ::std::os::raw::c_void,
+            scratch: *mut ::std::os::raw::c_void,
+            rstd: *const ::std::os::raw::c_void,
             dh: *const ::std::os::raw::c_void,
             dy: *const ::std::os::raw::c_void,
             x: *const ::std::os::raw::c_void,
@@ -147,7 +171,7 @@ pub struct engine_kernels {
             stream: engine_stream,
         ) -> engine_status,
     >,
-    #[doc = " q and k normed per head and rotated by their positions, v copied.  kernels/rope.cu\n\n `u = rmsnorm(x, norm);  y[i] = u[i] cos - u[i + Dh/2] sin;  y[i + Dh/2] = u[i + Dh/2] cos + u[i] sin`.\n q (N, H, Dh) T; k, v (S, K, Dh) T, of which the rows in `slots` are written; qkv (N, (H + 2K) * Dh) T."]
+    #[doc = " q and k normed per head and rotated by their positions, v copied.  rope\n\n `u = rmsnorm(x, norm);  y[i] = u[i] cos - u[i + Dh/2] sin;  y[i + Dh/2] = u[i + Dh/2] cos + u[i] sin`.\n q (N, H, Dh) T; k, v (S, K, Dh) T, of which the rows in `slots` are written; qkv (N, (H + 2K) * Dh) T."]
     pub rope_forward: ::std::option::Option<
         unsafe extern "C" fn(
             q: *mut ::std::os::raw::c_void,
@@ -159,13 +183,13 @@ pub struct engine_kernels {
             stream: engine_stream,
         ) -> engine_status,
     >,
-    #[doc = " dqkv (N, (H + 2K) * Dh) T; dq_norm, dk_norm (Dh) f32, added to; dq (N, H, Dh), dk, dv (N, K, Dh) T; scratch\n (ceil(N / 64), 2, Dh) f32. `slots` is not looked at: rows are slots."]
+    #[doc = " dqkv (N, (H + 2K) * Dh) T; dq_norm, dk_norm (Dh) A, added to; dq (N, H, Dh), dk, dv (N, K, Dh) T; scratch\n (ceil(N / ENGINE_NORM_CHUNK), 2, Dh) A. `slots` is not looked at: rows are slots."]
     pub rope_backward: ::std::option::Option<
         unsafe extern "C" fn(
             dqkv: *mut ::std::os::raw::c_void,
-            dq_norm: *mut f32,
-            dk_norm: *mut f32,
-            scratch: *mut f32,
+            dq_norm: *mut ::std::os::raw::c_void,
+            dk_norm: *mut ::std::os::raw::c_void,
+            scratch: *mut ::std::os::raw::c_void,
             dq: *const ::std::os::raw::c_void,
             dk: *const ::std::os::raw::c_void,
             dv: *const ::std::os::raw::c_void,
@@ -175,11 +199,11 @@ pub struct engine_kernels {
             stream: engine_stream,
         ) -> engine_status,
     >,
-    #[doc = " `o = softmax(scale * q k^T + mask) v`, for tiles of queries.  kernels/attention.cu\n\n q, o (N, H, Dh) T; k, v (S, K, Dh) T; lse (N, H) f32: log-sum-exp of a row's scaled, masked scores."]
+    #[doc = " `o = softmax(scale * q k^T + mask) v`, for tiles of queries.  attention\n\n q, o (N, H, Dh) T; k, v (S, K, Dh) T; lse (N, H) A: log-sum-exp of a row's scaled, masked scores."]
     pub attention_forward: ::std::option::Option<
         unsafe extern "C" fn(
             o: *mut ::std::os::raw::c_void,
-            lse: *mut f32,
+            lse: *mut ::std::os::raw::c_void,
             q: *const ::std::os::raw::c_void,
             k: *const ::std::os::raw::c_void,
             v: *const ::std::os::raw::c_void,
@@ -187,14 +211,14 @@ pub struct engine_kernels {
             stream: engine_stream,
         ) -> engine_status,
     >,
-    #[doc = " `p = exp(s - lse);  dv = p^T do;  ds = p * (do v^T - rowsum(do * o));  dq = scale ds k;  dk = scale ds^T q`\n\n dq, d_o, o, q (N, H, Dh) T; dk, dv, k, v (N, K, Dh) T; lse (N, H) f32; scratch N * H * (1 + 2 Dh) f32."]
+    #[doc = " `p = exp(s - lse);  dv = p^T do;  ds = p * (do v^T - rowsum(do * o));  dq = scale ds k;  dk = scale ds^T q`\n\n dq, d_o, o, q (N, H, Dh) T; dk, dv, k, v (N, K, Dh) T; lse (N, H) A; scratch N * H * (1 + 2 Dh) A."]
     pub attention_backward: ::std::option::Option<
         unsafe extern "C" fn(
             dq: *mut ::std::os::raw::c_void,
             dk: *mut ::std::os::raw::c_void,
             dv: *mut ::std::os::raw::c_void,
-            scratch: *mut f32,
-            lse: *const f32,
+            scratch: *mut ::std::os::raw::c_void,
+            lse: *const ::std::os::raw::c_void,
             d_o: *const ::std::os::raw::c_void,
             o: *const ::std::os::raw::c_void,
             q: *const ::std::os::raw::c_void,
@@ -204,11 +228,11 @@ pub struct engine_kernels {
             stream: engine_stream,
         ) -> engine_status,
     >,
-    #[doc = " attention_forward for few rows over many slots, as in decoding: the keys of a row are split over blocks.\n\n The tiles of queries are one row each. scratch N * H * 16 * (2 + Dh) f32."]
+    #[doc = " attention_forward for few rows over many slots, as in decoding: the keys of a row are split over blocks.\n\n The tiles of queries are one row each. scratch N * H * ENGINE_DECODE_SPLITS * (2 + Dh) A."]
     pub attention_decode: ::std::option::Option<
         unsafe extern "C" fn(
             o: *mut ::std::os::raw::c_void,
-            scratch: *mut f32,
+            scratch: *mut ::std::os::raw::c_void,
             q: *const ::std::os::raw::c_void,
             k: *const ::std::os::raw::c_void,
             v: *const ::std::os::raw::c_void,
@@ -216,7 +240,7 @@ pub struct engine_kernels {
             stream: engine_stream,
         ) -> engine_status,
     >,
-    #[doc = " `y = gelu_tanh(gate) * up`.  kernels/geglu.cu\n\n x (N, 2F) T, rows of gate then up; y (N, F) T."]
+    #[doc = " `y = gelu_tanh(gate) * up`.  geglu\n\n x (N, 2F) T, rows of gate then up; y (N, F) T."]
     pub geglu_forward: ::std::option::Option<
         unsafe extern "C" fn(
             y: *mut ::std::os::raw::c_void,
@@ -239,7 +263,7 @@ pub struct engine_kernels {
             stream: engine_stream,
         ) -> engine_status,
     >,
-    #[doc = " `h = scale * weight[ids]`.  kernels/embedding.cu\n\n h (N, D) T; weight (V, D) T; ids (N), each below V, or UINT32_MAX for a row of zeros."]
+    #[doc = " `h = scale * weight[ids]`.  embedding\n\n h (N, D) T; weight (V, D) T; ids (N), each below V, or UINT32_MAX for a row of zeros."]
     pub embedding_forward: ::std::option::Option<
         unsafe extern "C" fn(
             h: *mut ::std::os::raw::c_void,
@@ -247,74 +271,74 @@ pub struct engine_kernels {
             ids: *const u32,
             n: u32,
             d: u32,
-            scale: f32,
+            scale: f64,
             dtype: engine_dtype,
             stream: engine_stream,
         ) -> engine_status,
     >,
-    #[doc = " `dweight[id] += scale * sum of dh over the rows that have this id`, rows in order\n\n dweight (V, D) f32; dh (N, D) T; ids (N). `rows` (N) are the rows of the batch sorted by id, rows of one id in\n ascending order; `starts` (U + 1) is where each of the U distinct ids begins in `rows`, and N. Runs may be empty."]
+    #[doc = " `dweight[id] += scale * sum of dh over the rows that have this id`, rows in order\n\n dweight (V, D) A; dh (N, D) T; ids (N). `rows` (N) are the rows of the batch sorted by id, rows of one id in\n ascending order; `starts` (U + 1) is where each of the U distinct ids begins in `rows`, and N. Runs may be empty."]
     pub embedding_backward: ::std::option::Option<
         unsafe extern "C" fn(
-            dweight: *mut f32,
+            dweight: *mut ::std::os::raw::c_void,
             dh: *const ::std::os::raw::c_void,
             ids: *const u32,
             rows: *const u32,
             starts: *const u32,
             u: u32,
             d: u32,
-            scale: f32,
+            scale: f64,
             dtype: engine_dtype,
             stream: engine_stream,
         ) -> engine_status,
     >,
-    #[doc = " `norm = sqrt(sum g^2);  factor = min(1, max_norm / (norm + 1e-6))`, 1 when max_norm is 0.  kernels/clip.cu\n\n norm, factor: one f32 each; gradients (n) f32; scratch (ceil(n / 16384)) f32. The factor is NaN when the norm or\n `*loss` (one f64, or null) is not finite."]
+    #[doc = " `grad_norm = sqrt(sum g^2);  clip_factor = min(1, max_norm / (grad_norm + 1e-6))`, 1 when max_norm is 0.  clip\n\n results: one struct; gradients (n) A; scratch (ceil(n / ENGINE_CLIP_RUN)) A. The factor is NaN when the norm or the\n results' loss is not finite. `dtype`: that of A."]
     pub clip_factor: ::std::option::Option<
         unsafe extern "C" fn(
-            norm: *mut f32,
-            factor: *mut f32,
-            scratch: *mut f32,
-            gradients: *const f32,
-            loss: *const f64,
+            results: *mut engine_step_results,
+            scratch: *mut ::std::os::raw::c_void,
+            gradients: *const ::std::os::raw::c_void,
             n: u64,
-            max_norm: f32,
+            max_norm: f64,
+            dtype: engine_dtype,
             stream: engine_stream,
         ) -> engine_status,
     >,
-    #[doc = " One AdamW update of every parameter; gradients become 0. Nothing happens when `*factor` is NaN.  kernels/adamw.cu\n\n parameters, m, v, gradients (n) f32; copy (n) bf16 or null; factor: one f32, on the gradients; step: one struct.\n Group g of the G groups covers `starts[g] .. starts[g + 1]` and decays by `learning_rate * decays[g]`; starts\n (G + 1) begins with 0 and ends with n; decays (G) f32."]
+    #[doc = " One AdamW update of every parameter; gradients become 0. Nothing happens when the results' clip_factor is NaN.  adamw\n\n parameters, m, v, gradients (n) A; copy (n) bf16 or null; results, step: one struct each. Group g of the G groups\n covers `starts[g] .. starts[g + 1]` and decays by `learning_rate * weight_decay * decays[g]`; starts (G + 1) begins\n with 0 and ends with n; decays (G) f32. `dtype`: that of A."]
     pub adamw: ::std::option::Option<
         unsafe extern "C" fn(
-            parameters: *mut f32,
-            m: *mut f32,
-            v: *mut f32,
-            gradients: *mut f32,
+            parameters: *mut ::std::os::raw::c_void,
+            m: *mut ::std::os::raw::c_void,
+            v: *mut ::std::os::raw::c_void,
+            gradients: *mut ::std::os::raw::c_void,
             copy: *mut ::std::os::raw::c_void,
-            factor: *const f32,
+            results: *const engine_step_results,
             step: *const engine_adamw_step,
             starts: *const u64,
             decays: *const f32,
             groups: u32,
             n: u64,
+            dtype: engine_dtype,
             stream: engine_stream,
         ) -> engine_status,
     >,
-    #[doc = " Loss of a chunk of logits, which become their gradient.  kernels/cross_entropy.cu\n\n logits (R, V) T; sums (4) f64, added to: w * loss, w * entropy in nats, w where the target has the largest logit\n (the first of equals), w. Targets of row r are `starts[r] .. starts[r + 1]`; starts (R + 1); ids (M), distinct\n within a row; weights (M) f32; target_logits (M) f32 and row_sums (R, 4) f32 are scratch. Gradients are those of\n `*scale` * sum of w * loss; a null `scale` leaves the logits alone."]
+    #[doc = " Loss of a chunk of logits, which become their gradient.  cross_entropy\n\n logits (R, V) T; the first four numbers of `results` are added to. Targets of row r are\n `starts[r] .. starts[r + 1]`; starts (R + 1); ids (M), distinct within a row; weights (M) f32; target_logits (M) A\n and row_sums (R, 4) A are scratch. Gradients are those of `*scale` * sum of w * loss; a null `scale` leaves the\n logits alone."]
     pub cross_entropy: ::std::option::Option<
         unsafe extern "C" fn(
             logits: *mut ::std::os::raw::c_void,
-            sums: *mut f64,
-            target_logits: *mut f32,
-            row_sums: *mut f32,
+            results: *mut engine_step_results,
+            target_logits: *mut ::std::os::raw::c_void,
+            row_sums: *mut ::std::os::raw::c_void,
             starts: *const u32,
             ids: *const u32,
             weights: *const f32,
-            scale: *const f32,
+            scale: *const f64,
             r: u32,
             v: u32,
             dtype: engine_dtype,
             stream: engine_stream,
         ) -> engine_status,
     >,
-    #[doc = " The next token of each row: `argmax` of equals the first, or a draw.  kernels/sample.cu\n\n tokens (R); logits (R, V) T. With `sampling` (host memory) null: the largest logit, the first of equals. Else row\n r draws with `uniforms[r]`, in [0, 1): tokens are put in descending order of their logits (of equals the first\n comes first), top_k of them are kept, then the fewest whose probability reaches top_p, and the token is taken\n at which the running sum of exp((z - max) / temperature) passes `uniforms[r]` times that of all that are kept."]
+    #[doc = " The next token of each row: `argmax` of equals the first, or a draw.  sample\n\n tokens (R); logits (R, V) T. With `sampling` (host memory) null: the largest logit, the first of equals. Else row\n r draws with `uniforms[r]`, in [0, 1): tokens are put in descending order of their logits (of equals the first\n comes first), top_k of them are kept, then the fewest whose probability reaches top_p, and the token is taken\n at which the running sum of exp((z - max) / temperature) passes `uniforms[r]` times that of all that are kept."]
     pub sample: ::std::option::Option<
         unsafe extern "C" fn(
             tokens: *mut u32,
@@ -327,7 +351,7 @@ pub struct engine_kernels {
             stream: engine_stream,
         ) -> engine_status,
     >,
-    #[doc = " `to = from` in another type, rounded to nearest.  kernels/cast.cu\n\n to (n) of `to_dtype`; from (n) of `from_dtype`."]
+    #[doc = " `to = from` in another type, rounded to nearest.  cast\n\n to (n) of `to_dtype`; from (n) of `from_dtype`."]
     pub cast: ::std::option::Option<
         unsafe extern "C" fn(
             to: *mut ::std::os::raw::c_void,
@@ -335,6 +359,16 @@ pub struct engine_kernels {
             n: u64,
             to_dtype: engine_dtype,
             from_dtype: engine_dtype,
+            stream: engine_stream,
+        ) -> engine_status,
+    >,
+    #[doc = " `sum += term`.  add\n\n sum, term (n) T."]
+    pub add: ::std::option::Option<
+        unsafe extern "C" fn(
+            sum: *mut ::std::os::raw::c_void,
+            term: *const ::std::os::raw::c_void,
+            n: u64,
+            dtype: engine_dtype,
             stream: engine_stream,
         ) -> engine_status,
     >,

@@ -1,12 +1,15 @@
-//! What a device that runs `kernels/` must be able to do. [`cuda`](super::cuda) does it through the CUDA driver and
-//! cuBLASLt, [`emulated`](super::emulated) on the host; everything above this trait is the same code for both.
+//! What a device must be able to do. [`host`](crate::host) does it in Rust, [`cuda`](crate::cuda) through the CUDA driver and
+//! cuBLASLt, [`emulated`](crate::emulated) with the same kernels on the host; everything above this trait is the same code
+//! for all of them. Where devices differ in what suits them (tiles, chunks, graphs), the driver answers.
 //!
-//! A device has one stream: whatever is queued runs in order, and only [`Driver::download`] waits for it.
+//! A device has one stream: whatever is queued runs in order, and only [`Driver::download`] waits for it. The host and the
+//! emulator run what is queued at once.
 
 use std::ffi::c_void;
 
-use super::bindings::{engine_dtype, engine_stream};
+use super::bindings::{ENGINE_ATTENTION_TILE, engine_dtype, engine_stream};
 use super::kernels::Kernels;
+use crate::bail;
 use crate::device::DType;
 use crate::error::Result;
 
@@ -25,7 +28,7 @@ pub trait Driver {
     /// What the device is, for people.
     fn name(&self) -> String;
 
-    /// Memory, aligned to 256 bytes. An error when there is not enough.
+    /// Memory, aligned to 64 bytes at least. An error when there is not enough.
     fn allocate(&self, bytes: usize) -> Result<*mut c_void>;
 
     /// # Safety
@@ -34,7 +37,34 @@ pub trait Driver {
 
     /// Whether freed memory is worth keeping for the next tensor of its size. The emulator gives it back, so that a
     /// tensor has guard bands of its own and begins as NaN.
-    fn keeps_freed_memory(&self) -> bool;
+    fn keeps_freed_memory(&self) -> bool {
+        true
+    }
+
+    /// Whether this is the CPU: tensors can be read and written in place.
+    fn is_host(&self) -> bool {
+        false
+    }
+
+    /// Rows of a tile of queries and slots of a tile of keys in the lists that attention reads.
+    fn attention_tile(&self) -> usize {
+        ENGINE_ATTENTION_TILE as usize
+    }
+
+    /// Most bytes of logits to have in memory at once. Large: products like many rows.
+    fn logits_bytes(&self) -> usize {
+        1 << 30
+    }
+
+    /// Whether a step can be captured and replayed. Batches are then padded to a few sizes, so that steps repeat.
+    fn captures_graphs(&self) -> bool {
+        true
+    }
+
+    /// Called after a launch has been queued, for debugging: waits for it where the device was asked to.
+    fn after_launch(&self, _op: &str) -> Result<()> {
+        Ok(())
+    }
 
     /// Queues a copy from the host, which may change `from` when this returns.
     ///
@@ -61,10 +91,14 @@ pub trait Driver {
     unsafe fn product(&self, product: &Product) -> Result<()>;
 
     /// From now on what is queued is kept in a graph and not run. Uploads and downloads must not occur.
-    fn begin_capture(&self) -> Result<()>;
+    fn begin_capture(&self) -> Result<()> {
+        bail!("internal: `{}` captures no graphs", self.name())
+    }
 
     /// The graph of what was queued since [`Driver::begin_capture`].
-    fn end_capture(&self) -> Result<Box<dyn Graph>>;
+    fn end_capture(&self) -> Result<Box<dyn Graph>> {
+        bail!("internal: `{}` captures no graphs", self.name())
+    }
 }
 
 /// Work that was captured once and can be queued again as a whole, with the addresses it had.
@@ -93,7 +127,7 @@ impl Operand {
     }
 }
 
-/// `c (m, n) = a (m, k) b (k, n)`, or `+=`, with sums in f32.
+/// `c (m, n) = a (m, k) b (k, n)`, or `+=`, with sums in A (f32; f64 of f64).
 #[derive(Clone, Copy, Debug)]
 pub struct Product {
     pub c: *mut c_void,
@@ -113,11 +147,12 @@ pub struct Product {
 /// The table's name for a dtype.
 ///
 /// # Panics
-/// For a type that no kernel computes in: a mistake of the calling op.
+/// For a type that nothing computes in: a mistake of the calling op.
 pub fn engine_dtype(dtype: DType) -> engine_dtype {
     match dtype {
         DType::F32 => engine_dtype::ENGINE_F32,
+        DType::F64 => engine_dtype::ENGINE_F64,
         DType::Bf16 => engine_dtype::ENGINE_BF16,
-        DType::F64 | DType::U32 => panic!("no kernel computes in {dtype:?}"),
+        DType::U32 => panic!("nothing computes in {dtype:?}"),
     }
 }

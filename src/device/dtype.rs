@@ -32,25 +32,6 @@ impl Element for u32 {
     const DTYPE: DType = DType::U32;
 }
 
-/// `dispatch!(dtype, T => expression)`: runs the expression with `T` bound to the element type of `dtype`, which must be
-/// one that the CPU computes in.
-#[macro_export]
-macro_rules! dispatch {
-    ($dtype:expr, $t:ident => $body:expr) => {
-        match $dtype {
-            $crate::device::DType::F32 => {
-                type $t = f32;
-                $body
-            }
-            $crate::device::DType::F64 => {
-                type $t = f64;
-                $body
-            }
-            other => panic!("the CPU does not compute in {other:?}"),
-        }
-    };
-}
-
 impl DType {
     /// Bytes of one element.
     pub fn size(self) -> usize {
@@ -61,7 +42,7 @@ impl DType {
         }
     }
 
-    /// What statistics, master weights and gradients of parameters are kept in beside compute in this type.
+    /// A: what statistics, master weights and gradients of parameters are kept in beside compute in this type.
     pub fn accumulator(self) -> DType {
         if self == DType::F64 { DType::F64 } else { DType::F32 }
     }

@@ -1,4 +1,4 @@
-//! The kernel table as Rust sees it: one set of launchers, compiled for CUDA or for the emulator.
+//! The kernel table as Rust sees it: one set of launchers, compiled for CUDA or for the emulator, or written in Rust.
 //!
 //! `kernels/engine.h` declares the table, [`bindings`](super::bindings) is bindgen's rendering of it, and
 //! [`launch!`](crate::launch) calls a launcher and turns its status into an error that names the op and its shapes.
@@ -6,10 +6,11 @@
 use std::ffi::CStr;
 
 use super::bindings::{engine_kernels, engine_status};
+use super::driver::Driver;
 use crate::err;
 use crate::error::Result;
 
-/// The launchers of one build of the kernels.
+/// The launchers of one implementation of the kernels.
 #[derive(Clone, Copy)]
 pub struct Kernels {
     /// The table itself; every pointer in it is set.
@@ -39,7 +40,7 @@ impl Kernels {
         None
     }
 
-    /// Which device they run on: `cuda` or `emulated`.
+    /// Which device they run on: `cpu`, `cuda` or `emulated`.
     pub fn device(&self) -> &'static str {
         // SAFETY: a constant C string of the table.
         unsafe { CStr::from_ptr(self.table.device) }.to_str().unwrap_or("unknown")
@@ -56,16 +57,24 @@ impl Kernels {
     }
 }
 
-/// `launch!(kernels, rmsnorm_forward { n, d }(y, rstd, ..))`: calls a launcher; an error names it and the sizes in braces.
+/// Turns a launcher's status into an error that names the op and its sizes.
+pub fn launched(driver: &dyn Driver, status: engine_status, op: &str, sizes: &[(&str, u64)]) -> Result<()> {
+    if status == engine_status::ENGINE_OK {
+        return driver.after_launch(op);
+    }
+    let sizes: Vec<String> = sizes.iter().map(|(name, size)| format!("{} {size}", name.to_uppercase())).collect();
+    driver.kernels().check(status, &format!("{op} of {}", sizes.join(", ")))
+}
+
+/// `launch!(driver, rmsnorm_forward { n, d }(y, rstd, ..))`: calls a launcher; an error names it and the sizes in braces.
 ///
 /// To be used in an `unsafe` block: the pointers must be memory of the device as `kernels/engine.h` describes it.
 #[macro_export]
 macro_rules! launch {
-    ($kernels:expr, $op:ident { $($size:ident),* }($($argument:expr),* $(,)?)) => {{
-        let kernels: $crate::device::kernels::Kernels = $kernels;
-        let launcher = kernels.table.$op.expect("the table is complete");
+    ($driver:expr, $op:ident { $($size:ident),* }($($argument:expr),* $(,)?)) => {{
+        let driver: &dyn $crate::device::driver::Driver = $driver;
+        let launcher = driver.kernels().table.$op.expect("the table is complete");
         let status = launcher($($argument),*);
-        let sizes: &[String] = &[$(format!("{} {}", stringify!($size).to_uppercase(), $size)),*];
-        kernels.check(status, &format!("{} of {}", stringify!($op), sizes.join(", ")))
+        $crate::device::kernels::launched(driver, status, stringify!($op), &[$((stringify!($size), $size as u64)),*])
     }};
 }

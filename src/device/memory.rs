@@ -1,25 +1,17 @@
 //! Where tensors live: a device's memory, the pool that freed storage goes back to, and the accounts by purpose.
 //!
-//! A training step after the first allocates nothing. What a captured graph uses comes from a pool of its own, which nothing
-//! else touches: a graph can be replayed at any time without overwriting what is alive.
+//! A training step after the first allocates nothing. What a captured graph uses comes from an [`Arena`] of its own, which
+//! nothing else touches: a graph can be replayed at any time without overwriting what is alive. When the driver is out of
+//! memory, the pool's free storage is given back to it and the request is made once more.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::ffi::c_void;
 use std::rc::Rc;
 
+use super::arena::Arena;
 use super::driver::Driver;
-use crate::err;
 use crate::error::{Kind, Result};
-
-/// A 64-byte line: host storage is allocated in these, which aligns it for every vector unit.
-#[derive(Clone, Copy)]
-#[repr(C, align(64))]
-pub(super) struct Line([u8; 64]);
-// SAFETY: an array of bytes with no padding (size equals alignment): any bit pattern is valid.
-unsafe impl bytemuck::Zeroable for Line {}
-// SAFETY: as above.
-unsafe impl bytemuck::Pod for Line {}
 
 /// What memory is for: accounts are kept by it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +33,7 @@ impl Purpose {
         [Purpose::Weights, Purpose::Optimizer, Purpose::Gradients, Purpose::Activations, Purpose::Scratch];
 }
 
-/// Where tensors live: its pool of freed storage and its accounts. A handle also says what its tensors are for.
+/// Where tensors live. A handle also says what its tensors are for.
 #[derive(Clone)]
 pub struct Device {
     shared: Rc<Shared>,
@@ -50,40 +42,42 @@ pub struct Device {
 
 struct Shared {
     pool: RefCell<Pool>,
-    /// Whether storage is taken from the pool of graphs.
+    arena: RefCell<Arena>,
+    /// Whether storage is taken from the arena of graphs.
     for_graph: Cell<bool>,
-    /// None: the host.
-    driver: Option<Box<dyn Driver>>,
+    accounts: RefCell<Accounts>,
+    driver: Box<dyn Driver>,
 }
+
+/// Freed blocks by their size in bytes.
+type Pool = BTreeMap<usize, Vec<*mut c_void>>;
 
 #[derive(Default)]
-struct Pool {
-    /// By size in bytes; the second is that of graphs.
-    free: [BTreeMap<usize, Vec<Memory>>; 2],
-    live_bytes: usize,
-    peak_bytes: usize,
-    /// By purpose: bytes now, and at most.
-    accounts: [(usize, usize); 5],
+struct Accounts {
+    total: Account,
+    by_purpose: [Account; 5],
 }
 
-pub(super) enum Memory {
-    Host(Vec<Line>),
-    Device(*mut c_void),
+/// Bytes that tensors hold now, and the most that they have held.
+#[derive(Clone, Copy, Default)]
+struct Account {
+    now: usize,
+    peak: usize,
+}
+
+impl Account {
+    fn add(&mut self, bytes: isize) {
+        self.now = self.now.wrapping_add_signed(bytes);
+        self.peak = self.peak.max(self.now);
+    }
 }
 
 impl Device {
-    /// The host's cores and memory.
-    pub fn cpu() -> Self {
-        Self::new(None)
-    }
-
-    /// A device that runs the kernels.
+    /// The device of this driver.
     pub fn with_driver(driver: Box<dyn Driver>) -> Self {
-        Self::new(Some(driver))
-    }
-
-    fn new(driver: Option<Box<dyn Driver>>) -> Self {
-        let shared = Shared { pool: RefCell::default(), for_graph: Cell::new(false), driver };
+        let arena = RefCell::new(Arena::new(driver.keeps_freed_memory()));
+        let (pool, accounts) = (RefCell::default(), RefCell::default());
+        let shared = Shared { pool, arena, for_graph: Cell::new(false), accounts, driver };
         Self { shared: Rc::new(shared), purpose: Purpose::Activations }
     }
 
@@ -92,28 +86,36 @@ impl Device {
         Self { shared: self.shared.clone(), purpose }
     }
 
-    /// What runs the kernels; None on the CPU.
-    pub fn driver(&self) -> Option<&dyn Driver> {
-        self.shared.driver.as_deref()
+    /// What runs the kernels.
+    pub fn driver(&self) -> &dyn Driver {
+        &*self.shared.driver
     }
 
     /// The most bytes that tensors have held at once.
     pub fn peak_bytes(&self) -> usize {
-        self.shared.pool.borrow().peak_bytes
+        self.shared.accounts.borrow().total.peak
     }
 
     /// The most bytes that tensors for `purpose` have held at once.
     pub fn peak_bytes_of(&self, purpose: Purpose) -> usize {
-        self.shared.pool.borrow().accounts[purpose as usize].1
+        self.shared.accounts.borrow().by_purpose[purpose as usize].peak
     }
 
     /// Gives the pool's free storage back to the system; what graphs use stays.
     pub fn trim(&self) {
-        let free = std::mem::take(&mut self.shared.pool.borrow_mut().free[0]);
-        self.shared.release(free);
+        self.shared.trim();
     }
 
-    /// Runs `work` with storage from the pool of graphs: what was captured there may be replayed later.
+    /// Gives the arena of graphs back to the system, as far as no tensor lies in it.
+    ///
+    /// # Safety
+    /// No graph that was captured on this device is launched any more.
+    pub unsafe fn free_graph_memory(&self) {
+        let free = self.shared.arena.borrow_mut().take_free_chunks();
+        free.into_iter().for_each(|chunk| self.shared.free(chunk.address, chunk.size));
+    }
+
+    /// Runs `work` with storage from the arena of graphs: what was captured there may be replayed later.
     pub fn for_graph<R>(&self, work: impl FnOnce() -> R) -> R {
         let before = self.shared.for_graph.replace(true);
         let result = work();
@@ -124,28 +126,22 @@ impl Device {
     pub(super) fn allocate(&self, bytes: usize) -> Result<Storage> {
         let size = self.shared.rounded(bytes);
         let graph = self.shared.for_graph.get();
-        let reused = self.shared.pool.borrow_mut().free[graph as usize].get_mut(&size).and_then(Vec::pop);
-        let memory = match (reused, &self.shared.driver) {
-            (Some(memory), _) => memory,
-            (None, None) => Memory::Host(host_lines(size)?),
-            (None, Some(driver)) => {
-                Memory::Device(driver.allocate(size).map_err(|error| error.or_kind(Kind::OutOfMemory))?)
-            }
-        };
-        self.shared.pool.borrow_mut().account(self.purpose, size as isize);
-        Ok(Storage { memory, size, graph, device: self.clone() })
+        let address = if graph { self.shared.from_arena(size)? } else { self.shared.from_pool(size)? };
+        self.account(size as isize);
+        Ok(Storage { address, size, graph, device: self.clone() })
     }
-}
 
-fn host_lines(bytes: usize) -> Result<Vec<Line>> {
-    let lines = bytemuck::allocation::try_zeroed_vec(bytes / size_of::<Line>());
-    lines.map_err(|()| err!("the host has no memory for {bytes} bytes").of_kind(Kind::OutOfMemory))
+    fn account(&self, bytes: isize) {
+        let mut accounts = self.shared.accounts.borrow_mut();
+        accounts.total.add(bytes);
+        accounts.by_purpose[self.purpose as usize].add(bytes);
+    }
 }
 
 impl Shared {
     /// Sizes are rounded up by at most an eighth, so that batches of almost the same length share storage.
     fn rounded(&self, bytes: usize) -> usize {
-        if self.driver.as_ref().is_some_and(|driver| !driver.keeps_freed_memory()) {
+        if !self.driver.keeps_freed_memory() {
             return bytes;
         }
         let lines = bytes.div_ceil(64).max(1);
@@ -153,38 +149,54 @@ impl Shared {
         lines.div_ceil(step) * step * 64
     }
 
-    fn release(&self, free: BTreeMap<usize, Vec<Memory>>) {
-        let Some(driver) = &self.driver else { return };
-        for (size, blocks) in free {
-            for block in blocks {
-                if let Memory::Device(address) = block {
-                    // SAFETY: this pool allocated it with this size, and took it back from its last holder.
-                    unsafe { driver.free(address, size) };
-                }
-            }
+    fn from_pool(&self, size: usize) -> Result<*mut c_void> {
+        let reused = self.pool.borrow_mut().get_mut(&size).and_then(Vec::pop);
+        reused.map_or_else(|| self.from_driver(size), Ok)
+    }
+
+    fn from_arena(&self, size: usize) -> Result<*mut c_void> {
+        let mut arena = self.arena.borrow_mut();
+        if let Some(address) = arena.take(size) {
+            return Ok(address);
         }
+        let chunk = arena.chunk_size(size);
+        arena.add_chunk(self.from_driver(chunk)?, chunk);
+        Ok(arena.take(size).expect("the new chunk holds it"))
+    }
+
+    fn from_driver(&self, size: usize) -> Result<*mut c_void> {
+        let again = |_| {
+            self.trim();
+            self.driver.allocate(size)
+        };
+        self.driver.allocate(size).or_else(again).map_err(|error| error.or_kind(Kind::OutOfMemory))
+    }
+
+    fn trim(&self) {
+        let free = std::mem::take(&mut *self.pool.borrow_mut());
+        for (size, blocks) in free {
+            blocks.into_iter().for_each(|address| self.free(address, size));
+        }
+    }
+
+    /// Frees what this device has allocated and nobody holds.
+    fn free(&self, address: *mut c_void, size: usize) {
+        // SAFETY: the callers took it out of the pool or the arena, whose blocks came from this driver with this size.
+        unsafe { self.driver.free(address, size) };
     }
 }
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        let free = std::mem::take(&mut self.pool.get_mut().free);
-        free.into_iter().for_each(|free| self.release(free));
+        self.trim();
+        let chunks = self.arena.get_mut().take_free_chunks();
+        chunks.into_iter().for_each(|chunk| self.free(chunk.address, chunk.size));
     }
 }
 
-impl Pool {
-    fn account(&mut self, purpose: Purpose, bytes: isize) {
-        self.live_bytes = self.live_bytes.wrapping_add_signed(bytes);
-        self.peak_bytes = self.peak_bytes.max(self.live_bytes);
-        let (now, most) = &mut self.accounts[purpose as usize];
-        *now = now.wrapping_add_signed(bytes);
-        *most = (*most).max(*now);
-    }
-}
-
+/// A block of a device's memory, which goes back to where it came from.
 pub(super) struct Storage {
-    pub memory: Memory,
+    pub address: *mut c_void,
     size: usize,
     graph: bool,
     pub device: Device,
@@ -192,15 +204,14 @@ pub(super) struct Storage {
 
 impl Drop for Storage {
     fn drop(&mut self) {
-        let memory = std::mem::replace(&mut self.memory, Memory::Host(Vec::new()));
         let shared = &self.device.shared;
-        shared.pool.borrow_mut().account(self.device.purpose, -(self.size as isize));
-        match (&memory, &shared.driver) {
-            (Memory::Device(address), Some(driver)) if !self.graph && !driver.keeps_freed_memory() => {
-                // SAFETY: allocated by this driver with this size, and nobody holds it any more.
-                unsafe { driver.free(*address, self.size) }
-            }
-            _ => shared.pool.borrow_mut().free[self.graph as usize].entry(self.size).or_default().push(memory),
+        self.device.account(-(self.size as isize));
+        if self.graph {
+            shared.arena.borrow_mut().give(self.address, self.size);
+        } else if shared.driver.keeps_freed_memory() {
+            shared.pool.borrow_mut().entry(self.size).or_default().push(self.address);
+        } else {
+            shared.free(self.address, self.size);
         }
     }
 }

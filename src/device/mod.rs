@@ -1,13 +1,17 @@
 //! What a device is: its memory and tensors, the driver that queues work on it, and the table of kernels.
 
+mod arena;
+mod arithmetic;
 #[rustfmt::skip]
 pub mod bindings;
 pub mod driver;
 mod dtype;
 pub mod kernels;
 mod memory;
+mod out_of_memory;
 mod tensor;
 
 pub use dtype::{DType, Element};
 pub use memory::{Device, Purpose};
+pub use out_of_memory::OutOfMemory;
 pub use tensor::Tensor;

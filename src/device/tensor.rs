@@ -4,14 +4,14 @@
 //! else holds it: [`Tensor::as_mut`] refuses a shared storage, so a tensor that a tape closure has captured can never
 //! change under it.
 
+use std::borrow::Cow;
 use std::ffi::c_void;
 use std::rc::Rc;
 
 use half::bf16;
 
 use super::dtype::{DType, Element};
-use super::memory::{Device, Memory, Storage};
-use crate::dispatch;
+use super::memory::{Device, Storage};
 use crate::err;
 use crate::error::Result;
 
@@ -80,44 +80,30 @@ impl Tensor {
         Self { offset: self.offset + offset, shape: shape.to_vec(), ..self.clone() }
     }
 
-    /// The elements, on the CPU.
+    /// The elements, where they lie in the host's memory: on the CPU.
     ///
     /// # Panics
-    /// When `T` is not the tensor's dtype or the tensor is not in host memory: a mistake of the calling op, never of a
-    /// user.
+    /// When `T` is not the tensor's dtype or the tensor is elsewhere: a mistake of the caller, never of a user.
     pub fn as_slice<T: Element>(&self) -> &[T] {
-        assert_eq!(T::DTYPE, self.dtype, "dtype of a tensor of shape {:?}", self.shape);
-        match &self.storage.memory {
-            Memory::Host(lines) => &bytemuck::cast_slice(lines)[self.offset..self.offset + self.len()],
-            Memory::Device(_) => panic!("a tensor of shape {:?} is not in host memory", self.shape),
-        }
+        self.check_host::<T>();
+        // SAFETY: the storage holds the elements, initialised, until `self` goes; whoever writes them holds it alone.
+        unsafe { std::slice::from_raw_parts(self.address().cast(), self.len()) }
     }
 
-    /// The elements, to write; an error when somebody else holds the storage (say, a tape that was not dropped).
+    /// [`Tensor::as_slice`], to write; an error when somebody else holds the storage (say, a tape that was not dropped).
     ///
     /// # Panics
     /// As [`Tensor::as_slice`].
     pub fn as_mut<T: Element>(&mut self) -> Result<&mut [T]> {
+        self.check_host::<T>();
+        let (address, len) = (self.address_mut()?.cast(), self.len());
+        // SAFETY: as above, and nobody else holds the storage.
+        Ok(unsafe { std::slice::from_raw_parts_mut(address, len) })
+    }
+
+    fn check_host<T: Element>(&self) {
         assert_eq!(T::DTYPE, self.dtype, "dtype of a tensor of shape {:?}", self.shape);
-        let (offset, len) = (self.offset, self.len());
-        match &mut self.unshared()?.memory {
-            Memory::Host(lines) => Ok(&mut bytemuck::cast_slice_mut(lines)[offset..offset + len]),
-            Memory::Device(_) => panic!("a tensor is not in host memory"),
-        }
-    }
-
-    fn unshared(&mut self) -> Result<&mut Storage> {
-        let shape = &self.shape;
-        Rc::get_mut(&mut self.storage)
-            .ok_or_else(|| err!("internal: a tensor of shape {shape:?} is written while it is shared"))
-    }
-
-    /// [`Tensor::as_mut`] of a tensor that was made a moment ago, which nobody else can hold.
-    ///
-    /// # Panics
-    /// When the storage is shared after all.
-    pub fn fresh<T: Element>(&mut self) -> &mut [T] {
-        self.as_mut().expect("a new tensor is not shared")
+        assert!(self.device().driver().is_host(), "a tensor of shape {:?} is not in the host's memory", self.shape);
     }
 
     /// Whether this is the storage's only holder, so that it may be written in place.
@@ -127,16 +113,14 @@ impl Tensor {
 
     /// Where the elements lie, for a launcher.
     pub fn address(&self) -> *const c_void {
-        let bytes = self.offset * self.dtype.size();
-        match &self.storage.memory {
-            Memory::Host(lines) => lines.as_ptr().cast::<u8>().wrapping_add(bytes).cast(),
-            Memory::Device(start) => start.cast::<u8>().wrapping_add(bytes).cast(),
-        }
+        self.storage.address.cast::<u8>().wrapping_add(self.offset * self.dtype.size()).cast()
     }
 
     /// Where the elements lie, for a launcher that writes; an error when somebody else holds the storage.
     pub fn address_mut(&mut self) -> Result<*mut c_void> {
-        self.unshared()?;
+        if !self.is_unique() {
+            return Err(err!("internal: a tensor of shape {:?} is written while it is shared", self.shape));
+        }
         Ok(self.address().cast_mut())
     }
 
@@ -147,12 +131,29 @@ impl Tensor {
     pub fn upload<T: Element>(&mut self, values: &[T]) -> Result<()> {
         assert_eq!((T::DTYPE, values.len()), (self.dtype, self.len()), "upload to a tensor of shape {:?}", self.shape);
         let to = self.address_mut()?;
-        match self.storage.device.driver() {
-            None => self.as_mut()?.copy_from_slice(values),
-            // SAFETY: the tensor's own memory, as long as `values` (checked above).
-            Some(driver) => unsafe { driver.upload(to, bytemuck::cast_slice(values))? },
+        // SAFETY: the tensor's own memory, as long as `values` (checked above).
+        unsafe { self.device().driver().upload(to, bytemuck::cast_slice(values)) }
+    }
+
+    /// Overwrites the elements by what `fill` writes: in place on the CPU, else through a copy in the host's memory.
+    ///
+    /// # Panics
+    /// When `T` is not the tensor's dtype.
+    pub fn fill_with<T: Element>(&mut self, fill: impl FnOnce(&mut [T]) -> Result<()>) -> Result<()> {
+        if self.device().driver().is_host() {
+            return fill(self.as_mut()?);
         }
-        Ok(())
+        let mut values = bytemuck::zeroed_vec(self.len());
+        fill(&mut values)?;
+        self.upload(&values)
+    }
+
+    /// The elements after all that the device has queued: in place on the CPU, else copied.
+    ///
+    /// # Panics
+    /// When `T` is not the tensor's dtype.
+    pub fn read<T: Element>(&self) -> Result<Cow<'_, [T]>> {
+        if self.device().driver().is_host() { Ok(self.as_slice().into()) } else { Ok(self.download()?.into()) }
     }
 
     /// The elements, copied to the host after all that the device has queued.
@@ -160,23 +161,18 @@ impl Tensor {
     /// # Panics
     /// When `T` is not the tensor's dtype.
     pub fn download<T: Element>(&self) -> Result<Vec<T>> {
-        let Some(driver) = self.device().driver() else { return Ok(self.as_slice().to_vec()) };
         assert_eq!(T::DTYPE, self.dtype, "dtype of a tensor of shape {:?}", self.shape);
         let mut values = bytemuck::zeroed_vec(self.len());
         // SAFETY: the tensor's own memory, as long as `values`.
-        unsafe { driver.download(bytemuck::cast_slice_mut(&mut values), self.address())? };
+        unsafe { self.device().driver().download(bytemuck::cast_slice_mut(&mut values), self.address())? };
         Ok(values)
     }
 
     /// Sets every element to 0; an error when somebody else holds the storage.
     pub fn zero(&mut self) -> Result<()> {
         let (to, bytes) = (self.address_mut()?, self.len() * self.dtype.size());
-        match self.storage.device.driver() {
-            None => dispatch!(self.dtype, T => self.as_mut::<T>()?.fill(0 as T)),
-            // SAFETY: the tensor's own memory.
-            Some(driver) => unsafe { driver.zero(to, bytes)? },
-        }
-        Ok(())
+        // SAFETY: the tensor's own memory.
+        unsafe { self.device().driver().zero(to, bytes) }
     }
 
     /// The elements as f64 (tests, reports).

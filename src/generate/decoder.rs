@@ -13,6 +13,7 @@ use super::sampling::{Sampling, choose};
 use super::slots::{Row, Slots};
 use crate::autograd::Tape;
 use crate::batch::inputs::Inputs;
+use crate::batch::tree::Rows;
 use crate::device::Tensor;
 use crate::error::Result;
 use crate::model::gemma3::{Gemma3, KvCache};
@@ -191,7 +192,8 @@ impl<'m> Decoder<'m> {
         let of = |part: fn(&Row) -> u32| rows.iter().map(part).collect::<Vec<u32>>();
         let (ids, slots, positions) = (of(|row| row.id), of(|row| row.slot), of(|row| row.position));
         let inputs = Inputs::new(self.model.device(), false);
-        let batch = self.model.batch_of(&inputs, self.slots.tree(), (&ids, &slots, &positions), decoding)?;
+        let rows = Rows { ids: &ids, slots: &slots, positions: &positions };
+        let batch = self.model.batch_of(&inputs, self.slots.tree(), rows, decoding)?;
         inputs.send()?;
         let mut tape = Tape::inference(self.model.device());
         let hidden = self.model.forward(&mut tape, &batch, Some(&mut self.cache))?;

@@ -1,4 +1,111 @@
-//! The CPU: vector dispatch, row-parallel loops, matrix products.
+//! The CPU: the table of kernels in Rust (a file per op), and a driver whose memory is the host's.
+//!
+//! It is the device where there is no GPU, and the oracle of every kernel: f32 and bf16 run, f64 is held against central
+//! differences. Whatever is queued runs at once, and no graph is captured.
 
+use std::alloc::{Layout, alloc_zeroed, dealloc};
+use std::ffi::c_void;
+use std::ptr;
+
+use crate::device::Device;
+use crate::device::bindings::{ENGINE_HOST_ATTENTION_TILE, engine_stream};
+use crate::device::driver::{Driver, Product};
+use crate::device::kernels::Kernels;
+use crate::err;
+use crate::error::Result;
+
+mod adamw;
+mod add;
+mod attention;
+mod cast;
+mod clip;
+mod cross_entropy;
+mod embedding;
+mod geglu;
 pub mod gemm;
+pub mod products;
+mod rmsnorm;
+mod rope;
+mod sample;
 pub mod simd;
+mod table;
+
+/// The host's cores and memory.
+struct Host;
+
+/// A new device on the CPU, with a pool of memory of its own.
+pub fn device() -> Device {
+    Device::with_driver(Box::new(Host))
+}
+
+/// Aligned for every vector unit.
+fn layout(bytes: usize) -> Result<Layout> {
+    Layout::from_size_align(bytes.max(1), 64).map_err(|_| err!("{bytes} bytes are more than there can be"))
+}
+
+impl Driver for Host {
+    fn kernels(&self) -> Kernels {
+        table::kernels()
+    }
+
+    fn stream(&self) -> engine_stream {
+        ptr::null_mut()
+    }
+
+    fn name(&self) -> String {
+        "the CPU".into()
+    }
+
+    fn allocate(&self, bytes: usize) -> Result<*mut c_void> {
+        // SAFETY: the layout is not empty. Zeroed, because tensors hand it out as numbers.
+        let address = unsafe { alloc_zeroed(layout(bytes)?) };
+        if address.is_null() { Err(err!("there is no memory for {bytes} bytes")) } else { Ok(address.cast()) }
+    }
+
+    unsafe fn free(&self, address: *mut c_void, bytes: usize) {
+        if let Ok(layout) = layout(bytes) {
+            // SAFETY: the caller's promise: allocated above with this size.
+            unsafe { dealloc(address.cast(), layout) };
+        }
+    }
+
+    fn is_host(&self) -> bool {
+        true
+    }
+
+    fn attention_tile(&self) -> usize {
+        ENGINE_HOST_ATTENTION_TILE as usize
+    }
+
+    fn logits_bytes(&self) -> usize {
+        384 << 20
+    }
+
+    fn captures_graphs(&self) -> bool {
+        false
+    }
+
+    unsafe fn upload(&self, to: *mut c_void, from: &[u8]) -> Result<()> {
+        // SAFETY: the caller's promise.
+        unsafe { ptr::copy_nonoverlapping(from.as_ptr(), to.cast(), from.len()) };
+        Ok(())
+    }
+
+    unsafe fn download(&self, to: &mut [u8], from: *const c_void) -> Result<()> {
+        // SAFETY: the caller's promise.
+        unsafe { ptr::copy_nonoverlapping(from.cast(), to.as_mut_ptr(), to.len()) };
+        Ok(())
+    }
+
+    unsafe fn zero(&self, at: *mut c_void, bytes: usize) -> Result<()> {
+        // SAFETY: the caller's promise.
+        unsafe { ptr::write_bytes(at.cast::<u8>(), 0, bytes) };
+        Ok(())
+    }
+
+    unsafe fn product(&self, product: &Product) -> Result<()> {
+        // SAFETY: the caller's promise.
+        unsafe { products::multiply(product) };
+        Ok(())
+    }
+}

@@ -1,19 +1,23 @@
-//! The CPU backend's ground: the number trait, vector dispatch, row-parallel loops and reductions in a fixed order.
+//! What the CPU's ops are written with: number types, vector dispatch, row-parallel loops and sums in a fixed order.
 //!
-//! Every CPU op is generic over [`Real`]: f32 is what runs, f64 is what the gradient checks use. Loops are written so
-//! that the compiler vectorises them, and [`vectorized`] compiles them once per instruction set (AVX-512, AVX2,
-//! baseline) and picks one at run time. The split of work never depends on the number of threads, and neither does the
-//! order of any sum: a run is equal to the bit on any number of cores.
+//! Every op is generic over its element type [`Scalar`] (f32, bf16, f64) and computes in that type's [`Real`] (f32, f32, f64).
+//! Loops are written so that the compiler vectorises them, and [`vectorized`] compiles them once per instruction set
+//! (AVX-512, AVX2, baseline) and picks one at run time. The split of work never depends on the number of threads, and
+//! neither does the order of any sum: a run is equal to the bit on any number of cores.
 
+use std::borrow::Cow;
 use std::ops::{Add, AddAssign, Div, Mul, Neg, Sub};
 
+use half::bf16;
 use rayon::prelude::*;
 
+use super::gemm::Product;
 use crate::device::Element;
+use crate::device::bindings::ENGINE_NORM_CHUNK;
 
-/// f32 or f64.
+/// What is computed in: f32 or f64.
 pub trait Real:
-    Element
+    Scalar<Acc = Self>
     + PartialOrd
     + Add<Output = Self>
     + Sub<Output = Self>
@@ -106,6 +110,100 @@ impl Real for f64 {
     }
 }
 
+/// What elements are stored in: f32, bf16 or f64.
+pub trait Scalar: Element {
+    /// A: what is computed in, and what sums are kept in.
+    type Acc: Product;
+    fn wide(self) -> Self::Acc;
+    /// Rounded to nearest, ties to even.
+    fn narrow(x: Self::Acc) -> Self;
+
+    /// All elements in A: themselves where that is their own type.
+    fn widened(x: &[Self]) -> Cow<'_, [Self::Acc]>;
+
+    /// Lets `fill` write in A, rounded once: straight into `x` where that is its own type.
+    fn fill_from_wide(x: &mut [Self], fill: impl FnOnce(&mut [Self::Acc]));
+
+    /// The same for what `update` reads and writes.
+    fn update_wide<R>(x: &mut [Self], update: impl FnOnce(&mut [Self::Acc]) -> R) -> R;
+}
+
+macro_rules! impl_scalar_of_itself {
+    ($t:ty) => {
+        impl Scalar for $t {
+            type Acc = $t;
+
+            #[inline(always)]
+            fn wide(self) -> $t {
+                self
+            }
+
+            #[inline(always)]
+            fn narrow(x: $t) -> $t {
+                x
+            }
+
+            fn widened(x: &[$t]) -> Cow<'_, [$t]> {
+                x.into()
+            }
+
+            fn fill_from_wide(x: &mut [$t], fill: impl FnOnce(&mut [$t])) {
+                fill(x);
+            }
+
+            fn update_wide<R>(x: &mut [$t], update: impl FnOnce(&mut [$t]) -> R) -> R {
+                update(x)
+            }
+        }
+    };
+}
+
+impl_scalar_of_itself!(f32);
+impl_scalar_of_itself!(f64);
+
+impl Scalar for bf16 {
+    type Acc = f32;
+
+    #[inline(always)]
+    fn wide(self) -> f32 {
+        f32::from_bits(u32::from(self.to_bits()) << 16)
+    }
+
+    /// Without branches, so that it vectorises; NaN stays NaN.
+    #[inline(always)]
+    fn narrow(x: f32) -> bf16 {
+        let bits = x.to_bits();
+        let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
+        bf16::from_bits(if x.is_nan() { 0x7fff } else { rounded as u16 })
+    }
+
+    fn widened(x: &[bf16]) -> Cow<'_, [f32]> {
+        let mut wide = vec![0.0; x.len()];
+        convert(&mut wide, x, bf16::wide);
+        wide.into()
+    }
+
+    fn fill_from_wide(x: &mut [bf16], fill: impl FnOnce(&mut [f32])) {
+        let mut wide = vec![0.0; x.len()];
+        fill(&mut wide);
+        convert(x, &wide, bf16::narrow);
+    }
+
+    fn update_wide<R>(x: &mut [bf16], update: impl FnOnce(&mut [f32]) -> R) -> R {
+        let mut wide = Self::widened(x).into_owned();
+        let result = update(&mut wide);
+        convert(x, &wide, bf16::narrow);
+        result
+    }
+}
+
+/// to[i] = f(from[i])
+pub fn convert<To: Element, From: Element>(to: &mut [To], from: &[From], f: impl Fn(From) -> To + Sync) {
+    to.par_chunks_mut(BLOCK).zip(from.par_chunks(BLOCK)).for_each(|(to, from)| {
+        vectorized(|| to.iter_mut().zip(from).for_each(|(to, &x)| *to = f(x)));
+    });
+}
+
 /// Runs `f` compiled for the best instruction set of this machine.
 #[inline(always)]
 pub fn vectorized<R>(f: impl FnOnce() -> R) -> R {
@@ -135,9 +233,9 @@ pub fn sum_of<T: Real>(n: usize, f: impl Fn(usize) -> T) -> T {
 
 /// Inner product.
 #[inline(always)]
-pub fn dot<T: Real>(a: &[T], b: &[T]) -> T {
+pub fn dot<T: Scalar>(a: &[T], b: &[T]) -> T::Acc {
     let b = &b[..a.len()];
-    sum_of(a.len(), |i| a[i] * b[i])
+    sum_of(a.len(), |i| a[i].wide() * b[i].wide())
 }
 
 /// Largest element; -inf for none.
@@ -156,8 +254,11 @@ pub fn max_of<T: Real>(x: &[T]) -> T {
 }
 
 /// Calls `f(i, row)` for each row of `width` elements of `out`, rows in parallel.
-pub fn for_each_row<T: Real>(out: &mut [T], width: usize, f: impl Fn(usize, &mut [T]) + Sync) {
-    let rows_per_task = (16_384 / width.max(1)).max(1);
+pub fn for_each_row<T: Element>(out: &mut [T], width: usize, f: impl Fn(usize, &mut [T]) + Sync) {
+    if width == 0 {
+        return;
+    }
+    let rows_per_task = rows_per_task(width);
     out.par_chunks_mut(rows_per_task * width).enumerate().for_each(|(task, rows)| {
         vectorized(|| {
             for (r, row) in rows.chunks_exact_mut(width).enumerate() {
@@ -167,19 +268,51 @@ pub fn for_each_row<T: Real>(out: &mut [T], width: usize, f: impl Fn(usize, &mut
     });
 }
 
-/// Length of the blocks that long vectors are cut into, whatever the number of threads.
-pub const BLOCK: usize = 1 << 16;
-
-/// sum += term.
-pub fn add_assign<T: Real>(sum: &mut [T], term: &[T]) {
-    sum.par_chunks_mut(BLOCK).zip(term.par_chunks(BLOCK)).for_each(|(sum, term)| {
-        vectorized(|| sum.iter_mut().zip(term).for_each(|(s, &t)| *s += t));
+/// [`for_each_row`] of which each row has one number more, in `beside`.
+pub fn for_each_row_and<T: Element, U: Element>(
+    out: &mut [T],
+    width: usize,
+    beside: &mut [U],
+    f: impl Fn(usize, &mut [T], &mut U) + Sync,
+) {
+    if width == 0 {
+        return;
+    }
+    let rows_per_task = rows_per_task(width);
+    let tasks = out.par_chunks_mut(rows_per_task * width).zip(beside.par_chunks_mut(rows_per_task));
+    tasks.enumerate().for_each(|(task, (rows, beside))| {
+        vectorized(|| {
+            for (r, (row, beside)) in rows.chunks_exact_mut(width).zip(beside).enumerate() {
+                f(task * rows_per_task + r, row, beside);
+            }
+        });
     });
 }
 
-/// sum over all blocks of `per_block(first element, block)`, folded in f64 and in order.
-pub fn sum_blocks<T: Real>(x: &[T], per_block: impl Fn(usize, &[T]) -> f64 + Sync) -> f64 {
-    let partial: Vec<f64> =
-        x.par_chunks(BLOCK).enumerate().map(|(b, block)| vectorized(|| per_block(b * BLOCK, block))).collect();
-    partial.iter().sum()
+fn rows_per_task(width: usize) -> usize {
+    (16_384 / width).max(1)
+}
+
+/// Length of the blocks that long vectors are cut into, whatever the number of threads.
+pub const BLOCK: usize = 1 << 16;
+
+/// The sum over rows, in order, of what `add(sum, row)` adds to a vector of `width` numbers: one partial sum per
+/// ENGINE_NORM_CHUNK rows, in parallel, and those in order.
+pub fn sum_over_rows<A: Real>(rows: usize, width: usize, add: impl Fn(&mut [A], usize) + Sync) -> Vec<A> {
+    let chunk = ENGINE_NORM_CHUNK as usize;
+    let partial = |first: usize| {
+        let mut sum = vec![A::ZERO; width];
+        vectorized(|| (first..(first + chunk).min(rows)).for_each(|row| add(&mut sum, row)));
+        sum
+    };
+    let starts: Vec<usize> = (0..rows).step_by(chunk).collect();
+    let partials: Vec<Vec<A>> = starts.into_par_iter().map(partial).collect();
+    let mut total = vec![A::ZERO; width];
+    partials.iter().for_each(|partial| add_assign(&mut total, partial));
+    total
+}
+
+/// sum += term.
+pub fn add_assign<T: Real>(sum: &mut [T], term: &[T]) {
+    sum.iter_mut().zip(term).for_each(|(s, &t)| *s += t);
 }

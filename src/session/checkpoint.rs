@@ -61,15 +61,8 @@ impl Checkpoint {
     pub fn load(&self, on: &ComputeDevice) -> Result<Gemma3> {
         let len = parameter_count(&parameter_specs(&self.config));
         let mut weights = Tensor::empty(&on.device.of(Purpose::Weights), &[len], DType::F32)?;
-        let read = |into: &mut [f32]| self.source.load_into(&self.config, into).map_err(|e| e.or_kind(Kind::Model));
-        match on.device.driver() {
-            None => read(weights.as_mut()?)?,
-            Some(_) => {
-                let mut host = vec![0.0f32; len];
-                read(&mut host)?;
-                weights.upload(&host)?;
-            }
-        }
+        let read = |values: &mut [f32]| self.source.load_into(&self.config, values);
+        weights.fill_with(read).map_err(|error| error.or_kind(Kind::Model))?;
         Gemma3::new(self.config.clone(), weights)?.computed_in(on.dtype)
     }
 
@@ -78,16 +71,11 @@ impl Checkpoint {
     /// # Errors
     /// As [`OutputFolder::save_model`].
     pub fn save(&self, model: &Gemma3, folder: &OutputFolder, dtype: SaveDtype) -> Result<()> {
-        let values = &model.params.values;
-        let downloaded = match values.device().driver() {
-            None => None,
-            Some(_) => Some(values.download::<f32>()?),
-        };
         folder.save_model(&SavedModel {
             source: self.source.folder(),
             config: &self.config,
             generation_config: &self.generation_config,
-            flat: downloaded.as_deref().unwrap_or_else(|| values.as_slice()),
+            flat: &model.params.values.read::<f32>()?,
             dtype,
             chat_template: Some(self.tokenizer.template().source()),
         })

@@ -8,7 +8,7 @@ use std::str::FromStr;
 
 use crate::device::{DType, Device};
 use crate::error::{Error, Result};
-use crate::{cuda, err};
+use crate::{cuda, host};
 
 /// Where ops run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -17,8 +17,8 @@ pub enum DeviceName {
     #[default]
     Auto,
     Cpu,
-    /// The GPU of this number, from 0.
-    Cuda(usize),
+    /// `cuda` or `cuda:N`.
+    Cuda(cuda::Name),
     Emulated,
 }
 
@@ -26,13 +26,11 @@ impl FromStr for DeviceName {
     type Err = Error;
 
     fn from_str(name: &str) -> Result<Self> {
-        let number = |n: &str| n.parse().ok().map(Self::Cuda);
         let named = match name {
             "auto" => Some(Self::Auto),
             "cpu" => Some(Self::Cpu),
-            "cuda" => Some(Self::Cuda(0)),
             "emulated" => Some(Self::Emulated),
-            _ => name.strip_prefix("cuda:").and_then(number),
+            _ => name.parse().ok().map(Self::Cuda),
         };
         named.ok_or_else(|| Error::usage(format!("`{name}` is no device: give auto, cpu, cuda or cuda:N")))
     }
@@ -43,8 +41,7 @@ impl fmt::Display for DeviceName {
         match self {
             Self::Auto => f.pad("auto"),
             Self::Cpu => f.pad("cpu"),
-            Self::Cuda(0) => f.pad("cuda"),
-            Self::Cuda(n) => f.pad(&format!("cuda:{n}")),
+            Self::Cuda(name) => f.pad(&name.to_string()),
             Self::Emulated => f.pad("emulated"),
         }
     }
@@ -61,37 +58,19 @@ pub struct ComputeDevice {
 /// Opens a device. `dtype` None: bf16 on a GPU, f32 on the CPU.
 ///
 /// # Errors
-/// This machine or this build does not have the device, or it does not compute in `dtype`.
+/// This machine or this build does not have the device.
 pub fn open(name: DeviceName, dtype: Option<DType>) -> Result<ComputeDevice> {
     let (device, fallback) = match name {
-        DeviceName::Cpu => (Device::cpu(), None),
-        DeviceName::Cuda(number) => (gpu(number)?, None),
+        DeviceName::Cpu => (host::device(), None),
+        DeviceName::Cuda(name) => (cuda::open_named(name)?, None),
         DeviceName::Emulated => (emulated()?, None),
         DeviceName::Auto => match cuda::missing() {
-            None => (gpu(0)?, None),
-            Some(reason) => (Device::cpu(), Some(reason)),
+            None => (cuda::device()?, None),
+            Some(reason) => (host::device(), Some(reason)),
         },
     };
-    let dtype = match (dtype, device.driver()) {
-        (Some(DType::Bf16), None) => {
-            return Err(
-                err!("the `cpu` device computes in f32").hint("use `--dtype f32`; weights are saved by `--save-dtype`")
-            );
-        }
-        (Some(dtype), _) => dtype,
-        (None, Some(_)) => DType::Bf16,
-        (None, None) => DType::F32,
-    };
-    Ok(ComputeDevice { device, dtype, fallback })
-}
-
-fn gpu(number: usize) -> Result<Device> {
-    match number {
-        0 => cuda::device(),
-        _ => {
-            Err(cuda::missing().unwrap_or_else(|| err!("there is no way to open GPU {number} yet").hint("use `cuda`")))
-        }
-    }
+    let usual = if device.driver().is_host() { DType::F32 } else { DType::Bf16 };
+    Ok(ComputeDevice { device, dtype: dtype.unwrap_or(usual), fallback })
 }
 
 #[cfg(engine_emulated)]
@@ -101,6 +80,6 @@ fn emulated() -> Result<Device> {
 
 #[cfg(not(engine_emulated))]
 fn emulated() -> Result<Device> {
-    Err(err!("this build has no `emulated` device: it found no C++20 compiler (g++ or clang++)")
+    Err(crate::err!("this build has no `emulated` device: it found no C++20 compiler (g++ or clang++)")
         .hint("use `--device cpu`"))
 }

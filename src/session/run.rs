@@ -70,7 +70,7 @@ impl Run {
             return Err(err!("there is no example to train on").of_kind(Kind::Data));
         }
         let schedule = options.schedule(train.len())?;
-        let updates = Step::new(&model, options.weight_decay, options.max_grad_norm, options.cuda_graphs)?;
+        let updates = Step::new(&model, options.max_grad_norm, options.cuda_graphs)?;
         Ok(Self {
             windows: windows(&options, train.len(), 0),
             model,
@@ -220,8 +220,7 @@ impl Run {
         let trees = window.iter().map(tree).collect();
         let TrainOptions { betas, eps, weight_decay, .. } = self.options;
         let step = self.position.step + 1;
-        // The factor of clipping is found on the way.
-        let hyper = AdamW { learning_rate, betas, eps, weight_decay, step, clip: 1.0 };
+        let hyper = AdamW { learning_rate, betas, eps, weight_decay, step };
         let result = self.updates.run(&mut self.model, trees, &hyper)?;
         if !result.is_finite() {
             let loss = result.sums.loss / result.sums.scored.max(1.0);

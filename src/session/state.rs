@@ -1,7 +1,7 @@
 //! All that a run knows beside its settings and its data: a run that goes on from its state is equal to the bit to one that
 //! never stopped.
 
-use crate::ops::cross_entropy::LossSums;
+use crate::ops::results::LossSums;
 
 /// The state of a run between two of its steps. It belongs to no device.
 #[derive(Clone, Debug, PartialEq)]

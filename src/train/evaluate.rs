@@ -5,7 +5,8 @@ use crate::batch::Example;
 use crate::batch::tree::TokenTree;
 use crate::error::Result;
 use crate::model::gemma3::Gemma3;
-use crate::ops::cross_entropy::{LossSums, linear_cross_entropy};
+use crate::ops::cross_entropy::linear_cross_entropy;
+use crate::ops::results::LossSums;
 
 /// Tokens, before sharing, of one evaluation batch: large, for the more rows, the more prefixes are shared.
 const BATCH_TOKENS: usize = 8192;

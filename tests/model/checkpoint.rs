@@ -4,7 +4,7 @@ use std::path::Path;
 
 use engine::autograd::Tape;
 use engine::batch::tree::TokenTree;
-use engine::device::{DType, Device, Tensor};
+use engine::device::{DType, Tensor};
 use engine::io::source::ModelSource;
 use engine::model::gemma3::Gemma3;
 use engine::model::gemma3::table::{parameter_count, parameter_specs};
@@ -13,7 +13,8 @@ use safetensors::SafeTensors;
 fn model(folder: &Path) -> Gemma3 {
     let source = ModelSource::Folder(folder.to_owned());
     let config = source.load_config().unwrap();
-    let mut weights = Tensor::empty(&Device::cpu(), &[parameter_count(&parameter_specs(&config))], DType::F32).unwrap();
+    let mut weights =
+        Tensor::empty(&engine::host::device(), &[parameter_count(&parameter_specs(&config))], DType::F32).unwrap();
     source.load_into(&config, weights.as_mut().unwrap()).unwrap();
     Gemma3::new(config, weights).unwrap()
 }

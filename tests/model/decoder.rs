@@ -248,5 +248,5 @@ fn a_device_that_runs_the_kernels_chooses_the_cpus_tokens() {
         }
         tokens
     };
-    assert_eq!(run(&engine::emulated::device().unwrap()), run(&Device::cpu()));
+    assert_eq!(run(&engine::emulated::device().unwrap()), run(&engine::host::device()));
 }

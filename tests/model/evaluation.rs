@@ -1,6 +1,6 @@
 //! The evaluation loss: the same sums however the rows are batched.
 
-use engine::ops::cross_entropy::LossSums;
+use engine::ops::results::LossSums;
 use engine::train::evaluate::evaluate;
 
 use crate::tiny::{config, example, model, weights};

@@ -4,7 +4,8 @@ use engine::autograd::Tape;
 use engine::batch::Example;
 use engine::batch::tree::TokenTree;
 use engine::model::gemma3::Gemma3;
-use engine::ops::cross_entropy::{LossSums, linear_cross_entropy};
+use engine::ops::cross_entropy::linear_cross_entropy;
+use engine::ops::results::LossSums;
 
 use crate::differences::compare;
 use crate::tiny::{config, example, model, weights};

@@ -3,7 +3,7 @@
 use engine::autograd::Tape;
 use engine::batch::Example;
 use engine::batch::tree::TokenTree;
-use engine::device::{Device, Tensor};
+use engine::device::Tensor;
 use engine::host::simd::Real;
 use engine::model::gemma3::Gemma3;
 use engine::model::gemma3::config::Gemma3Config;
@@ -45,7 +45,7 @@ pub fn weights(config: &Gemma3Config, seed: u64) -> Vec<f64> {
 
 pub fn model<T: Real>(weights: &[f64]) -> Gemma3 {
     let weights: Vec<T> = weights.iter().map(|&w| T::from_f64(w)).collect();
-    Gemma3::new(config(), Tensor::from_slice(&Device::cpu(), &[weights.len()], &weights)).unwrap()
+    Gemma3::new(config(), Tensor::from_slice(&engine::host::device(), &[weights.len()], &weights)).unwrap()
 }
 
 /// An example that scores every token but the first `prompt`.

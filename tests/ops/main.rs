@@ -1,23 +1,12 @@
-//! Every op against its formula, its gradient against central differences, f32 against f64, and every run against its repeat.
+//! Every op on every device, in every type, against its formula, central differences, f64, and its own repeat.
 //!
-//! A file per op lists its cases ([`cases`]); the checks that all ops share are in [`gradcheck`] and [`properties`].
+//! `lists/` has the cases of each op, [`checks`] what every case owes; a file per op runs them, and tests what only that op
+//! has. `ENGINE_TEST_DEVICE=cuda` runs them on the GPU.
 
-mod cases;
+mod checks;
 mod differences;
-mod gradcheck;
-mod properties;
+mod lists;
+mod places;
 
-mod adamw;
-mod attention;
-mod attention_mask;
-mod clip;
-mod cross_entropy;
-mod embedding;
-mod exp;
-mod geglu;
-mod linear;
 mod residual;
 mod rmsnorm;
-mod rope;
-mod tape;
-mod trees;

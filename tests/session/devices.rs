@@ -10,8 +10,8 @@ fn names_are_read_and_shown() {
     for (name, device) in [
         ("auto", DeviceName::Auto),
         ("cpu", DeviceName::Cpu),
-        ("cuda", DeviceName::Cuda(0)),
-        ("cuda:3", DeviceName::Cuda(3)),
+        ("cuda", DeviceName::Cuda(cuda::Name::First)),
+        ("cuda:3", DeviceName::Cuda(cuda::Name::Index(3))),
         ("emulated", DeviceName::Emulated),
     ] {
         assert_eq!(name.parse::<DeviceName>().unwrap(), device);
@@ -29,11 +29,12 @@ fn auto_says_why_it_took_the_cpu() {
     let opened = devices::open(DeviceName::Auto, None).unwrap();
     match cuda::missing() {
         Some(missing) => {
-            assert!(opened.device.driver().is_none() && opened.dtype == DType::F32);
+            assert!(opened.device.driver().is_host() && opened.dtype == DType::F32);
             assert_eq!(opened.fallback.unwrap().to_string(), missing.to_string());
         }
-        None => assert!(opened.device.driver().is_some() && opened.fallback.is_none()),
+        None => assert!(!opened.device.driver().is_host() && opened.fallback.is_none()),
     }
     let cpu = devices::open(DeviceName::Cpu, None).unwrap();
     assert!(cpu.fallback.is_none(), "who asks for the CPU needs no reason");
+    assert_eq!(devices::open(DeviceName::Cpu, Some(DType::Bf16)).unwrap().dtype, DType::Bf16);
 }

@@ -109,7 +109,7 @@ fn what_the_hub_refuses_is_gated() {
 #[test]
 fn a_tensor_that_no_memory_can_hold_is_out_of_memory() {
     let too_large = |device: &Device| Tensor::zeros(device, &[1 << 58], DType::F32);
-    let error = too_large(&Device::cpu()).unwrap_err();
+    let error = too_large(&engine::host::device()).unwrap_err();
     assert_eq!(error.kind(), Kind::OutOfMemory);
     assert!(error.report().contains("a tensor of shape [288230376151711744]"), "{}", error.report());
     #[cfg(engine_emulated)]

@@ -10,25 +10,24 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use crate::autograd::{Param, Params};
-use crate::autograd::{Tape, Var};
-use crate::batch::inputs::{Inputs, Slot};
-use crate::batch::mask::AttentionMask;
-use crate::batch::tree::TokenTree;
+use super::config::{Gemma3Config, LayerType};
+use super::table::parameter_specs;
+use crate::autograd::{Param, ParamHandle, Params, Tape, Var};
+use crate::bail;
+use crate::batch::inputs::{DeviceArray, Inputs};
+use crate::batch::mask::{AttentionMask, Placement};
+use crate::batch::tree::{Rows, TokenTree};
 use crate::device::{DType, Device, Purpose, Tensor};
-use crate::dispatch;
 use crate::error::Result;
-use crate::model::gemma3::config::{Gemma3Config, LayerType};
-use crate::model::gemma3::table::parameter_specs;
 use crate::ops::attention::attention;
-use crate::ops::embedding::{TokenIds, device::gather, embedding};
+use crate::ops::embedding::{TokenIds, embedding, gather};
 use crate::ops::geglu::geglu;
 use crate::ops::linear::linear;
 use crate::ops::residual::residual_rmsnorm;
 use crate::ops::rmsnorm::rmsnorm;
-use crate::ops::rope::{CacheSlots, Heads, Rotation, RotationTable, qkv_norm_rope, qkv_norm_rope_cached};
+use crate::ops::rope::{CacheSlots, Heads, NormRope, Rotation, RotationTable, qkv_norm_rope, qkv_norm_rope_cached};
 
-/// Positions that the rotation tables of a device begin with; they double as batches need more.
+/// Positions that the rotation tables begin with; they double as batches need more.
 const SHORTEST_ROTATION_TABLE: usize = 256;
 
 /// A model: what it looks like and its weights.
@@ -36,8 +35,68 @@ pub struct Gemma3 {
     pub config: Gemma3Config,
     pub params: Params,
     device: Device,
-    /// Of full attention and of sliding: long enough for every batch so far. None on the CPU.
-    rotations: RefCell<Option<[RotationTable; 2]>>,
+    embedding: ParamHandle,
+    layers: Vec<Layer>,
+    norm: ParamHandle,
+    /// Long enough for every batch so far.
+    rotations: RefCell<Option<ByKind<RotationTable>>>,
+}
+
+/// The parameters of one layer.
+struct Layer {
+    kind: LayerType,
+    input_layernorm: ParamHandle,
+    /// q_proj, k_proj and v_proj, on top of each other
+    qkv_proj: ParamHandle,
+    q_norm: ParamHandle,
+    k_norm: ParamHandle,
+    o_proj: ParamHandle,
+    post_attention_layernorm: ParamHandle,
+    pre_feedforward_layernorm: ParamHandle,
+    /// gate_proj and up_proj, on top of each other
+    gate_up_proj: ParamHandle,
+    down_proj: ParamHandle,
+    post_feedforward_layernorm: ParamHandle,
+}
+
+impl Layer {
+    fn new(params: &Params, layer: usize, kind: LayerType) -> Self {
+        let name = |name: &str| format!("model.layers.{layer}.{name}.weight");
+        let one = |of: &str| params.handle(&name(of));
+        let fused = |names: &[&str]| {
+            let names: Vec<String> = names.iter().map(|of| name(of)).collect();
+            params.fused_handle(&names.iter().map(String::as_str).collect::<Vec<_>>())
+        };
+        Self {
+            kind,
+            input_layernorm: one("input_layernorm"),
+            qkv_proj: fused(&["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"]),
+            q_norm: one("self_attn.q_norm"),
+            k_norm: one("self_attn.k_norm"),
+            o_proj: one("self_attn.o_proj"),
+            post_attention_layernorm: one("post_attention_layernorm"),
+            pre_feedforward_layernorm: one("pre_feedforward_layernorm"),
+            gate_up_proj: fused(&["mlp.gate_proj", "mlp.up_proj"]),
+            down_proj: one("mlp.down_proj"),
+            post_feedforward_layernorm: one("post_feedforward_layernorm"),
+        }
+    }
+}
+
+/// One of something for the layers of either kind.
+#[derive(Clone)]
+struct ByKind<T> {
+    full: T,
+    sliding: T,
+}
+
+impl<T> ByKind<T> {
+    fn get(&self, kind: LayerType) -> &T {
+        match kind {
+            LayerType::FullAttention => &self.full,
+            LayerType::SlidingAttention => &self.sliding,
+        }
+    }
 }
 
 /// What the layers of one kind share within a batch.
@@ -49,11 +108,8 @@ struct Kind {
 /// A batch ready for the forward: tokens, and per kind of layer the rotation and the mask.
 pub struct Batch {
     ids: TokenIds,
-    slots: Vec<u32>,
-    /// The slots on a device.
-    sent_slots: Slot,
-    full: Kind,
-    sliding: Kind,
+    slots: DeviceArray,
+    kinds: ByKind<Kind>,
 }
 
 /// Keys and values of every slot of a token tree, per layer: (S, K, Dh) each.
@@ -66,7 +122,9 @@ impl Gemma3 {
     pub fn new(config: Gemma3Config, weights: Tensor) -> Result<Self> {
         let params = Params::new(&parameter_specs(&config), weights)?;
         let device = params.values.device().of(Purpose::Activations);
-        Ok(Self { config, params, device, rotations: RefCell::new(None) })
+        let layers = config.layer_types.iter().enumerate().map(|(i, &kind)| Layer::new(&params, i, kind)).collect();
+        let (embedding, norm) = (params.handle("model.embed_tokens.weight"), params.handle("model.norm.weight"));
+        Ok(Self { config, params, device, embedding, layers, norm, rotations: RefCell::new(None) })
     }
 
     /// The same model, computing in `dtype` beside the master weights.
@@ -81,52 +139,44 @@ impl Gemma3 {
     /// The batch of all rows of a tree, on the device.
     pub fn batch(&self, tree: &TokenTree) -> Result<Batch> {
         let inputs = Inputs::new(self.device(), false);
-        let batch = self.batch_of(&inputs, tree, (&tree.ids, &tree.slots, &tree.positions), false)?;
+        let batch = self.batch_of(&inputs, tree, tree.rows(), false)?;
         inputs.send()?;
         Ok(batch)
     }
 
-    /// The batch of some tokens (id, slot and position each, slots ascending) over the slots of a tree. Its arrays are
-    /// appended to `inputs`, which the caller sends. `decoding`: the tokens continue prompts, one each.
-    pub fn batch_of(
-        &self,
-        inputs: &Rc<Inputs>,
-        tree: &TokenTree,
-        (ids, slots, positions): (&[u32], &[u32], &[u32]),
-        decoding: bool,
-    ) -> Result<Batch> {
-        let c = &self.config;
-        let sent_positions = inputs.push(positions, positions.len(), 0);
-        let tables = self.rotation_tables(positions)?;
-        let kind = |kind: usize, theta: f64, window: Option<usize>| Kind {
-            rotation: Rc::new(match &tables {
-                Some(tables) => tables[kind].at(sent_positions.clone()),
-                None => Rotation::new(self.device(), positions, c.head_dim, theta, self.params.dtype()),
-            }),
-            mask: Rc::new(AttentionMask::for_device(inputs, tree, (slots, positions), window, decoding)),
+    /// The batch of some tokens over the slots of a tree. Its arrays are appended to `inputs`, which the caller sends.
+    /// `decoding`: the tokens continue prompts, one each. A token outside the vocabulary is an error.
+    pub fn batch_of(&self, inputs: &Rc<Inputs>, tree: &TokenTree, rows: Rows<'_>, decoding: bool) -> Result<Batch> {
+        let placement = Placement::new(inputs, tree, rows);
+        // A captured graph keeps its tables, and another batch of its size may be deeper: as deep as it has rows.
+        let depth = rows.positions.iter().max().map_or(1, |&p| p as usize + 1);
+        let tables = self.rotation_tables(if inputs.is_fixed() { depth.max(rows.ids.len()) } else { depth })?;
+        let kind = |table: &RotationTable, window: Option<usize>| Kind {
+            rotation: Rc::new(table.at(placement.positions.clone())),
+            mask: Rc::new(AttentionMask::new(inputs, tree, rows, &placement, window, decoding)),
         };
         Ok(Batch {
-            ids: TokenIds::new(inputs, ids),
-            slots: slots.to_vec(),
-            sent_slots: inputs.push(slots, slots.len(), 0),
-            full: kind(0, c.rope_theta, None),
-            sliding: kind(1, c.rope_local_base_freq, Some(c.sliding_window)),
+            ids: TokenIds::new(inputs, rows.ids, self.config.vocab_size)?,
+            slots: placement.slots.clone(),
+            kinds: ByKind {
+                full: kind(&tables.full, None),
+                sliding: kind(&tables.sliding, Some(self.config.sliding_window)),
+            },
         })
     }
 
-    /// Tables that know these positions; None on the CPU, where each batch makes its own rows.
-    fn rotation_tables(&self, positions: &[u32]) -> Result<Option<[RotationTable; 2]>> {
-        if self.device.driver().is_none() {
-            return Ok(None);
+    /// Tables that know the positions below `depth`.
+    fn rotation_tables(&self, depth: usize) -> Result<ByKind<RotationTable>> {
+        let mut known = self.rotations.borrow_mut();
+        if let Some(tables) = known.as_ref().filter(|tables| tables.full.length() >= depth) {
+            return Ok(tables.clone());
         }
-        let needed = positions.iter().max().map_or(1, |&p| p as usize + 1);
-        let mut tables = self.rotations.borrow_mut();
-        if tables.as_ref().is_none_or(|tables| tables[0].length() < needed) {
-            let length = needed.next_power_of_two().max(SHORTEST_ROTATION_TABLE);
-            let table = |theta: f64| RotationTable::new(&self.device, length, self.config.head_dim, theta);
-            *tables = Some([table(self.config.rope_theta)?, table(self.config.rope_local_base_freq)?]);
-        }
-        Ok(tables.clone())
+        let (c, dtype) = (&self.config, self.params.dtype());
+        let length = depth.next_power_of_two().max(SHORTEST_ROTATION_TABLE);
+        let table = |theta: f64| RotationTable::new(&self.device, length, c.head_dim, theta, dtype);
+        let tables = ByKind { full: table(c.rope_theta)?, sliding: table(c.rope_local_base_freq)? };
+        *known = Some(tables.clone());
+        Ok(tables)
     }
 
     /// An empty cache for the slots of `tree`.
@@ -139,40 +189,33 @@ impl Gemma3 {
 
     /// Hidden states after the final norm, (N, D). With a cache, keys and values are stored in it and read from it.
     pub fn forward(&self, tape: &mut Tape, batch: &Batch, mut cache: Option<&mut KvCache>) -> Result<Var> {
-        let c = &self.config;
-        let scale = (c.hidden_size as f64).sqrt();
+        let scale = (self.config.hidden_size as f64).sqrt();
         let mut h = embedding(tape, &batch.ids, &self.embedding(), scale)?;
-        for layer in 0..c.num_hidden_layers {
-            h = self.attention_block(tape, layer, &h, batch, cache.as_deref_mut())?;
+        for (i, layer) in self.layers.iter().enumerate() {
+            let slots = cache.as_deref_mut().map(|cache| cache.slots(i, batch));
+            h = self.attention_block(tape, layer, &h, batch, slots)?;
             h = self.mlp_block(tape, layer, &h)?;
         }
-        rmsnorm(tape, &h, &self.params.get("model.norm.weight"), c.rms_norm_eps)
+        rmsnorm(tape, &h, &self.params.at(&self.norm), self.config.rms_norm_eps)
     }
 
     /// The tied embedding and head, (V, D).
     pub fn embedding(&self) -> Param {
-        self.params.get("model.embed_tokens.weight")
+        self.params.at(&self.embedding)
     }
 
     /// Logits (R, V) of some rows of the hidden states.
     pub fn logits(&self, tape: &mut Tape, hidden: &Var, rows: &[u32]) -> Result<Tensor> {
-        let d = self.config.hidden_size;
-        let mut picked = Tensor::empty(self.device(), &[rows.len(), d], hidden.value.dtype())?;
-        match self.device.driver() {
-            Some(driver) => {
-                let inputs = Inputs::new(self.device(), false);
-                let rows = inputs.push(rows, rows.len(), 0);
-                inputs.send()?;
-                // SAFETY: as many rows as `picked` has, each a row of the hidden states.
-                unsafe { gather(driver, &mut picked, &hidden.value, rows.address()?, 1.0)? };
-            }
-            None => dispatch!(picked.dtype(), T => {
-                let hidden = hidden.value.as_slice::<T>();
-                for (out, &row) in picked.fresh::<T>().chunks_exact_mut(d).zip(rows) {
-                    out.copy_from_slice(&hidden[row as usize * d..][..d]);
-                }
-            }),
+        let (n, d) = (hidden.value.shape()[0], hidden.value.shape()[1]);
+        if let Some(row) = rows.iter().find(|&&row| row as usize >= n) {
+            bail!("internal: row {row} of {n} hidden states");
         }
+        let inputs = Inputs::new(self.device(), false);
+        let sent = inputs.push(rows, rows.len(), 0);
+        inputs.send()?;
+        let mut picked = Tensor::empty(self.device(), &[rows.len(), d], hidden.value.dtype())?;
+        // SAFETY: as many rows as `picked` has, each a row of the hidden states.
+        unsafe { gather(&mut picked, &hidden.value, sent.address()?, 1.0)? };
         let picked = tape.var(picked);
         Ok(linear(tape, &picked, &self.embedding())?.value)
     }
@@ -180,45 +223,34 @@ impl Gemma3 {
     fn attention_block(
         &self,
         tape: &mut Tape,
-        layer: usize,
+        layer: &Layer,
         h: &Var,
         batch: &Batch,
-        cache: Option<&mut KvCache>,
+        cache: Option<CacheSlots<'_>>,
     ) -> Result<Var> {
-        let c = &self.config;
-        let kind = match c.layer_types[layer] {
-            LayerType::FullAttention => &batch.full,
-            LayerType::SlidingAttention => &batch.sliding,
-        };
-        let weight = |name: &str| format!("model.layers.{layer}.{name}.weight");
-        let get = |name: &str| self.params.get(&weight(name));
-        let (q_proj, k_proj, v_proj) =
-            (weight("self_attn.q_proj"), weight("self_attn.k_proj"), weight("self_attn.v_proj"));
+        let (c, kind) = (&self.config, batch.kinds.get(layer.kind));
+        let (at, eps) = (|handle| self.params.at(handle), c.rms_norm_eps);
+        let x = rmsnorm(tape, h, &at(&layer.input_layernorm), eps)?;
+        let qkv = linear(tape, &x, &at(&layer.qkv_proj))?;
         let heads = Heads { query: c.num_attention_heads, kv: c.num_key_value_heads, dim: c.head_dim };
-
-        let x = rmsnorm(tape, h, &get("input_layernorm"), c.rms_norm_eps)?;
-        let qkv = linear(tape, &x, &self.params.fused(&[&q_proj, &k_proj, &v_proj]))?;
-        let norms = (&get("self_attn.q_norm"), &get("self_attn.k_norm"));
-        let (rotation, eps) = (&kind.rotation, c.rms_norm_eps);
-        let (q, k, v) = match cache.map(|cache| cache.slots(layer, batch)) {
-            Some(cache) => qkv_norm_rope_cached(tape, &qkv, norms, rotation, heads, eps, cache)?,
-            None => qkv_norm_rope(tape, &qkv, norms, rotation, heads, eps)?,
+        let (q_norm, k_norm, rotation) = (at(&layer.q_norm), at(&layer.k_norm), kind.rotation.clone());
+        let how = NormRope { q_norm, k_norm, rotation, heads, eps };
+        let qkv = match cache {
+            Some(cache) => qkv_norm_rope_cached(tape, &qkv, &how, cache)?,
+            None => qkv_norm_rope(tape, &qkv, &how)?,
         };
-        let o = attention(tape, (&q, &k, &v), &kind.mask, c.query_pre_attn_scalar.powf(-0.5))?;
-        let o = linear(tape, &o, &get("self_attn.o_proj"))?;
-        residual_rmsnorm(tape, h, &o, &get("post_attention_layernorm"), c.rms_norm_eps)
+        let o = attention(tape, &qkv, &kind.mask, c.query_pre_attn_scalar.powf(-0.5))?;
+        let o = linear(tape, &o, &at(&layer.o_proj))?;
+        residual_rmsnorm(tape, h, &o, &at(&layer.post_attention_layernorm), eps)
     }
 
-    fn mlp_block(&self, tape: &mut Tape, layer: usize, h: &Var) -> Result<Var> {
-        let eps = self.config.rms_norm_eps;
-        let weight = |name: &str| format!("model.layers.{layer}.{name}.weight");
-        let gate_up = self.params.fused(&[&weight("mlp.gate_proj"), &weight("mlp.up_proj")]);
-
-        let x = rmsnorm(tape, h, &self.params.get(&weight("pre_feedforward_layernorm")), eps)?;
-        let x = linear(tape, &x, &gate_up)?;
+    fn mlp_block(&self, tape: &mut Tape, layer: &Layer, h: &Var) -> Result<Var> {
+        let (at, eps) = (|handle| self.params.at(handle), self.config.rms_norm_eps);
+        let x = rmsnorm(tape, h, &at(&layer.pre_feedforward_layernorm), eps)?;
+        let x = linear(tape, &x, &at(&layer.gate_up_proj))?;
         let x = geglu(tape, &x)?;
-        let x = linear(tape, &x, &self.params.get(&weight("mlp.down_proj")))?;
-        residual_rmsnorm(tape, h, &x, &self.params.get(&weight("post_feedforward_layernorm")), eps)
+        let x = linear(tape, &x, &at(&layer.down_proj))?;
+        residual_rmsnorm(tape, h, &x, &at(&layer.post_feedforward_layernorm), eps)
     }
 }
 
@@ -226,6 +258,6 @@ impl KvCache {
     /// Where a layer's keys and values of a batch go.
     fn slots<'a>(&'a mut self, layer: usize, batch: &'a Batch) -> CacheSlots<'a> {
         let (k, v) = &mut self.layers[layer];
-        CacheSlots { k, v, slots: &batch.slots, sent: Some(&batch.sent_slots) }
+        CacheSlots { k, v, slots: &batch.slots }
     }
 }

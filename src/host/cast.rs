@@ -1,0 +1,43 @@
+//! cast: the same numbers in another type, rounded to nearest. The contract is in kernels/engine.h.
+
+use std::ffi::c_void;
+
+use half::bf16;
+
+use super::simd::{Real, Scalar, convert};
+use super::table::{elements, elements_mut, run, with_dtype};
+use crate::device::bindings::{engine_dtype, engine_status, engine_stream};
+
+pub unsafe extern "C" fn cast(
+    to: *mut c_void,
+    from: *const c_void,
+    n: u64,
+    to_dtype: engine_dtype,
+    from_dtype: engine_dtype,
+    _stream: engine_stream,
+) -> engine_status {
+    run(|| {
+        with_dtype!(from_dtype, From => {
+            // SAFETY: the table's contract.
+            let from = unsafe { elements::<From>(from, n as usize) };
+            // SAFETY: as above, and each arm has the type that `to_dtype` names.
+            unsafe {
+                match to_dtype {
+                    engine_dtype::ENGINE_F32 => convert(elements_mut(to, n as usize), from, |x| x.wide().to_f64() as f32),
+                    engine_dtype::ENGINE_F64 => convert(elements_mut(to, n as usize), from, |x| x.wide().to_f64()),
+                    engine_dtype::ENGINE_BF16 => convert(elements_mut(to, n as usize), from, to_bf16),
+                }
+            }
+        })
+    })
+}
+
+/// One rounding: f64 must not pass through f32.
+#[inline(always)]
+fn to_bf16<T: Scalar>(x: T) -> bf16 {
+    if size_of::<T>() == size_of::<f64>() {
+        bf16::from_f64(x.wide().to_f64())
+    } else {
+        bf16::narrow(x.wide().to_f64() as f32)
+    }
+}

@@ -1,0 +1,126 @@
+//! cross_entropy: loss of a chunk of logits, turned in place into their gradient. The contract is in kernels/engine.h.
+
+use std::ffi::c_void;
+
+use rayon::prelude::*;
+
+use super::simd::{Real, Scalar, max_of, sum_of, vectorized};
+use super::table::{elements, elements_mut, run, with_dtype};
+use crate::device::bindings::{engine_dtype, engine_status, engine_step_results, engine_stream};
+
+pub unsafe extern "C" fn cross_entropy(
+    logits: *mut c_void,
+    results: *mut engine_step_results,
+    _target_logits: *mut c_void,
+    _row_sums: *mut c_void,
+    starts: *const u32,
+    ids: *const u32,
+    weights: *const f32,
+    scale: *const f64,
+    r: u32,
+    v: u32,
+    dtype: engine_dtype,
+    _stream: engine_stream,
+) -> engine_status {
+    let (r, v) = (r as usize, v as usize);
+    if r == 0 || v == 0 {
+        return engine_status::ENGINE_OK;
+    }
+    run(|| {
+        with_dtype!(dtype, T => {
+            // SAFETY: the table's contract; the targets of these rows end where the last start says.
+            let (logits, starts) = unsafe { (elements_mut::<T>(logits, r * v), elements::<u32>(starts.cast(), r + 1)) };
+            let m = starts[r] as usize;
+            // SAFETY: as above.
+            let (ids, weights) = unsafe { (elements::<u32>(ids.cast(), m), elements::<f32>(weights.cast(), m)) };
+            // SAFETY: as above; the scale is there or null.
+            let scale = unsafe { scale.as_ref().copied() };
+            let row = |(row, logits): (usize, &mut [T])| {
+                let range = starts[row] as usize..starts[row + 1] as usize;
+                let targets = Targets { ids: &ids[range.clone()], weights: &weights[range] };
+                T::update_wide(logits, |z| vectorized(|| loss_row(z, &targets, scale)))
+            };
+            let rows: Vec<Sums> = logits.par_chunks_mut(v).enumerate().map(row).collect();
+            // SAFETY: as above.
+            let results = unsafe { &mut *results };
+            for row in rows {
+                results.loss += row.loss;
+                results.entropy += row.entropy;
+                results.correct += row.correct;
+                results.scored += row.scored;
+            }
+        })
+    })
+}
+
+/// The targets of one row.
+struct Targets<'a> {
+    ids: &'a [u32],
+    weights: &'a [f32],
+}
+
+impl Targets<'_> {
+    fn each(&self) -> impl Iterator<Item = (usize, f64)> {
+        self.ids.iter().zip(self.weights).map(|(&id, &weight)| (id as usize, f64::from(weight)))
+    }
+}
+
+/// What a row adds to the results.
+#[derive(Default)]
+struct Sums {
+    loss: f64,
+    entropy: f64,
+    correct: f64,
+    scored: f64,
+}
+
+/// A row's loss; with a scale, z becomes the gradient of scale * loss.
+#[inline(always)]
+fn loss_row<A: Real>(z: &mut [A], targets: &Targets<'_>, scale: Option<f64>) -> Sums {
+    let max = max_of(z);
+    let mut sums = Sums::default();
+    let first_max = || z.iter().position(|&x| x == max);
+    let hit = targets.ids.iter().any(|&id| z[id as usize] == max).then(first_max).flatten();
+    let target_logits: Vec<f64> = targets.ids.iter().map(|&id| z[id as usize].to_f64()).collect();
+    let (sum, moment) = exponentials(z, max, scale.is_some());
+    let lse = max.to_f64() + sum.ln();
+    let entropy = sum.ln() - moment / sum;
+    for ((id, w), logit) in targets.each().zip(target_logits) {
+        sums.loss += w * (lse - logit);
+        sums.entropy += w * entropy;
+        sums.correct += if hit == Some(id) { w } else { 0.0 };
+        sums.scored += w;
+    }
+    if let Some(scale) = scale {
+        let factor = A::from_f64(sums.scored * scale / sum);
+        z.iter_mut().for_each(|x| *x = *x * factor);
+        for (id, w) in targets.each() {
+            z[id] += A::from_f64(-w * scale);
+        }
+    }
+    sums
+}
+
+/// The sums of exp(z - max) and of (z - max) * exp(z - max); with `replace`, z becomes exp(z - max).
+#[inline(always)]
+fn exponentials<A: Real>(z: &mut [A], max: A, replace: bool) -> (f64, f64) {
+    const BLOCK: usize = 1024;
+    let (mut sum, mut moment) = (0.0, 0.0);
+    let (mut powers, mut terms) = ([A::ZERO; BLOCK], [A::ZERO; BLOCK]);
+    for block in z.chunks_mut(BLOCK) {
+        let n = block.len();
+        let (powers, terms) = (&mut powers[..n], &mut terms[..n]);
+        for i in 0..n {
+            let shifted = block[i] - max;
+            powers[i] = shifted.exp();
+            // Far below the maximum exp is 0 and the term's limit is 0, not 0 * -inf.
+            terms[i] = if powers[i] > A::ZERO { shifted * powers[i] } else { A::ZERO };
+        }
+        sum += sum_of(n, |i| powers[i]).to_f64();
+        moment += sum_of(n, |i| terms[i]).to_f64();
+        if replace {
+            block.copy_from_slice(powers);
+        }
+    }
+    (sum, moment)
+}

@@ -1,0 +1,84 @@
+//! sample: the next token of each row of logits. The contract is in kernels/engine.h.
+
+use std::cmp::Ordering;
+use std::ffi::c_void;
+
+use rayon::prelude::*;
+
+use super::simd::{Real, Scalar, sum_of};
+use super::table::{elements, elements_mut, run, with_dtype};
+use crate::device::bindings::{engine_dtype, engine_sampling, engine_status, engine_stream};
+
+pub unsafe extern "C" fn sample(
+    tokens: *mut u32,
+    logits: *const c_void,
+    uniforms: *const f32,
+    sampling: *const engine_sampling,
+    r: u32,
+    v: u32,
+    dtype: engine_dtype,
+    _stream: engine_stream,
+) -> engine_status {
+    let (r, v) = (r as usize, v as usize);
+    if v == 0 {
+        return engine_status::ENGINE_OK;
+    }
+    run(|| {
+        with_dtype!(dtype, T => {
+            // SAFETY: the table's contract.
+            let (tokens, logits) = unsafe { (elements_mut::<u32>(tokens.cast(), r), elements::<T>(logits, r * v)) };
+            // SAFETY: as above; sampling is there or null, and the numbers are there with it.
+            let draws = unsafe { sampling.as_ref().map(|sampling| (sampling, elements::<f32>(uniforms.cast(), r))) };
+            tokens.par_iter_mut().zip(logits.par_chunks(v)).enumerate().for_each(|(row, (token, logits))| {
+                *token = match draws {
+                    None => argmax(logits),
+                    Some((sampling, uniforms)) => draw(logits, sampling, f64::from(uniforms[row])),
+                };
+            });
+        })
+    })
+}
+
+/// Index of the largest logit, the first of equals.
+fn argmax<T: Scalar>(logits: &[T]) -> u32 {
+    (1..logits.len()).fold(0, |best, i| if logits[i].wide() > logits[best].wide() { i } else { best }) as u32
+}
+
+/// A token and its logit.
+#[derive(Clone, Copy)]
+struct Candidate {
+    token: u32,
+    logit: f64,
+}
+
+/// Larger logits first, of equals the first token.
+fn descending(a: &Candidate, b: &Candidate) -> Ordering {
+    b.logit.total_cmp(&a.logit).then(a.token.cmp(&b.token))
+}
+
+fn draw<T: Scalar>(logits: &[T], sampling: &engine_sampling, uniform: f64) -> u32 {
+    let candidate = |(token, logit): (usize, &T)| Candidate { token: token as u32, logit: logit.wide().to_f64() };
+    let mut candidates: Vec<Candidate> = logits.iter().enumerate().map(candidate).collect();
+    let top_k = sampling.top_k as usize;
+    if top_k > 0 && top_k < candidates.len() {
+        candidates.select_nth_unstable_by(top_k - 1, descending);
+        candidates.truncate(top_k);
+    }
+    candidates.sort_unstable_by(descending);
+    let (largest, temperature) = (candidates[0].logit, f64::from(sampling.temperature));
+    let mut weights: Vec<f64> = candidates.iter().map(|c| ((c.logit - largest) / temperature).exp()).collect();
+    let total = sum_of(weights.len(), |i| weights[i]);
+    // The smallest set of most likely tokens whose probabilities reach top_p.
+    let mut reached = 0.0;
+    let keep = weights.iter().position(|w| {
+        reached += w / total;
+        reached >= f64::from(sampling.top_p)
+    });
+    weights.truncate(keep.map_or(weights.len(), |last| last + 1));
+    let mut point = uniform * weights.iter().sum::<f64>();
+    let drawn = weights.iter().position(|&w| {
+        point -= w;
+        point < 0.0
+    });
+    candidates[drawn.unwrap_or(weights.len() - 1)].token
+}
