@@ -6,21 +6,24 @@
 //! rows -> conversations -> chat template -> tokens -> token tree -> forward on the tape -> loss -> backward -> clip ->
 //! AdamW -> metrics -> model folder -> score.
 //!
-//! | module | what it holds |
+//! The rows are floors: a module uses only modules of rows below its own (`tests/tidy` holds that, and that the files of a
+//! folder import one another in no circle).
+//!
+//! | floor | what it holds |
 //! |---|---|
 //! | [`cli`] | the command line, declared once ([`cli::args`]), and a file per command; printing, progress bars |
 //! | [`session`] | what a job is, without a terminal: checkpoint, run, state, observers, score |
-//! | [`train`] | one optimizer step ([`train::step`]), settings, order of the rows, schedule, evaluation loss, metrics, plot |
-//! | [`eval`] | verdicts, report, tables |
-//! | [`generate`](mod@generate) | sequences that come, grow and go over one KV cache ([`generate::Decoder`]), and the choice of tokens |
-//! | [`io`] | safetensors, GGUF, and the output folder that is whole or not there; [`hub`] |
+//! | [`train`], [`eval`], [`generate`](mod@generate) | one optimizer step ([`train::step`]), settings, order of the rows, schedule, evaluation loss, metrics, plot; verdicts, report, tables; sequences that come, grow and go over one KV cache ([`generate::Decoder`]), and the choice of tokens |
+//! | [`io`] | models in and out: safetensors, GGUF, the hub's models, and the output folder that is whole or not there |
 //! | [`model`] | [`model::gemma3`]: the configuration, the parameter table ([`model::gemma3::table`]), and the one forward |
 //! | [`chat`] | chat templates, control tokens, the tokenizer, FunctionGemma's format and the parser of its calls |
 //! | [`data`] | datasets, rows, conversations, tools |
+//! | [`hub`] | one client for the models and datasets of the Hugging Face hub |
 //! | [`ops`] | a file per op: formula, shapes, public function, backward |
 //! | [`autograd`] | the tape (a list of named closures, run backwards), flat parameters and their gradients |
 //! | [`batch`] | [`batch::Example`], the token tree, the mask, what a batch sends to the device |
-//! | [`emulated`], [`cuda`], [`host`] | the devices |
+//! | [`emulated`], [`cuda`] | the devices beside the CPU |
+//! | [`host`] | the CPU: matrix products, SIMD |
 //! | [`device`] | what a device is: memory, tensors, the driver's trait, the table of kernels |
 //! | [`error`] | the one error type: message, cause, hint, kind |
 //!

@@ -1,4 +1,7 @@
-//! What a reader relies on: every source file says what it is for and stays short, and the docs name what exists.
+//! What a reader relies on: every source file says what it is for and stays short, imports go down, the docs name what exists.
+
+#[path = "tidy/floors.rs"]
+mod floors;
 
 use std::fs;
 use std::path::{Path, PathBuf};

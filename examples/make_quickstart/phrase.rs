@@ -1,4 +1,4 @@
-//! Fills templates: `{slot}` is drawn from the word lists, `[..]` marks the words that become an argument.
+//! Fills templates: `{blank}` is drawn from the word lists, `[..]` marks the words that become an argument.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -14,7 +14,7 @@ pub struct Phrase {
 }
 
 /// Expands `template`. `[name:words]` and `[name=value:words]` name their parameter, `[words]` is the query.
-/// No slot gives the same words twice in one phrase.
+/// No blank gives the same words twice in one phrase.
 pub fn expand(template: &str, words: &BTreeMap<String, Vec<String>>, rng: &mut ChaCha8Rng) -> Phrase {
     let mut phrase = Phrase { text: String::new(), arguments: Vec::new() };
     let mut used = HashSet::new();
@@ -52,14 +52,14 @@ fn push(arguments: &mut Vec<(String, String)>, parameter: &str, value: &str) {
     }
 }
 
-/// Replaces the slots of `text`, also those inside the words drawn.
+/// Replaces the blanks of `text`, also those inside the words drawn.
 fn fill(text: &str, words: &BTreeMap<String, Vec<String>>, used: &mut HashSet<String>, rng: &mut ChaCha8Rng) -> String {
     let mut text = text.to_string();
     while let Some(open) = text.find('{') {
-        let close = open + text[open..].find('}').unwrap_or_else(|| panic!("`{text}`: a slot without an end"));
-        let slot = &text[open + 1..close];
-        let choices = words.get(slot).unwrap_or_else(|| panic!("no words for the slot `{slot}`"));
-        let drawn = (0..8).map(|_| choices.choose(rng).expect("a slot has words")).find(|word| !used.contains(*word));
+        let close = open + text[open..].find('}').unwrap_or_else(|| panic!("`{text}`: a blank without an end"));
+        let blank = &text[open + 1..close];
+        let choices = words.get(blank).unwrap_or_else(|| panic!("no words for the blank `{blank}`"));
+        let drawn = (0..8).map(|_| choices.choose(rng).expect("a blank has words")).find(|word| !used.contains(*word));
         let drawn = drawn.unwrap_or(&choices[0]).clone();
         text.replace_range(open..=close, &drawn);
         used.insert(drawn);

@@ -4,6 +4,7 @@
 //! Byte level, so that every text has an encoding and decoding is its exact inverse. No token is added by itself: `<bos>`
 //! stands in the chat template.
 
+use engine::chat::functiongemma::tokens;
 use engine::error::{Context, Result};
 use serde_json::{Map, Value, json};
 use tokenizers::models::TrainerWrapper;
@@ -21,19 +22,19 @@ const PATTERN: &str = r" ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
 /// Text of control token `id`, and whether decoding may leave it out: as in FunctionGemma, a call's marks stay in the text.
 fn control(id: usize) -> (String, bool) {
     let name = match id {
-        0 => "<pad>",
-        1 => "<eos>",
-        2 => "<bos>",
-        3 => "<unk>",
-        46 => "<start_function_declaration>",
-        47 => "<end_function_declaration>",
-        48 => "<start_function_call>",
-        49 => "<end_function_call>",
-        50 => "<start_function_response>",
-        51 => "<end_function_response>",
-        52 => "<escape>",
-        105 => "<start_of_turn>",
-        106 => "<end_of_turn>",
+        0 => tokens::PAD,
+        1 => tokens::EOS,
+        2 => tokens::BOS,
+        3 => tokens::UNKNOWN,
+        46 => tokens::START_DECLARATION,
+        47 => tokens::END_DECLARATION,
+        48 => tokens::START_CALL,
+        49 => tokens::END_CALL,
+        50 => tokens::START_RESPONSE,
+        51 => tokens::END_RESPONSE,
+        52 => tokens::ESCAPE,
+        105 => tokens::START_TURN,
+        106 => tokens::END_TURN,
         _ => return (format!("<unused{}>", id - 4), false),
     };
     (name.to_string(), !(46..=52).contains(&id))
@@ -161,18 +162,18 @@ fn text(value: &Value) -> String {
 /// `tokenizer_config.json` for transformers' `AutoTokenizer`.
 pub fn tokenizer_config() -> Value {
     json!({
-        "bos_token": "<bos>",
+        "bos_token": tokens::BOS,
         "clean_up_tokenization_spaces": false,
-        "eos_token": "<eos>",
+        "eos_token": tokens::EOS,
         "model_max_length": 2048,
-        "pad_token": "<pad>",
+        "pad_token": tokens::PAD,
         "padding_side": "left",
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "unk_token": "<unk>"
+        "unk_token": tokens::UNKNOWN
     })
 }
 
 /// `special_tokens_map.json`.
 pub fn special_tokens_map() -> Value {
-    json!({ "bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>", "unk_token": "<unk>" })
+    json!({ "bos_token": tokens::BOS, "eos_token": tokens::EOS, "pad_token": tokens::PAD, "unk_token": tokens::UNKNOWN })
 }

@@ -9,28 +9,9 @@ use std::collections::{BTreeSet, HashSet};
 
 use serde_json::Value;
 
+use super::functiongemma::tokens;
 use crate::err;
 use crate::error::Result;
-
-/// Control tokens by name that tokenizers do not flag as special.
-const NAMES: [&str; 16] = [
-    "<mask>",
-    "[multimodal]",
-    "<start_function_declaration>",
-    "<end_function_declaration>",
-    "<start_function_call>",
-    "<end_function_call>",
-    "<start_function_response>",
-    "<end_function_response>",
-    "<escape>",
-    "<start_of_turn>",
-    "<end_of_turn>",
-    "<start_receiver>",
-    "<end_receiver>",
-    "<start_of_image>",
-    "<end_of_image>",
-    "<image_soft_token>",
-];
 
 /// The spellings of a tokenizer's control tokens.
 #[derive(Debug, Default)]
@@ -50,19 +31,19 @@ pub struct Rendered {
 }
 
 impl ControlTokens {
-    /// Of a tokenizer's added tokens `(text, special)` those that control: the special ones, FunctionGemma's, `<unusedN>`
-    /// and the image tokens. Runs of newlines, `<table>` and the like stay ordinary.
+    /// Of a tokenizer's added tokens `(text, special)` those that control: the special ones, [`tokens::ALL`] and `<unusedN>`
+    /// (tokenizers do not flag all of these). Runs of newlines, `<table>` and the like stay ordinary.
     pub fn new<'a>(added: impl IntoIterator<Item = (&'a str, bool)>) -> Self {
-        let mut tokens = Self::default();
+        let mut control = Self::default();
         for (text, special) in added {
-            if !text.is_empty() && (special || NAMES.contains(&text) || is_unused(text)) {
-                tokens.first.extend(text.chars().next());
-                tokens.longest = tokens.longest.max(text.len());
-                tokens.beginnings.extend(text.char_indices().skip(1).map(|(end, _)| text[..end].to_string()));
-                tokens.spellings.insert(text.to_string());
+            if !text.is_empty() && (special || tokens::ALL.contains(&text) || is_unused(text)) {
+                control.first.extend(text.chars().next());
+                control.longest = control.longest.max(text.len());
+                control.beginnings.extend(text.char_indices().skip(1).map(|(end, _)| text[..end].to_string()));
+                control.spellings.insert(text.to_string());
             }
         }
-        tokens
+        control
     }
 
     /// Whether `text` is the spelling of a control token.

@@ -4,7 +4,6 @@ pub mod control;
 pub mod functiongemma;
 pub mod preview;
 pub mod python;
-pub mod strftime;
 pub mod template;
 pub mod tokenizer;
 

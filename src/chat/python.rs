@@ -1,8 +1,14 @@
-//! How Python writes values: `str`, `repr`, `json.dumps` and `str.strip`, because chat templates were written for it.
+//! How Python writes values: `str`, `repr`, `json.dumps`, `str.strip` and `strftime`, because chat templates were written
+//! for it.
 
-use std::fmt::Write;
+use std::fmt::Write as _;
+use std::io::{Result, Write};
 
+use jiff::ZonedDateTime;
+use jiff::fmt::strtime::{BrokenDownTime, Config};
+use serde::Serialize;
 use serde_json::Value;
+use serde_json::ser::{Formatter, PrettyFormatter, Serializer};
 
 /// `str(value)`: strings as they are, everything else as [`repr`].
 pub fn text(value: &Value) -> String {
@@ -30,9 +36,23 @@ pub fn repr(value: &Value) -> String {
 
 /// `json.dumps(value, ensure_ascii=False, indent=indent)`.
 pub fn json_dumps(value: &Value, indent: Option<usize>) -> String {
-    let mut out = String::new();
-    write_json(&mut out, value, indent, 0);
-    out
+    let mut out = Vec::new();
+    let spaces = " ".repeat(indent.unwrap_or(0));
+    let written = match indent {
+        None => value.serialize(&mut Serializer::with_formatter(&mut out, OneLine)),
+        Some(_) => {
+            let formatter = Indented(PrettyFormatter::with_indent(spaces.as_bytes()));
+            value.serialize(&mut Serializer::with_formatter(&mut out, formatter))
+        }
+    };
+    written.expect("a JSON value has string keys, and writing to memory cannot fail");
+    String::from_utf8(out).expect("JSON is UTF-8")
+}
+
+/// `moment.strftime(format)`: what C's directives do; what C does not know stays as it is.
+pub fn strftime(moment: &ZonedDateTime, format: &str) -> String {
+    let config = Config::new().lenient(true);
+    BrokenDownTime::from(moment).to_string_with_config(&config, format).unwrap_or_else(|_| format.to_owned())
 }
 
 /// `text.strip()`: Python also strips the four ASCII separators U+001C..U+001F.
@@ -79,51 +99,68 @@ fn string_repr(text: &str) -> String {
     out
 }
 
-fn write_json(out: &mut String, value: &Value, indent: Option<usize>, depth: usize) {
-    match value {
-        Value::Array(items) if !items.is_empty() => {
-            out.push('[');
-            for (i, item) in items.iter().enumerate() {
-                separate(out, i, indent, depth + 1);
-                write_json(out, item, indent, depth + 1);
-            }
-            close(out, ']', indent, depth);
-        }
-        Value::Object(map) if !map.is_empty() => {
-            out.push('{');
-            for (i, (key, item)) in map.iter().enumerate() {
-                separate(out, i, indent, depth + 1);
-                *out += &Value::from(key.as_str()).to_string();
-                *out += ": ";
-                write_json(out, item, indent, depth + 1);
-            }
-            close(out, '}', indent, depth);
-        }
-        Value::Number(number) => *out += &number_repr(number),
-        other => *out += &other.to_string(),
+/// `[1, {"a": 2.0}]`
+struct OneLine;
+
+impl Formatter for OneLine {
+    fn write_f64<W: ?Sized + Write>(&mut self, out: &mut W, value: f64) -> Result<()> {
+        out.write_all(float_repr(value).as_bytes())
+    }
+
+    fn begin_array_value<W: ?Sized + Write>(&mut self, out: &mut W, first: bool) -> Result<()> {
+        out.write_all(if first { b"" } else { b", " })
+    }
+
+    fn begin_object_key<W: ?Sized + Write>(&mut self, out: &mut W, first: bool) -> Result<()> {
+        out.write_all(if first { b"" } else { b", " })
+    }
+
+    fn begin_object_value<W: ?Sized + Write>(&mut self, out: &mut W) -> Result<()> {
+        out.write_all(b": ")
     }
 }
 
-fn separate(out: &mut String, index: usize, indent: Option<usize>, depth: usize) {
-    match (index, indent) {
-        (0, None) => {}
-        (_, None) => *out += ", ",
-        (0, Some(width)) => new_line(out, width * depth),
-        (_, Some(width)) => {
-            out.push(',');
-            new_line(out, width * depth);
-        }
-    }
-}
+/// serde_json's own, but for floats.
+struct Indented<'a>(PrettyFormatter<'a>);
 
-fn close(out: &mut String, bracket: char, indent: Option<usize>, depth: usize) {
-    if let Some(width) = indent {
-        new_line(out, width * depth);
+impl Formatter for Indented<'_> {
+    fn write_f64<W: ?Sized + Write>(&mut self, out: &mut W, value: f64) -> Result<()> {
+        OneLine.write_f64(out, value)
     }
-    out.push(bracket);
-}
 
-fn new_line(out: &mut String, spaces: usize) {
-    out.push('\n');
-    out.extend(std::iter::repeat_n(' ', spaces));
+    fn begin_array<W: ?Sized + Write>(&mut self, out: &mut W) -> Result<()> {
+        self.0.begin_array(out)
+    }
+
+    fn end_array<W: ?Sized + Write>(&mut self, out: &mut W) -> Result<()> {
+        self.0.end_array(out)
+    }
+
+    fn begin_array_value<W: ?Sized + Write>(&mut self, out: &mut W, first: bool) -> Result<()> {
+        self.0.begin_array_value(out, first)
+    }
+
+    fn end_array_value<W: ?Sized + Write>(&mut self, out: &mut W) -> Result<()> {
+        self.0.end_array_value(out)
+    }
+
+    fn begin_object<W: ?Sized + Write>(&mut self, out: &mut W) -> Result<()> {
+        self.0.begin_object(out)
+    }
+
+    fn end_object<W: ?Sized + Write>(&mut self, out: &mut W) -> Result<()> {
+        self.0.end_object(out)
+    }
+
+    fn begin_object_key<W: ?Sized + Write>(&mut self, out: &mut W, first: bool) -> Result<()> {
+        self.0.begin_object_key(out, first)
+    }
+
+    fn begin_object_value<W: ?Sized + Write>(&mut self, out: &mut W) -> Result<()> {
+        self.0.begin_object_value(out)
+    }
+
+    fn end_object_value<W: ?Sized + Write>(&mut self, out: &mut W) -> Result<()> {
+        self.0.end_object_value(out)
+    }
 }

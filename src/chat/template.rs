@@ -1,4 +1,4 @@
-//! Chat templates: the checkpoint's own Jinja text run by minijinja as transformers runs it, or the built-in renderer.
+//! Chat templates: Jinja text, the checkpoint's own or the project's, run by minijinja as transformers runs it.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -7,11 +7,11 @@ use minijinja::value::{Kwargs, Rest, ValueKind};
 use minijinja::{Environment, ErrorKind, Value as Jinja};
 use serde_json::Value;
 
-use super::{functiongemma, python, strftime};
+use super::python;
 use crate::bail;
 use crate::error::{Context, Error, Result};
 
-/// The project's own FunctionGemma template: what a saved folder gets when its source had none.
+/// The project's own FunctionGemma template: for a checkpoint that brings none, and for the folder saved from it.
 pub const FUNCTIONGEMMA_TEMPLATE: &str = include_str!("functiongemma/template.jinja");
 
 /// `bos_token`, `eos_token`, .. to their texts: variables of every template.
@@ -21,14 +21,13 @@ pub type SpecialTokens = BTreeMap<String, String>;
 #[derive(Debug)]
 pub struct ChatTemplate {
     source: String,
-    /// `None`: rendered by [`functiongemma`], not by Jinja.
-    environment: Option<Environment<'static>>,
+    environment: Environment<'static>,
     special_tokens: SpecialTokens,
 }
 
 impl ChatTemplate {
     /// The template of a checkpoint folder: `chat_template.jinja`, else `chat_template` in `tokenizer_config.json`
-    /// (of several, the one named `default`), else the built-in FunctionGemma renderer.
+    /// (of several, the one named `default`), else [`FUNCTIONGEMMA_TEMPLATE`].
     ///
     /// # Errors
     /// A file that cannot be read, is not JSON, or a template that does not compile; the file is named.
@@ -46,7 +45,7 @@ impl ChatTemplate {
                 return Self::from_source(source, special_tokens).context(|| format!("in `{}`", path.display()));
             }
         }
-        Ok(Self::functiongemma(special_tokens))
+        Self::from_source(FUNCTIONGEMMA_TEMPLATE, special_tokens)
     }
 
     /// A template from its Jinja text.
@@ -58,12 +57,7 @@ impl ChatTemplate {
         environment
             .add_template_owned("chat_template", without_generation_tags(source))
             .map_err(|error| Error::new(format!("the chat template does not compile: {error}")))?;
-        Ok(Self { source: source.into(), environment: Some(environment), special_tokens })
-    }
-
-    /// The built-in renderer of FunctionGemma's format.
-    pub fn functiongemma(special_tokens: SpecialTokens) -> Self {
-        Self { source: FUNCTIONGEMMA_TEMPLATE.into(), environment: None, special_tokens }
+        Ok(Self { source: source.into(), environment, special_tokens })
     }
 
     /// The Jinja text to save beside a model that was trained with this template.
@@ -77,10 +71,6 @@ impl ChatTemplate {
     /// # Errors
     /// What the template itself raises, and messages without a field that it needs.
     pub fn render(&self, messages: &[Value], tools: &[Value], add_generation_prompt: bool) -> Result<String> {
-        let Some(environment) = &self.environment else {
-            let bos = self.special_tokens.get("bos_token").map_or("", String::as_str);
-            return functiongemma::render(bos, messages, tools, add_generation_prompt);
-        };
         let list = |items: &[Value]| items.iter().map(to_jinja).collect::<Jinja>();
         let mut variables: BTreeMap<&str, Jinja> =
             self.special_tokens.iter().map(|(name, text)| (name.as_str(), Jinja::from(text.as_str()))).collect();
@@ -88,7 +78,7 @@ impl ChatTemplate {
         variables.insert("tools", if tools.is_empty() { Jinja::from(()) } else { list(tools) });
         variables.insert("documents", Jinja::from(()));
         variables.insert("add_generation_prompt", Jinja::from(add_generation_prompt));
-        let template = environment.get_template("chat_template").map_err(refused)?;
+        let template = self.environment.get_template("chat_template").map_err(refused)?;
         template.render(variables.into_iter().collect::<BTreeMap<_, _>>()).map_err(refused)
     }
 }
@@ -143,7 +133,7 @@ fn environment() -> Environment<'static> {
     environment.add_function("raise_exception", |message: String| -> Result<Jinja, minijinja::Error> {
         Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
     });
-    environment.add_function("strftime_now", |format: &str| strftime::now(format));
+    environment.add_function("strftime_now", |format: &str| python::strftime(&jiff::ZonedDateTime::now(), format));
     environment
 }
 

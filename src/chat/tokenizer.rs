@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use tokenizers::Tokenizer;
 
 use super::control::{ControlTokens, Rendered};
+use super::functiongemma::tokens;
 use super::template::{ChatTemplate, load_special_tokens};
 use crate::batch::Example;
 use crate::data::rows::{Row, RowContent};
@@ -63,7 +64,7 @@ impl ChatTokenizer {
         let tokenizer =
             Tokenizer::from_bytes(bytes).map_err(|error| err!("`{}` is no tokenizer: {error}", path.display()))?;
         let mut special_tokens = load_special_tokens(folder)?;
-        for (name, text) in [("bos_token", "<bos>"), ("eos_token", "<eos>"), ("pad_token", "<pad>")] {
+        for (name, text) in [("bos_token", tokens::BOS), ("eos_token", tokens::EOS), ("pad_token", tokens::PAD)] {
             if !special_tokens.contains_key(name) && tokenizer.token_to_id(text).is_some() {
                 special_tokens.insert(name.into(), text.into());
             }
@@ -140,16 +141,27 @@ impl ChatTokenizer {
 
     fn read_prompt(&self, row: &Row) -> Result<Prompt> {
         let origin = row.origin.to_string();
-        let (messages, tools, prompt_messages) = match &row.content {
-            RowContent::Chat { messages, tools, prompt_messages } => (messages, tools, *prompt_messages),
+        match &row.content {
+            RowContent::Chat { messages, tools, prompt_messages } => {
+                self.chat_prompt(messages, tools, *prompt_messages, origin)
+            }
             RowContent::Text { prompt: Some(prompt), text } => {
                 let ids = self.encode_bare(prompt)?;
                 let expected = vec![json!({"role": "assistant", "content": text})];
                 let (text, user) = (self.decode(&ids), prompt.clone());
-                return Ok(Prompt { ids, text, user, expected, tools: Vec::new(), origin });
+                Ok(Prompt { ids, text, user, expected, tools: Vec::new(), origin })
             }
             RowContent::Text { prompt: None, .. } => bail!("the row is plain text without a prompt"),
-        };
+        }
+    }
+
+    fn chat_prompt(
+        &self,
+        messages: &[Value],
+        tools: &[Value],
+        prompt_messages: Option<usize>,
+        origin: String,
+    ) -> Result<Prompt> {
         let open_end = messages.last().is_some_and(|message| message["role"] == "user");
         let split = match prompt_messages {
             Some(count) => count,
@@ -164,7 +176,7 @@ impl ChatTokenizer {
         let ids = self.encode(&rendered, false)?;
         let user = messages[..split].iter().rev().find(|message| message["role"] == "user").map_or("", content_text);
         let expected = messages[split..].iter().filter(|message| message["role"] == "assistant").cloned().collect();
-        Ok(Prompt { ids, text: rendered.text, user: user.into(), expected, tools: tools.clone(), origin })
+        Ok(Prompt { ids, text: rendered.text, user: user.into(), expected, tools: tools.to_vec(), origin })
     }
 
     fn chat_example(

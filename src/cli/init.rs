@@ -4,13 +4,14 @@ use std::path::Path;
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use rand_distr::StandardNormal;
 
 use crate::chat::template::FUNCTIONGEMMA_TEMPLATE;
 use crate::cli::args::InitArgs;
 use crate::error::{Context, Result};
 use crate::io::folder::{OutputFolder, SavedModel};
 use crate::model::gemma3::config::Gemma3Config;
-use crate::model::gemma3::table::parameter_specs;
+use crate::model::gemma3::table::{ParamKind, parameters};
 use crate::model::generation_config::GenerationConfig;
 
 pub fn run(args: &InitArgs) -> Result<()> {
@@ -41,15 +42,12 @@ fn random_weights(config: &Gemma3Config, seed: u64) -> Vec<f32> {
     let deviation = config.to_value("float32")["initializer_range"].as_f64().unwrap_or(0.02);
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut flat = Vec::new();
-    for spec in parameter_specs(config) {
-        let is_matrix = spec.shape.len() == 2;
-        flat.extend((0..spec.len()).map(|_| if is_matrix { (deviation * normal(&mut rng)) as f32 } else { 0.0 }));
+    for parameter in parameters(config) {
+        let mut draw = || match parameter.kind {
+            ParamKind::Matrix => (deviation * rng.sample::<f64, _>(StandardNormal)) as f32,
+            ParamKind::Norm => 0.0,
+        };
+        flat.extend((0..parameter.spec.len()).map(|_| draw()));
     }
     flat
-}
-
-/// A standard normal number (Box-Muller).
-fn normal(rng: &mut ChaCha8Rng) -> f64 {
-    let (u, v): (f64, f64) = (1.0 - rng.random::<f64>(), rng.random());
-    (-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos()
 }

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::rows::{Origin, Row, RowOptions};
 use crate::error::{Context, Error, Kind, Result};
+use crate::hub::is_hub_id;
 use crate::{bail, err};
 
 /// Rows of `source`: a `.jsonl`, `.json` or `.parquet` file, a folder of them, or a dataset of the Hugging Face hub
@@ -31,8 +32,8 @@ fn rows_of(source: &str, options: &RowOptions) -> Result<Vec<Row>> {
     } else if path.is_dir() {
         let picked = pick_files(&list_files(path)?, split).context(|| format!("in the folder `{name}`"))?;
         Picked { files: picked.files.iter().map(|file| path.join(file).display().to_string()).collect(), ..picked }
-    } else if is_hub_id(name) {
-        super::hub::fetch_dataset(name, split)?
+    } else if is_hub_id(name) && !is_data_file(name) {
+        fetch(name, split)?
     } else {
         return Err(err!("there is no dataset `{name}`")
             .hint("a dataset is a .jsonl, .json or .parquet file, a folder of them, or a hub id `owner/name`"));
@@ -177,10 +178,51 @@ fn is_word(text: &str) -> bool {
     !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
 }
 
-fn is_hub_id(name: &str) -> bool {
-    let data_file = matches!(extension(name), "jsonl" | "json" | "parquet");
-    !data_file
-        && matches!(name.split_once('/'), Some((owner, name)) if is_word(owner) && is_word(name) && !owner.starts_with('.'))
+fn is_data_file(name: &str) -> bool {
+    matches!(extension(name), "jsonl" | "json" | "parquet")
+}
+
+#[cfg(not(feature = "hub"))]
+fn fetch(id: &str, _split: Option<&str>) -> Result<Picked> {
+    Err(err!("the dataset `{id}` is not on disk, and this engine was built without the hub")
+        .hint("build with `--features hub`, or download the dataset and give its files"))
+}
+
+#[cfg(feature = "hub")]
+fn fetch(id: &str, split: Option<&str>) -> Result<Picked> {
+    fetch_dataset(&crate::hub::Hub::from_env(), id, split)
+}
+
+/// The files of `split` (`train` if `None`) of the dataset `id` in the cache of `hub`, downloaded where they are not there
+/// yet. Where the hub cannot be asked, the files that are cached count as the dataset, unless their names
+/// (`train-00000-of-00002.parquet`) say that some are missing.
+///
+/// # Errors
+/// No network, no such dataset, a licence that has not been accepted (says where), no data files for the split.
+#[cfg(feature = "hub")]
+pub fn fetch_dataset(hub: &crate::hub::Hub, id: &str, split: Option<&str>) -> Result<Picked> {
+    use crate::hub::{Listing, RepoKind};
+    let repo = hub.repo(RepoKind::Dataset, id);
+    let picked = match repo.files()? {
+        Listing::Files(names) => pick_files(&names, split).context(|| format!("in the dataset `{id}`"))?,
+        Listing::Unreachable(error) => {
+            let cached = pick_files(&repo.cached_files(), split).ok();
+            cached.filter(|picked| all_parts_present(&picked.files)).ok_or(error)?
+        }
+    };
+    let path = |name: &String| repo.get(name).map(|path| path.display().to_string());
+    let files = picked.files.iter().map(path).collect::<Result<Vec<_>>>()?;
+    Ok(Picked { files, ..picked })
+}
+
+/// Whether there are as many files as those named `..-of-N` say.
+#[cfg(feature = "hub")]
+fn all_parts_present(files: &[String]) -> bool {
+    let parts = |file: &str| {
+        let (_, rest) = file.rsplit_once("-of-")?;
+        rest.split(|c: char| !c.is_ascii_digit()).next()?.parse::<usize>().ok()
+    };
+    files.iter().filter_map(|file| parts(file)).all(|count| files.len() >= count)
 }
 
 fn list_files(folder: &Path) -> Result<Vec<String>> {

@@ -1,7 +1,6 @@
 //! From files to conversations: datasets, rows, tools, and the limit on length.
 
 pub mod dataset;
-pub mod hub;
 pub mod length;
 pub mod messages;
 pub mod parquet;

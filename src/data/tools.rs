@@ -4,9 +4,11 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use crate::chat::functiongemma::DROPPED_PROPERTIES;
 use crate::error::{Context, Kind, Result};
 use crate::{bail, err};
+
+/// Words of JSON Schema. FunctionGemma's chat template takes properties with these names for the words and leaves them out.
+pub const DROPPED_PROPERTIES: [&str; 5] = ["description", "type", "properties", "required", "nullable"];
 
 /// Tools of a JSON file, a list in OpenAI form or of bare functions, and warnings about what the template drops.
 ///

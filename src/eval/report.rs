@@ -1,17 +1,15 @@
 //! The JSON report of an evaluation (`--report FILE`) and the score that sums it up.
 
-use std::fs::{self, File};
-use std::io::Write;
 use std::path::Path;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::verdict::{Expected, Verdict};
-use crate::bail;
 use crate::error::{Context, Result};
+use crate::io::atomic::write_atomically;
 
 /// How many of `total` outputs were right.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Score {
     /// Right by the tutorial's rule: the expected tool is named and no other.
     pub correct: usize,
@@ -22,7 +20,7 @@ pub struct Score {
 }
 
 /// Counts of outputs, each of the `total`; see [`Verdict`] for what each means.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct StrictScore {
     /// Kept to the grammar.
     pub format_valid: usize,
@@ -140,33 +138,4 @@ impl Report {
         text.push('\n');
         write_atomically(path, text.as_bytes())
     }
-}
-
-/// Writes `bytes` to a temporary file beside `path`, then renames it over `path`: a reader sees the old file or the new one,
-/// and a failure leaves the old one as it was. Devices and pipes (`/dev/stdout`) are written to directly.
-pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
-    let place = || format!("cannot write `{}`", path.display());
-    // A link stays a link: what it points to is replaced.
-    let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    match fs::metadata(&target) {
-        Ok(found) if found.is_dir() => bail!("cannot write `{}`: it is a folder", path.display()),
-        Ok(found) if !found.is_file() => return fs::write(&target, bytes).context(place),
-        _ => {}
-    }
-    let Some(name) = target.file_name() else {
-        bail!("cannot write `{}`: it names no file", path.display());
-    };
-    let temporary = target.with_file_name(format!(".tmp-{}-{}", name.to_string_lossy(), std::process::id()));
-    let written = write_and_sync(&temporary, bytes).and_then(|()| fs::rename(&temporary, &target));
-    if written.is_err() {
-        // The write's own error matters more than one of cleaning up after it.
-        let _ = fs::remove_file(&temporary);
-    }
-    written.context(place)
-}
-
-fn write_and_sync(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let mut file = File::create(path)?;
-    file.write_all(bytes)?;
-    file.sync_all()
 }

@@ -3,7 +3,7 @@
 use console::{measure_text_width, truncate_str};
 
 use super::report::{ExampleReport, Report, Score};
-use crate::chat::functiongemma::parser::{END_CALL, ESCAPE, START_CALL, START_RESPONSE};
+use crate::chat::functiongemma::tokens::{END_CALL, END_TURN, ESCAPE, START_CALL, START_RESPONSE};
 
 /// Narrower than this a table has no room for its three columns; it is then wider than the terminal.
 const MIN_WIDTH: usize = 40;
@@ -16,7 +16,7 @@ const SHORT_TOKENS: [(&str, &str); 5] = [
     (END_CALL, "</call>"),
     (ESCAPE, "<esc>"),
     (START_RESPONSE, "<response>"),
-    ("<end_of_turn>", "<end>"),
+    (END_TURN, "<end>"),
 ];
 
 /// The tutorial's table: prompt, output and verdict of every example, then the score.
@@ -46,20 +46,17 @@ pub fn examples_table(report: &Report, width: usize) -> String {
 
 /// The score before and after training, side by side. The last column is the difference.
 pub fn before_after(before: &Score, after: &Score) -> String {
-    let strict = (&before.strict, &after.strict);
-    let rows = [
-        ("tool choice", before.correct, after.correct),
-        ("strict: format", strict.0.format_valid, strict.1.format_valid),
-        ("strict: + name", strict.0.name, strict.1.name),
-        ("strict: + arguments", strict.0.arguments, strict.1.arguments),
-        ("strict: exact", strict.0.exact, strict.1.exact),
-    ];
     let mut table = format!("{:<20}{:>12}{:>12}\n", "score", "before", "after");
-    for (name, then, now) in rows {
-        let cell = |count: usize, total: usize| format!("{count} of {total}");
-        let (was, is) = (cell(then, before.total), cell(now, after.total));
-        table += &format!("{name:<20}{was:>12}{is:>12}{:>8}\n", difference(then, now));
-    }
+    let mut line = |name: &str, count: fn(&Score) -> usize| {
+        let cell = |score: &Score| format!("{} of {}", count(score), score.total);
+        let (was, is) = (cell(before), cell(after));
+        table += &format!("{name:<20}{was:>12}{is:>12}{:>8}\n", difference(count(before), count(after)));
+    };
+    line("tool choice", |score| score.correct);
+    line("strict: format", |score| score.strict.format_valid);
+    line("strict: + name", |score| score.strict.name);
+    line("strict: + arguments", |score| score.strict.arguments);
+    line("strict: exact", |score| score.strict.exact);
     table
 }
 

@@ -6,7 +6,8 @@ use serde::{Serialize, Serializer};
 use serde_json::{Map, Number, Value, json};
 
 use crate::bail;
-use crate::chat::functiongemma::parser::{Call, Fault, ParsedOutput, START_CALL, parse_output};
+use crate::chat::functiongemma::parser::{Call, Fault, ParsedOutput, parse_output};
+use crate::chat::functiongemma::tokens::START_CALL;
 use crate::error::{Context, Result};
 
 /// The answer that a row's final assistant message gives.

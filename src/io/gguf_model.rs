@@ -1,4 +1,4 @@
-//! A Gemma 3 in a GGUF: llama.cpp's tensor names and metadata against Hugging Face's.
+//! A Gemma 3 in a GGUF: its weights by the parameter table, its metadata against Hugging Face's config.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -6,10 +6,9 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::gguf::{GgufFile, MetaValue};
-use crate::autograd::ParamSpec;
 use crate::error::{Context, Result};
 use crate::model::gemma3::config::Gemma3Config;
-use crate::model::gemma3::table::parameter_count;
+use crate::model::gemma3::table::{GGUF_EMBEDDING, Parameter};
 use crate::{bail, err};
 
 /// Metadata keys (after `gemma3.`) and the config fields they must agree with.
@@ -46,39 +45,40 @@ impl GgufFile {
         self.config_from_metadata().and_then(Gemma3Config::from_value).context(failed)
     }
 
-    /// Reads all weights into `out`, laid out by `specs`.
+    /// Reads all weights into `out`, laid out by the table `parameters`.
     ///
     /// # Errors
     /// A tensor is missing, unknown, of another shape, or holds NaN or infinity.
     ///
     /// # Panics
-    /// When `out` has another length than `specs` asks for.
-    pub fn read_model(&self, specs: &[ParamSpec], out: &mut [f32]) -> Result<()> {
-        assert_eq!(out.len(), parameter_count(specs), "the buffer must hold exactly the parameters");
+    /// When `out` has another length than `parameters` asks for.
+    pub fn read_model(&self, parameters: &[Parameter], out: &mut [f32]) -> Result<()> {
+        let count: usize = parameters.iter().map(|parameter| parameter.spec.len()).sum();
+        assert_eq!(out.len(), count, "the buffer must hold exactly the parameters");
         let failed = || format!("cannot load the weights of `{}`", self.path().display());
-        let names: Vec<String> = specs.iter().map(|spec| gguf_name(&spec.name)).collect();
-        let known: HashSet<&str> = names.iter().map(String::as_str).collect();
+        let known: HashSet<&str> = parameters.iter().map(|parameter| parameter.gguf_name.as_str()).collect();
         if let Some(extra) = self.tensor_names().find(|name| !known.contains(name)) {
             return Err(err!("tensor `{extra}` does not belong to the model that the config describes"))
                 .context(failed);
         }
         let mut rest = out;
-        for (spec, name) in specs.iter().zip(&names) {
-            let (tensor, tail) = rest.split_at_mut(spec.len());
+        for parameter in parameters {
+            let (tensor, tail) = rest.split_at_mut(parameter.spec.len());
             rest = tail;
-            self.read_parameter(spec, name, tensor).context(failed)?;
+            self.read_parameter(parameter, tensor).context(failed)?;
         }
         Ok(())
     }
 
-    fn read_parameter(&self, spec: &ParamSpec, name: &str, out: &mut [f32]) -> Result<()> {
-        if let Some(shape) = self.shape(name).filter(|&shape| shape != spec.shape) {
-            bail!("tensor `{name}` has shape {shape:?}; the config asks for {:?}", spec.shape);
+    fn read_parameter(&self, parameter: &Parameter, out: &mut [f32]) -> Result<()> {
+        let (name, expected) = (parameter.gguf_name.as_str(), parameter.spec.shape.as_slice());
+        if let Some(shape) = self.shape(name).filter(|&shape| shape != expected) {
+            bail!("tensor `{name}` has shape {shape:?}; the config asks for {expected:?}");
         }
         self.read_tensor(name, out)?;
-        if spec.name.ends_with("norm.weight") {
-            // llama.cpp stores 1 + weight.
-            out.iter_mut().for_each(|weight| *weight -= 1.0);
+        let offset = parameter.kind.gguf_offset();
+        if offset != 0.0 {
+            out.iter_mut().for_each(|weight| *weight -= offset);
         }
         Ok(())
     }
@@ -118,9 +118,7 @@ impl GgufFile {
 
     /// A `config.json` of what the metadata says.
     fn config_from_metadata(&self) -> Result<Value> {
-        let Some(&[vocab_size, _]) = self.shape("token_embd.weight") else {
-            bail!("tensor `token_embd.weight` is missing")
-        };
+        let Some(&[vocab_size, _]) = self.shape(GGUF_EMBEDDING) else { bail!("tensor `{GGUF_EMBEDDING}` is missing") };
         let mut config = json!({
             "architectures": ["Gemma3ForCausalLM"],
             "model_type": "gemma3_text",
@@ -158,30 +156,4 @@ impl GgufFile {
         }
         Ok(config)
     }
-}
-
-/// llama.cpp's name of the parameter that Hugging Face calls `name`.
-fn gguf_name(name: &str) -> String {
-    let Some(rest) = name.strip_prefix("model.layers.") else {
-        let top = if name == "model.embed_tokens.weight" { "token_embd" } else { "output_norm" };
-        return format!("{top}.weight");
-    };
-    let (layer, part) = rest.split_once('.').unwrap_or((rest, ""));
-    let part = match part.strip_suffix(".weight").unwrap_or(part) {
-        "input_layernorm" => "attn_norm",
-        "self_attn.q_proj" => "attn_q",
-        "self_attn.k_proj" => "attn_k",
-        "self_attn.v_proj" => "attn_v",
-        "self_attn.q_norm" => "attn_q_norm",
-        "self_attn.k_norm" => "attn_k_norm",
-        "self_attn.o_proj" => "attn_output",
-        "post_attention_layernorm" => "post_attention_norm",
-        "pre_feedforward_layernorm" => "ffn_norm",
-        "mlp.gate_proj" => "ffn_gate",
-        "mlp.up_proj" => "ffn_up",
-        "mlp.down_proj" => "ffn_down",
-        "post_feedforward_layernorm" => "post_ffw_norm",
-        other => other,
-    };
-    format!("blk.{layer}.{part}.weight")
 }

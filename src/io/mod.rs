@@ -1,5 +1,9 @@
-//! Models in and out: hub, Hugging Face folders, safetensors, GGUF.
+//! Models in and out: the hub's, Hugging Face folders, safetensors, GGUF; files that are written whole or not at all.
+
+pub mod atomic;
 mod convert;
+#[cfg(feature = "hub")]
+pub mod download;
 pub mod folder;
 pub mod gguf;
 mod gguf_blocks;

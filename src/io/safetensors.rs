@@ -16,9 +16,11 @@ use serde_json::{Map, Value, json};
 use super::convert;
 use crate::autograd::ParamSpec;
 use crate::error::{Context, Error, Result};
-use crate::model::gemma3::table::parameter_count;
+use crate::model::gemma3::table::{EMBEDDING, parameter_count};
 use crate::{bail, err};
 
+/// The head's own name, in checkpoints that store it beside the embedding.
+const HEAD: &str = "lm_head.weight";
 /// Elements encoded and written at once.
 const PIECE: usize = 1 << 20;
 /// Elements encoded by one task.
@@ -67,11 +69,11 @@ impl SaveDtype {
 /// When `out` has another length than `specs` asks for.
 pub fn read_model(folder: &Path, specs: &[ParamSpec], out: &mut [f32]) -> Result<()> {
     assert_eq!(out.len(), parameter_count(specs), "the buffer must hold exactly the parameters");
-    let mut slots = slots(specs, out);
+    let mut waiting = unfilled(specs, out);
     for path in weight_files(folder)? {
-        read_file(&path, &mut slots).context(|| format!("cannot load the weights of `{}`", path.display()))?;
+        read_file(&path, &mut waiting).context(|| format!("cannot load the weights of `{}`", path.display()))?;
     }
-    match specs.iter().find(|spec| slots.contains_key(spec.name.as_str())) {
+    match specs.iter().find(|spec| waiting.contains_key(spec.name.as_str())) {
         Some(spec) => {
             Err(err!("tensor `{}` {:?} is missing from the weights of `{}`", spec.name, spec.shape, folder.display())
                 .hint("`config.json` and the weights must be of the same model"))
@@ -81,19 +83,19 @@ pub fn read_model(folder: &Path, specs: &[ParamSpec], out: &mut [f32]) -> Result
 }
 
 /// A parameter that no file has filled yet.
-struct Slot<'a> {
+struct Unfilled<'a> {
     spec: &'a ParamSpec,
     out: &'a mut [f32],
 }
 
-fn slots<'a>(specs: &'a [ParamSpec], mut out: &'a mut [f32]) -> HashMap<&'a str, Slot<'a>> {
-    let mut slots = HashMap::with_capacity(specs.len());
+fn unfilled<'a>(specs: &'a [ParamSpec], mut out: &'a mut [f32]) -> HashMap<&'a str, Unfilled<'a>> {
+    let mut waiting = HashMap::with_capacity(specs.len());
     for spec in specs {
         let (head, tail) = out.split_at_mut(spec.len());
-        slots.insert(spec.name.as_str(), Slot { spec, out: head });
+        waiting.insert(spec.name.as_str(), Unfilled { spec, out: head });
         out = tail;
     }
-    slots
+    waiting
 }
 
 /// The files that hold the weights, as transformers looks for them.
@@ -130,8 +132,8 @@ fn shards(folder: &Path, index: &Path) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// Fills the slots that `path` has tensors for, and takes them out of `slots`.
-fn read_file(path: &Path, slots: &mut HashMap<&str, Slot>) -> Result<()> {
+/// Fills the parameters that `path` has tensors for, and takes them out of `waiting`.
+fn read_file(path: &Path, waiting: &mut HashMap<&str, Unfilled>) -> Result<()> {
     let file = File::open(path).context(|| "cannot open the file")?;
     // SAFETY: the map is only read as bytes, which are checked; a file that another program changes meanwhile gives
     // other numbers, and one that it cuts short ends this process, as for everyone who maps model files.
@@ -140,9 +142,9 @@ fn read_file(path: &Path, slots: &mut HashMap<&str, Slot>) -> Result<()> {
     let mut views: Vec<_> = tensors.iter().collect();
     views.sort_by_key(|(_, view)| view.data().as_ptr());
     for (name, view) in views {
-        match slots.remove(name) {
-            Some(slot) => read_tensor(&map, &view, slot)?,
-            None if name == "lm_head.weight" => check_tied_head(&tensors, &view)?,
+        match waiting.remove(name) {
+            Some(parameter) => read_tensor(&map, &view, parameter)?,
+            None if name == HEAD => check_tied_head(&tensors, &view)?,
             None => {
                 return Err(err!("tensor `{name}` does not belong to the model that `config.json` describes")
                     .hint("only plain Gemma 3 text checkpoints are read: merge adapters first"));
@@ -162,16 +164,16 @@ fn broken_file(error: safetensors::SafeTensorError, bytes: &[u8]) -> Error {
 
 /// Some checkpoints store the head beside the embedding it is tied to; it must then be the same bytes.
 fn check_tied_head(tensors: &SafeTensors, head: &TensorView) -> Result<()> {
-    match tensors.tensor("model.embed_tokens.weight") {
+    match tensors.tensor(EMBEDDING) {
         Ok(embedding) if embedding.dtype() == head.dtype() && embedding.data() == head.data() => Ok(()),
-        _ => bail!("tensor `lm_head.weight` differs from `model.embed_tokens.weight`; only tied heads are supported"),
+        _ => bail!("tensor `{HEAD}` differs from `{EMBEDDING}`; only tied heads are supported"),
     }
 }
 
-fn read_tensor(map: &Mmap, view: &TensorView, slot: Slot) -> Result<()> {
-    let name = &slot.spec.name;
-    if view.shape() != slot.spec.shape {
-        bail!("tensor `{name}` has shape {:?}; the config asks for {:?}", view.shape(), slot.spec.shape);
+fn read_tensor(map: &Mmap, view: &TensorView, parameter: Unfilled) -> Result<()> {
+    let name = &parameter.spec.name;
+    if view.shape() != parameter.spec.shape {
+        bail!("tensor `{name}` has shape {:?}; the config asks for {:?}", view.shape(), parameter.spec.shape);
     }
     let encoding = match view.dtype() {
         Dtype::F32 => convert::F32,
@@ -182,7 +184,7 @@ fn read_tensor(map: &Mmap, view: &TensorView, slot: Slot) -> Result<()> {
                 .hint("use the unquantized checkpoint"));
         }
     };
-    convert::read_tensor(name, map, view.data(), encoding, slot.out)
+    convert::read_tensor(name, map, view.data(), encoding, parameter.out)
 }
 
 /// Writes `flat`, laid out by `specs`, as one safetensors file, a chunk at a time. The caller syncs the writer.

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use super::{gguf::GgufFile, safetensors::read_model};
 use crate::err;
 use crate::error::Result;
+use crate::hub::is_hub_id;
 use crate::model::gemma3::config::Gemma3Config;
-use crate::model::gemma3::table::{parameter_count, parameter_specs};
+use crate::model::gemma3::table::{parameter_count, parameter_specs, parameters};
 
 /// A model on disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,10 +53,9 @@ impl ModelSource {
     /// # Errors
     /// As [`ModelSource::load_flat`].
     pub fn load_into(&self, config: &Gemma3Config, flat: &mut [f32]) -> Result<()> {
-        let specs = parameter_specs(config);
         match self {
-            Self::Folder(folder) => read_model(folder, &specs, flat),
-            Self::Gguf(file) => GgufFile::open(file)?.read_model(&specs, flat),
+            Self::Folder(folder) => read_model(folder, &parameter_specs(config), flat),
+            Self::Gguf(file) => GgufFile::open(file)?.read_model(&parameters(config), flat),
         }
     }
 }
@@ -95,16 +95,6 @@ fn resolve_file(path: &Path) -> Result<ModelSource> {
     Ok(source)
 }
 
-/// `owner/name`, both of letters, digits, `.`, `_` and `-`, neither starting with a dot.
-pub fn is_hub_id(spec: &str) -> bool {
-    let part = |part: &str| {
-        let mut letters = part.chars();
-        let rest = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-        letters.next().is_some_and(|c| c.is_ascii_alphanumeric() || c == '_') && letters.all(rest)
-    };
-    spec.split_once('/').is_some_and(|(owner, name)| part(owner) && part(name))
-}
-
 fn not_found(spec: &str) -> crate::error::Error {
     err!("the model `{spec}` does not exist")
         .hint("give a folder, a `.gguf` file, or a hub id such as `google/functiongemma-270m-it`")
@@ -112,7 +102,7 @@ fn not_found(spec: &str) -> crate::error::Error {
 
 #[cfg(feature = "hub")]
 fn download(id: &str) -> Result<PathBuf> {
-    crate::hub::Hub::from_env().download_model(id)
+    super::download::download_model(&crate::hub::Hub::from_env(), id)
 }
 
 #[cfg(not(feature = "hub"))]

@@ -5,8 +5,9 @@ use std::path::Path;
 use plotters::prelude::*;
 
 use super::metrics::Record;
+use crate::err;
 use crate::error::Result;
-use crate::{err, eval::report::write_atomically};
+use crate::io::atomic::write_atomically;
 
 const SIZE: (u32, u32) = (900, 540);
 const TRAINING: RGBColor = RGBColor(0x1f, 0x77, 0xb4);

@@ -106,6 +106,9 @@ fn generate_prints_one_answer_and_a_seed_repeats_it() {
 fn init_makes_a_model_that_other_commands_read() {
     let folder = tempfile::tempdir().unwrap();
     let config = path(&quickstart().join("model/config.json"));
+    let range = serde_json::from_slice::<serde_json::Value>(&fs::read(&config).unwrap()).unwrap()["initializer_range"]
+        .as_f64()
+        .unwrap();
     let init = |name: &str, seed: &str| {
         let output = path(&folder.path().join(name));
         let made = run(&["init", "--config", &config, "--output", &output, "--seed", seed]);
@@ -115,5 +118,16 @@ fn init_makes_a_model_that_other_commands_read() {
     };
     assert!(init("a", "3") == init("b", "3"));
     assert!(init("c", "4") != init("d", "3"));
+    let bytes = init("e", "5");
+    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let embedding = tensors.tensor("model.embed_tokens.weight").unwrap();
+    let numbers = embedding.data().as_chunks::<4>().0.iter();
+    let values: Vec<f64> = numbers.map(|bytes| f32::from_le_bytes(*bytes).into()).collect();
+    let mean = values.iter().sum::<f64>() / values.len() as f64;
+    let deviation = (values.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / values.len() as f64).sqrt();
+    // Over n numbers the mean strays by range / sqrt(n) and the deviation by range / sqrt(2 n): five times that is never seen.
+    let n = values.len() as f64;
+    assert!(mean.abs() < 5.0 * range / n.sqrt(), "{mean}");
+    assert!((deviation - range).abs() < 5.0 * range / (2.0 * n).sqrt(), "{deviation}");
     assert!(names(&folder.path().join("a")).contains(&"tokenizer.json".to_owned()));
 }

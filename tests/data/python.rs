@@ -1,6 +1,6 @@
 //! Python's text forms, against values printed by Python 3.
 
-use engine::chat::{python, strftime};
+use engine::chat::python;
 use serde_json::{Value, json};
 
 #[test]
@@ -38,9 +38,22 @@ fn strip_takes_unicode_white_space_and_ascii_separators() {
 }
 
 #[test]
-fn dates_are_right_across_leap_years() {
-    assert_eq!(strftime::at("%A %d %B %Y %H:%M:%S %%", 0), "Thursday 01 January 1970 00:00:00 %");
-    assert_eq!(strftime::at("%a %d %b %y %m", 951_782_400), "Tue 29 Feb 00 02");
-    assert_eq!(strftime::at("%Y-%m-%d", 1_767_225_599), "2025-12-31");
-    assert_eq!(strftime::at("%Q %", 0), "%Q %");
+fn moments_are_written_as_strftime_writes_them_and_what_it_does_not_know_stays() {
+    let written = |moment: &str, format: &str| python::strftime(&moment.parse().unwrap(), format);
+    let epoch = "1970-01-01T00:00:00[UTC]";
+    assert_eq!(written(epoch, "%A %d %B %Y %H:%M:%S %%"), "Thursday 01 January 1970 00:00:00 %");
+    assert_eq!(written("2000-02-29T00:00:00[UTC]", "%a %d %b %y %m %j"), "Tue 29 Feb 00 02 060");
+    assert_eq!(written("2025-12-31T23:59:59[UTC]", "%Y-%m-%d %I:%M %p"), "2025-12-31 11:59 PM");
+    assert_eq!(written(epoch, "%J %"), "%J %");
+}
+
+#[test]
+fn json_is_written_on_one_line_or_indented_as_json_dumps_writes_it() {
+    let value = json!({"a": [1e20, 1e-7, -0.0, 3, true, null], "é\n": {"b": {}, "c": []}});
+    let one_line = "{\"a\": [1e+20, 1e-07, -0.0, 3, true, null], \"é\\n\": {\"b\": {}, \"c\": []}}";
+    assert_eq!(python::json_dumps(&value, None), one_line);
+    let value = json!({"a": [1e-7, {}], "b": {"c": []}});
+    let indented = "{\n \"a\": [\n  1e-07,\n  {}\n ],\n \"b\": {\n  \"c\": []\n }\n}";
+    assert_eq!(python::json_dumps(&value, Some(1)), indented);
+    assert_eq!(python::json_dumps(&json!([1, 2]), Some(0)), "[\n1,\n2\n]");
 }

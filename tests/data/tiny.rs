@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use engine::chat::{ChatTokenizer, FUNCTIONGEMMA_TEMPLATE};
+use engine::chat::ChatTokenizer;
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 
@@ -68,7 +68,7 @@ pub fn tokenizer_json() -> String {
     .to_string()
 }
 
-/// A checkpoint folder with the tokenizer alone: the built-in renderer is used.
+/// A checkpoint folder with the tokenizer alone: the project's own template is used.
 pub fn folder() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     write(folder.path(), "tokenizer.json", &tokenizer_json());
@@ -79,15 +79,7 @@ pub fn write(folder: &Path, name: &str, text: &str) {
     std::fs::write(folder.join(name), text).unwrap();
 }
 
-/// The tokenizer with the built-in renderer and with the project's own template.
-pub fn tokenizers() -> [ChatTokenizer; 2] {
-    let folder = folder();
-    let built_in = ChatTokenizer::load(folder.path()).unwrap();
-    write(folder.path(), "chat_template.jinja", FUNCTIONGEMMA_TEMPLATE);
-    [built_in, ChatTokenizer::load(folder.path()).unwrap()]
-}
-
+/// The tokenizer with the project's own template.
 pub fn tokenizer() -> ChatTokenizer {
-    let [tokenizer, _] = tokenizers();
-    tokenizer
+    ChatTokenizer::load(folder().path()).unwrap()
 }

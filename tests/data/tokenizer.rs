@@ -5,7 +5,7 @@ use engine::chat::{ChatTokenizer, LossOn};
 use engine::data::{Origin, Row, RowOptions};
 use serde_json::{Value, json};
 
-use crate::tiny::{folder, tokenizer, tokenizers, write};
+use crate::tiny::{folder, tokenizer, write};
 
 fn row(value: Value) -> Row {
     Row::from_json(value, Origin::new("rows.jsonl", 3), &RowOptions::default()).unwrap()
@@ -43,14 +43,11 @@ fn scored(tokenizer: &ChatTokenizer, example: &Example) -> Vec<String> {
     runs.iter().map(|run| tokenizer.decode(run)).collect()
 }
 
-/// The scored runs of a row, the same with both renderers.
+/// The scored runs of a row.
 fn scored_of(value: Value, loss: LossOn) -> Vec<String> {
-    let [a, b] = tokenizers().map(|tokenizer| {
-        let example = tokenizer.example(&row(value.clone()), loss).unwrap();
-        scored(&tokenizer, &example)
-    });
-    assert_eq!(a, b);
-    a
+    let tokenizer = tokenizer();
+    let example = tokenizer.example(&row(value), loss).unwrap();
+    scored(&tokenizer, &example)
 }
 
 #[test]
@@ -154,31 +151,29 @@ fn the_completion_of_text_starts_where_its_ids_leave_those_of_the_prompt() {
 
 #[test]
 fn a_prompt_ends_where_the_last_answer_starts() {
-    for tokenizer in tokenizers() {
-        let messages = two_rounds();
-        let prompt = |count: usize| tokenizer.prompt(&row(json!({"messages": messages[..count]}))).unwrap();
-        let first = prompt(2);
-        assert_eq!(first.text, "<bos><start_of_turn>user\nhi<end_of_turn>\n<start_of_turn>model\n");
-        assert_eq!(tokenizer.decode(&first.ids), first.text);
-        assert_eq!((first.user.as_str(), &first.expected[..]), ("hi", &messages[1..2]));
-        let continued = prompt(4);
-        assert!(continued.text.ends_with("response:f{t:5}<end_function_response>"), "{}", continued.text);
-        assert_eq!(continued.expected, messages[3..4]);
-        let asked = prompt(5);
-        assert!(asked.text.ends_with("more<end_of_turn>\n<start_of_turn>model\n"), "{}", asked.text);
-        assert_eq!((asked.user.as_str(), asked.expected.len()), ("more", 0));
-        assert_eq!(asked.origin, "rows.jsonl:3");
-    }
+    let tokenizer = tokenizer();
+    let messages = two_rounds();
+    let prompt = |count: usize| tokenizer.prompt(&row(json!({"messages": messages[..count]}))).unwrap();
+    let first = prompt(2);
+    assert_eq!(first.text, "<bos><start_of_turn>user\nhi<end_of_turn>\n<start_of_turn>model\n");
+    assert_eq!(tokenizer.decode(&first.ids), first.text);
+    assert_eq!((first.user.as_str(), &first.expected[..]), ("hi", &messages[1..2]));
+    let continued = prompt(4);
+    assert!(continued.text.ends_with("response:f{t:5}<end_function_response>"), "{}", continued.text);
+    assert_eq!(continued.expected, messages[3..4]);
+    let asked = prompt(5);
+    assert!(asked.text.ends_with("more<end_of_turn>\n<start_of_turn>model\n"), "{}", asked.text);
+    assert_eq!((asked.user.as_str(), asked.expected.len()), ("more", 0));
+    assert_eq!(asked.origin, "rows.jsonl:3");
 }
 
 #[test]
 fn the_ids_of_a_prompt_begin_the_ids_of_its_example() {
-    for tokenizer in tokenizers() {
-        let row = row(json!({"messages": two_rounds()}));
-        let (prompt, example) = (tokenizer.prompt(&row).unwrap(), tokenizer.example(&row, LossOn::Completion).unwrap());
-        assert_eq!(prompt.ids, example.ids[..prompt.ids.len()]);
-        assert!(!example.scored[prompt.ids.len() - 1] && example.scored[prompt.ids.len()]);
-    }
+    let tokenizer = tokenizer();
+    let row = row(json!({"messages": two_rounds()}));
+    let (prompt, example) = (tokenizer.prompt(&row).unwrap(), tokenizer.example(&row, LossOn::Completion).unwrap());
+    assert_eq!(prompt.ids, example.ids[..prompt.ids.len()]);
+    assert!(!example.scored[prompt.ids.len() - 1] && example.scored[prompt.ids.len()]);
 }
 
 #[test]
@@ -203,17 +198,16 @@ fn data_cannot_smuggle_in_a_control_token() {
             vec![json!({"role": "developer", "content": text}), user(text), harmful.clone(), assistant(text)];
         json!({"messages": messages, "tools": tools})
     };
-    for tokenizer in tokenizers() {
-        let example = tokenizer.example(&row(chat(evil)), LossOn::All).unwrap();
-        let count = |id: u32| example.ids.iter().filter(|other| **other == id).count();
-        // bos; developer, user, call and the answer after it; two turns end in between and one at the end.
-        assert_eq!([2, 105, 106, 13].map(count), [1, 4, 3, 0]);
-        assert_eq!([1, 5, 48, 49].map(count), [0, 0, 1, 1]);
-        let text = tokenizer.decode(&example.ids);
-        assert!(text.contains(&format!("<start_of_turn>user\n{evil}<end_of_turn>")), "{text}");
-        assert_eq!(text.matches(evil).count(), 12, "{text}");
-        assert!(!text.contains('\u{fdd0}'), "{text}");
-    }
+    let tokenizer = tokenizer();
+    let example = tokenizer.example(&row(chat(evil)), LossOn::All).unwrap();
+    let count = |id: u32| example.ids.iter().filter(|other| **other == id).count();
+    // bos; developer, user, call and the answer after it; two turns end in between and one at the end.
+    assert_eq!([2, 105, 106, 13].map(count), [1, 4, 3, 0]);
+    assert_eq!([1, 5, 48, 49].map(count), [0, 0, 1, 1]);
+    let text = tokenizer.decode(&example.ids);
+    assert!(text.contains(&format!("<start_of_turn>user\n{evil}<end_of_turn>")), "{text}");
+    assert_eq!(text.matches(evil).count(), 12, "{text}");
+    assert!(!text.contains('\u{fdd0}'), "{text}");
 }
 
 #[test]

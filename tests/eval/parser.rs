@@ -1,8 +1,7 @@
 //! The parser: the grammar, the known faults of other parsers, random round trips, random damage.
 
-use engine::chat::functiongemma::parser::{
-    Call, END_CALL, ESCAPE, Fault, FaultKind, START_CALL, START_RESPONSE, parse_output,
-};
+use engine::chat::functiongemma::parser::{Call, Fault, FaultKind, parse_output};
+use engine::chat::functiongemma::tokens::{END_CALL, ESCAPE, START_CALL, START_RESPONSE};
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Map, Value, json};

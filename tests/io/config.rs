@@ -1,7 +1,7 @@
 //! `config.json` and `generation_config.json`: what is read, what is refused, what is written back.
 
 use engine::model::gemma3::config::{Gemma3Config, LayerType::*};
-use engine::model::gemma3::table::{parameter_count, parameter_specs};
+use engine::model::gemma3::table::{ParamKind, parameter_count, parameter_specs, parameters};
 use engine::model::generation_config::GenerationConfig;
 use serde_json::{Value, json};
 
@@ -178,7 +178,11 @@ fn the_parameter_table_keeps_fused_products_adjacent_and_decays_matrices_only() 
         &[24],
     ];
     assert_eq!(shapes, expected);
-    assert!(specs.iter().all(|spec| spec.decay == (spec.shape.len() == 2)));
+    for parameter in parameters(&config()) {
+        let is_matrix = parameter.spec.shape.len() == 2;
+        assert_eq!(parameter.spec.decay, is_matrix, "{parameter:?}");
+        assert_eq!((parameter.kind == ParamKind::Matrix, parameter.trainable), (is_matrix, true), "{parameter:?}");
+    }
 }
 
 #[test]

@@ -5,9 +5,11 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
-use engine::hub::Hub;
+use engine::error::Result;
+use engine::hub::{Hub, is_hub_id};
+use engine::io::download::download_model;
 use engine::io::safetensors::{SaveDtype, read_model, write_model};
-use engine::io::source::{ModelSource, is_hub_id, resolve_model};
+use engine::io::source::{ModelSource, resolve_model};
 
 use crate::tiny::{assert_fails, config_value, specs, weights};
 
@@ -90,11 +92,15 @@ fn hub(endpoint: &str, cache: &std::path::Path) -> Hub {
     Hub { endpoint: endpoint.into(), token: Some("hf_secret".into()), cache: cache.into(), offline: false }
 }
 
+fn download(hub: &Hub) -> Result<std::path::PathBuf> {
+    download_model(hub, ID)
+}
+
 #[test]
 fn a_model_is_downloaded_once_and_then_taken_from_the_cache() {
     let cache = tempfile::tempdir().unwrap();
     let (endpoint, server) = serve(200, model_files());
-    let folder = hub(&endpoint, cache.path()).download_model(ID).unwrap();
+    let folder = download(&hub(&endpoint, cache.path())).unwrap();
     let mut out = vec![0.0; weights(1).len()];
     read_model(&folder, &specs(), &mut out).unwrap();
     assert_eq!(out, weights(1));
@@ -104,7 +110,7 @@ fn a_model_is_downloaded_once_and_then_taken_from_the_cache() {
     let requests = std::mem::take(&mut *server.requests.lock().unwrap());
     assert!(requests.iter().all(|request| request.ends_with("Bearer hf_secret")), "{requests:?}");
     assert!(requests.last().unwrap().contains("model.safetensors"), "the weights come last: {requests:?}");
-    assert_eq!(hub(&endpoint, cache.path()).download_model(ID).unwrap(), folder);
+    assert_eq!(download(&hub(&endpoint, cache.path())).unwrap(), folder);
     assert!(server.requests.lock().unwrap().is_empty());
 }
 
@@ -119,12 +125,12 @@ fn sharded_weights_are_downloaded() {
     let index = serde_json::json!({ "weight_map": map });
     files.insert("model.safetensors.index.json".into(), index.to_string().into());
     let (endpoint, server) = serve(200, files);
-    let folder = hub(&endpoint, cache.path()).download_model(ID).unwrap();
+    let folder = download(&hub(&endpoint, cache.path())).unwrap();
     let mut out = vec![0.0; weights(1).len()];
     read_model(&folder, &specs(), &mut out).unwrap();
     assert_eq!(out, weights(1));
     server.requests.lock().unwrap().clear();
-    hub(&endpoint, cache.path()).download_model(ID).unwrap();
+    download(&hub(&endpoint, cache.path())).unwrap();
     assert!(server.requests.lock().unwrap().is_empty());
 }
 
@@ -133,7 +139,7 @@ fn a_gated_model_says_where_to_accept_the_licence_and_how_to_give_a_token() {
     for status in [401, 403] {
         let cache = tempfile::tempdir().unwrap();
         let (endpoint, _) = serve(status, HashMap::new());
-        let result = hub(&endpoint, cache.path()).download_model(ID);
+        let result = download(&hub(&endpoint, cache.path()));
         assert_fails(result, &["`google/tiny-it`", "https://huggingface.co/google/tiny-it", "`HF_TOKEN`"]);
     }
 }
@@ -142,11 +148,11 @@ fn a_gated_model_says_where_to_accept_the_licence_and_how_to_give_a_token() {
 fn an_unknown_model_and_one_without_safetensors_are_told_apart() {
     let cache = tempfile::tempdir().unwrap();
     let (endpoint, _) = serve(404, HashMap::new());
-    assert_fails(hub(&endpoint, cache.path()).download_model(ID), &["neither a folder here nor a model of the hub"]);
+    assert_fails(download(&hub(&endpoint, cache.path())), &["neither on this disk nor a model of the hub"]);
     let mut files = model_files();
     files.remove("model.safetensors");
     let (endpoint, _) = serve(200, files);
-    assert_fails(hub(&endpoint, cache.path()).download_model(ID), &["has no `model.safetensors`"]);
+    assert_fails(download(&hub(&endpoint, cache.path())), &["has no `model.safetensors`"]);
 }
 
 #[test]
@@ -155,16 +161,16 @@ fn without_a_network_the_cache_serves_and_an_empty_one_is_named() {
     let mut files = model_files();
     files.remove("chat_template.jinja");
     let (endpoint, _) = serve(200, files);
-    let folder = hub(&endpoint, cache.path()).download_model(ID).unwrap();
+    let folder = download(&hub(&endpoint, cache.path())).unwrap();
     // Nobody listens on this port any more.
     let closed = format!("http://{}", TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap());
-    assert_eq!(hub(&closed, cache.path()).download_model(ID).unwrap(), folder);
-    assert_eq!(Hub { offline: true, ..hub(&closed, cache.path()) }.download_model(ID).unwrap(), folder);
+    assert_eq!(download(&hub(&closed, cache.path())).unwrap(), folder);
+    assert_eq!(download(&Hub { offline: true, ..hub(&closed, cache.path()) }).unwrap(), folder);
 
     let empty = tempfile::tempdir().unwrap();
-    assert_fails(hub(&closed, empty.path()).download_model(ID), &["cannot get `google/tiny-it`", "HF_ENDPOINT"]);
+    assert_fails(download(&hub(&closed, empty.path())), &["cannot get the model `google/tiny-it`", "HF_ENDPOINT"]);
     let offline = Hub { offline: true, ..hub(&closed, empty.path()) };
-    assert_fails(offline.download_model(ID), &["is not whole in the cache", "HF_HUB_OFFLINE"]);
+    assert_fails(download(&offline), &["is not whole in the cache", "HF_HUB_OFFLINE"]);
 }
 
 #[test]

@@ -1,4 +1,5 @@
 //! Model files in and out: configs, safetensors, GGUF, output folders, the hub.
+mod atomic;
 mod config;
 mod folder;
 mod gguf;

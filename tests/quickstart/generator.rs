@@ -84,7 +84,7 @@ fn chats_hold_refusals_parallel_calls_and_responses() {
 }
 
 #[test]
-fn a_template_marks_arguments_and_never_repeats_a_slots_words() {
+fn a_template_marks_arguments_and_never_repeats_a_blanks_words() {
     use rand::SeedableRng;
     let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(1);
     let words = [("x".to_string(), vec!["one".to_string(), "two".to_string()])].into();

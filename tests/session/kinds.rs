@@ -98,7 +98,7 @@ fn what_the_hub_refuses_is_gated() {
             cache: cache.path().to_owned(),
             offline: false,
         };
-        let error = hub.download_model("google/tiny-it").unwrap_err();
+        let error = engine::io::download::download_model(&hub, "google/tiny-it").unwrap_err();
         assert_eq!(error.kind(), expected, "{}", error.report());
         // The border of models does not cover it up, and names what has no kind yet.
         let at_the_border = error.or_kind(Kind::Model).kind();

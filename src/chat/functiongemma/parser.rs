@@ -17,20 +17,16 @@ use std::fmt;
 
 use serde_json::{Map, Number, Value};
 
-/// The control token that opens a call.
-pub const START_CALL: &str = "<start_function_call>";
-/// The control token that closes a call.
-pub const END_CALL: &str = "<end_function_call>";
-/// The control token that stands on both sides of a string.
-pub const ESCAPE: &str = "<escape>";
-/// The control token after the last call of a turn: generation stops there.
-pub const START_RESPONSE: &str = "<start_function_response>";
+use super::tokens::{
+    BOS, END_CALL, END_DECLARATION, END_RESPONSE, END_TURN, EOS, ESCAPE, PAD, START_CALL, START_DECLARATION,
+    START_RESPONSE, START_TURN,
+};
 
 /// Objects and arrays may nest this deep (serde_json's own limit for the other side of the comparison).
 const MAX_DEPTH: usize = 128;
 
 /// Tokens that end a turn; a run of them at the end of the text says nothing.
-const STOPS: [&str; 3] = ["<end_of_turn>", "<eos>", "<pad>"];
+const STOPS: [&str; 3] = [END_TURN, EOS, PAD];
 
 /// The control tokens to look for outside calls: the first opens one, the others have no place there.
 const CONTROL_TOKENS: [&str; 11] = [
@@ -38,13 +34,13 @@ const CONTROL_TOKENS: [&str; 11] = [
     END_CALL,
     ESCAPE,
     START_RESPONSE,
-    "<end_function_response>",
-    "<start_function_declaration>",
-    "<end_function_declaration>",
-    "<start_of_turn>",
-    "<end_of_turn>",
-    "<bos>",
-    "<eos>",
+    END_RESPONSE,
+    START_DECLARATION,
+    END_DECLARATION,
+    START_TURN,
+    END_TURN,
+    BOS,
+    EOS,
 ];
 
 /// One function call.
@@ -116,7 +112,7 @@ impl fmt::Display for FaultKind {
             FaultKind::UnclosedString => "a string is never closed",
             FaultKind::ExpectedCall => "expected `call:`",
             FaultKind::ExpectedName => "expected a function name",
-            FaultKind::ExpectedEndOfCall => "expected `{` or `<end_function_call>`",
+            FaultKind::ExpectedEndOfCall => return write!(f, "expected `{{` or `{END_CALL}`"),
             FaultKind::ExpectedKey => "expected a key",
             FaultKind::ExpectedColon => "expected `:`",
             FaultKind::ExpectedValue => "expected a value",

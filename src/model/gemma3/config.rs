@@ -141,22 +141,15 @@ impl Gemma3Config {
     }
 
     fn check(&self) -> Result<()> {
-        let sizes = [
-            ("vocab_size", self.vocab_size, MAX_SIZE),
-            ("hidden_size", self.hidden_size, MAX_SIZE),
-            ("intermediate_size", self.intermediate_size, MAX_SIZE),
-            ("num_hidden_layers", self.num_hidden_layers, MAX_LAYERS),
-            ("num_attention_heads", self.num_attention_heads, MAX_SIZE),
-            ("num_key_value_heads", self.num_key_value_heads, MAX_SIZE),
-            ("head_dim", self.head_dim, MAX_SIZE),
-            ("sliding_window", self.sliding_window, usize::MAX),
-            ("max_position_embeddings", self.max_position_embeddings, usize::MAX),
-        ];
-        for (name, size, limit) in sizes {
-            if size == 0 || size > limit {
-                bail!("`{name}` is {size}; expected 1 to {limit}");
-            }
-        }
+        check_size("vocab_size", self.vocab_size, MAX_SIZE)?;
+        check_size("hidden_size", self.hidden_size, MAX_SIZE)?;
+        check_size("intermediate_size", self.intermediate_size, MAX_SIZE)?;
+        check_size("num_hidden_layers", self.num_hidden_layers, MAX_LAYERS)?;
+        check_size("num_attention_heads", self.num_attention_heads, MAX_SIZE)?;
+        check_size("num_key_value_heads", self.num_key_value_heads, MAX_SIZE)?;
+        check_size("head_dim", self.head_dim, MAX_SIZE)?;
+        check_size("sliding_window", self.sliding_window, usize::MAX)?;
+        check_size("max_position_embeddings", self.max_position_embeddings, usize::MAX)?;
         let scalars = [
             ("rms_norm_eps", self.rms_norm_eps),
             ("rope_theta", self.rope_theta),
@@ -206,6 +199,13 @@ impl Gemma3Config {
         }
         Ok(())
     }
+}
+
+fn check_size(name: &str, size: usize, limit: usize) -> Result<()> {
+    if size == 0 || size > limit {
+        bail!("`{name}` is {size}; expected 1 to {limit}");
+    }
+    Ok(())
 }
 
 /// transformers 5 keeps RoPE per kind of layer.

@@ -1,0 +1,17 @@
+//! The Hugging Face hub: one client for its models and its datasets.
+
+#[cfg(feature = "hub")]
+mod client;
+
+#[cfg(feature = "hub")]
+pub use client::{Hub, Listing, Repo, RepoKind};
+
+/// `owner/name`, both of letters, digits, `.`, `_` and `-`, neither starting with a dot.
+pub fn is_hub_id(text: &str) -> bool {
+    let part = |part: &str| {
+        let mut letters = part.chars();
+        let rest = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+        letters.next().is_some_and(|c| c.is_ascii_alphanumeric() || c == '_') && letters.all(rest)
+    };
+    text.split_once('/').is_some_and(|(owner, name)| part(owner) && part(name))
+}

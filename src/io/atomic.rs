@@ -1,0 +1,41 @@
+//! One file written whole or not at all.
+
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+
+use crate::bail;
+use crate::error::{Context, Result};
+
+/// Writes `bytes` to a temporary file beside `path`, then renames it over `path`: a reader sees the old file or the new one,
+/// and a failure leaves the old one as it was. Devices and pipes (`/dev/stdout`) are written to directly.
+///
+/// # Errors
+/// `path` is a folder, is in none, or the disk refuses; the error names it.
+pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
+    let place = || format!("cannot write `{}`", path.display());
+    // A link stays a link: what it points to is replaced.
+    let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    match fs::metadata(&target) {
+        Ok(found) if found.is_dir() => bail!("cannot write `{}`: it is a folder", path.display()),
+        Ok(found) if !found.is_file() => return fs::write(&target, bytes).context(place),
+        _ => {}
+    }
+    if target.file_name().is_none() {
+        bail!("cannot write `{}`: it names no file", path.display());
+    }
+    let folder = target.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut file = temporary(folder).context(place)?;
+    file.write_all(bytes).and_then(|()| file.as_file().sync_all()).context(place)?;
+    file.persist(&target).map_err(|failed| failed.error).context(place)?;
+    Ok(())
+}
+
+/// A file in `folder` that goes when it is dropped, with the permissions of any new file.
+fn temporary(folder: &Path) -> std::io::Result<tempfile::NamedTempFile> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".tmp-");
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    builder.tempfile_in(folder)
+}
