@@ -1,30 +1,84 @@
 //! The one error type: what went wrong and where, what caused it, and what to do about it.
 //!
-//! Printed as `error:` / `caused by:` / blank line / `hint:` by [`Error::report`]. A usage error (bad flag, bad config
-//! key) exits with 2, everything else with 1.
+//! Printed as `error:` / `caused by:` / blank line / `hint:` by [`Error::report`]. Every error has a [`Kind`], set where it
+//! is made or at the border of a part ([`Error::or_kind`]); context keeps it, and the exit code follows from it.
 
 use std::fmt;
 
 /// Result of everything in this crate that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// A failure with a place, an optional cause and an optional hint.
+/// What sort of failure it is: programs tell failures apart by it, and the exit code follows from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The command line, the config file or an option of the library asks for something that makes no sense.
+    Usage,
+    /// A row, a dataset or a tools file cannot be used.
+    Data,
+    /// A model folder or GGUF cannot be used.
+    Model,
+    /// The hub wants a token, or a licence to be accepted.
+    Gated,
+    /// The device or the host has no memory left.
+    OutOfMemory,
+    /// Somebody asked the job to stop (Ctrl-C).
+    Interrupted,
+    /// A fault of this program.
+    Internal,
+    /// None of these: a disk, a network, a device that is missing.
+    Other,
+}
+
+impl Kind {
+    /// 2 for usage errors, 130 for interrupted jobs (128 + SIGINT, as shells have it), 1 for the rest.
+    pub fn exit_code(self) -> u8 {
+        match self {
+            Kind::Usage => 2,
+            Kind::Interrupted => 130,
+            _ => 1,
+        }
+    }
+}
+
+/// What the message of an internal error begins with.
+const INTERNAL: &str = "internal: ";
+
+/// A failure with a place, a kind, an optional cause and an optional hint.
 pub struct Error {
     message: String,
     hint: Option<String>,
-    usage: bool,
+    kind: Kind,
     source: Option<Box<dyn std::error::Error + Send + Sync + 'static>>,
 }
 
 impl Error {
-    /// A failure of the job itself (exit code 1). `message` is lower case and names the place.
+    /// A failure. `message` is lower case and names the place. Its kind is [`Kind::Internal`] when the message begins with
+    /// `internal: `, else [`Kind::Other`].
     pub fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), hint: None, usage: false, source: None }
+        let message = message.into();
+        let kind = if message.starts_with(INTERNAL) { Kind::Internal } else { Kind::Other };
+        Self { message, hint: None, kind, source: None }
     }
 
-    /// A fault of the command line or the config file (exit code 2).
+    /// A fault of the command line, the config file or an option.
     pub fn usage(message: impl Into<String>) -> Self {
-        Self { usage: true, ..Self::new(message) }
+        Self::new(message).of_kind(Kind::Usage)
+    }
+
+    /// Somebody stopped the job. `message` says what became of the work.
+    pub fn interrupted(message: impl Into<String>) -> Self {
+        Self::new(message).of_kind(Kind::Interrupted)
+    }
+
+    /// Says what kind of failure this is.
+    pub fn of_kind(self, kind: Kind) -> Self {
+        Self { kind, ..self }
+    }
+
+    /// The kind of failures that nobody below has told apart: `load_rows` says that they are about data, but a refusal of
+    /// the hub stays one.
+    pub fn or_kind(self, kind: Kind) -> Self {
+        if self.kind == Kind::Other { self.of_kind(kind) } else { self }
     }
 
     /// What the user can do about it.
@@ -33,20 +87,34 @@ impl Error {
         self
     }
 
-    /// Wraps `self` as the cause of a failure described by `message`; hint and exit code carry over.
+    /// Wraps `self` as the cause of a failure described by `message`; hint and kind carry over.
     pub fn context(self, message: impl Into<String>) -> Self {
-        let (hint, usage) = (self.hint.clone(), self.usage);
-        Self { message: message.into(), hint, usage, source: Some(Box::new(self)) }
+        let (hint, kind) = (self.hint.clone(), self.kind);
+        Self { message: message.into(), hint, kind, source: Some(Box::new(self)) }
     }
 
-    /// 2 for usage errors, 1 for the rest.
+    /// What sort of failure it is.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// [`Kind::exit_code`] of its kind.
     pub fn exit_code(&self) -> u8 {
-        if self.usage { 2 } else { 1 }
+        self.kind.exit_code()
     }
 
     /// The text for stderr: message, causes, hint.
     pub fn report(&self) -> String {
-        let mut text = format!("error: {}", self.message);
+        self.text(if self.kind == Kind::Interrupted { "interrupted" } else { "error" })
+    }
+
+    /// [`report`](Self::report) of a failure that the job survives.
+    pub fn warning(&self) -> String {
+        self.text("warning")
+    }
+
+    fn text(&self, first: &str) -> String {
+        let mut text = format!("{first}: {}", self.message);
         let mut cause = std::error::Error::source(self);
         while let Some(error) = cause {
             text += &format!("\ncaused by: {error}");

@@ -11,8 +11,9 @@
 //!
 //! | floor | what it holds |
 //! |---|---|
-//! | [`cli`] | the command line, declared once ([`cli::args`]), and a file per command |
-//! | [`train`], [`eval`], [`generate`](mod@generate) | the loop, one optimizer step ([`train::step`]), evaluation loss, schedule, metrics, plot, progress; verdicts, report, tables; generation over a KV cache |
+//! | [`cli`] | the command line, declared once ([`cli::args`]), and a file per command; printing, progress bars |
+//! | [`session`] | what a job is, without a terminal: checkpoint, run, state, observers, score |
+//! | [`train`], [`eval`], [`generate`](mod@generate) | one optimizer step ([`train::step`]), settings, order of the rows, schedule, evaluation loss, metrics, plot; verdicts, report, tables; sequences that come, grow and go over one KV cache ([`generate::Decoder`]), and the choice of tokens |
 //! | [`io`] | models in and out: safetensors, GGUF, the hub's models, and the output folder that is whole or not there |
 //! | [`model`] | [`model::gemma3`]: the configuration, the parameter table ([`model::gemma3::table`]), and the one forward |
 //! | [`chat`] | chat templates, control tokens, the tokenizer, FunctionGemma's format and the parser of its calls |
@@ -24,7 +25,7 @@
 //! | [`emulated`], [`cuda`] | the devices beside the CPU |
 //! | [`host`] | the CPU: matrix products, SIMD |
 //! | [`device`] | what a device is: memory, tensors, the driver's trait, the table of kernels |
-//! | [`error`] | the one error type: message, cause, hint, exit code |
+//! | [`error`] | the one error type: message, cause, hint, kind |
 //!
 //! # Decisions
 //!
@@ -67,8 +68,23 @@
 //! **f32, and f64 to check it.** CPU ops are generic over the number type: f32 runs, f64 is held against central
 //! differences. Sums that cross blocks run in a fixed order that does not depend on the number of threads.
 //!
+//! **A run is a value.** [`session::Run`] is stepped by whoever holds it; between two steps it may be stopped, looked at, or
+//! copied out as a [`session::State`] and put back, and ends equal to the bit either way. So all that a step reads is in the
+//! state, the settings or the data, and the order of an epoch follows from seed and epoch. Only [`cli`] knows a
+//! terminal: what a user should be told comes back as a value, an observer is told, or an error says.
+//!
+//! **A slot belongs to whoever holds it.** Generation is a token tree that changes: a sequence that ends gives its slots
+//! back, a prompt that comes takes free ones below the longest beginning of it that is there already. The mask decides who
+//! may have them, so there is no second kind of cache ([`generate::slots`]).
+//!
 //! **The config file is flags.** A TOML file's keys are turned into arguments in front of the command line's, so there is
 //! one declaration of every option and a flag wins over the file by being later.
+//!
+//! # As a library
+//! `examples/finetune.rs` does the quickstart, `cargo run --release --example finetune`:
+//! ```no_run
+#![doc = include_str!("../examples/finetune.rs")]
+//! ```
 //!
 //! # Units
 //! Losses and entropies are in nats, lengths in tokens, durations in seconds, memory in bytes.
@@ -90,4 +106,5 @@ pub mod hub;
 pub mod io;
 pub mod model;
 pub mod ops;
+pub mod session;
 pub mod train;

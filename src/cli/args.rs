@@ -1,15 +1,24 @@
 //! The command line, declared once: clap's parser and help, and the keys of the config file, come from these structs.
+//!
+//! Flags stand in the order in which their reader meets them: model, data, optimization, evaluation, generation, output.
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
-use crate::io::safetensors::SaveDtype;
-use crate::train::schedule::ScheduleKind;
+use crate::session::DeviceName;
 
 /// Fine-tunes FunctionGemma (Gemma 3 270M) for tool calling and scores the result.
 #[derive(Debug, Parser)]
-#[command(name = "engine", version, max_term_width = 100)]
+#[command(
+    name = "engine",
+    version,
+    max_term_width = 100,
+    after_help = "Example, with a tiny model that comes with the source:
+  engine train --config examples/quickstart/train.toml
+
+`engine COMMAND --help` lists a command's flags, with an example."
+)]
 pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
@@ -17,32 +26,38 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Train a model on chats, score it before and after, save it
+    /// Fine-tune a model on chats, with its score before and after
+    #[command(after_help = "Example:
+  engine train --model google/functiongemma-270m-it --dataset train.jsonl --tools tools.json \\
+      --eval-dataset test.jsonl --output-dir trained")]
     Train(Box<TrainArgs>),
-    /// Score a model on chats: which tool it calls, and with what arguments
+    /// Score a model on chats: does it call the right tool, with the right arguments?
+    #[command(after_help = "Example:
+  engine eval --model trained --dataset test.jsonl --tools tools.json --report report.json")]
     Eval(EvalArgs),
     /// Answer one prompt
+    #[command(after_help = "Example:
+  engine generate --model trained --tools tools.json --prompt \"What is the weather in Oslo?\"")]
     Generate(GenerateArgs),
-    /// Show how a row of a dataset reaches the model, and which tokens are scored
+    /// Show a row of a dataset as the model sees it, and which of its tokens are trained on
+    #[command(after_help = "Example:
+  engine preview --model trained --dataset train.jsonl --tools tools.json --row 3")]
     Preview(PreviewArgs),
-    /// Turn a GGUF into a Hugging Face folder
+    /// Convert a GGUF file to a Hugging Face folder
+    #[command(after_help = "Example:
+  engine import --gguf gemma-3-270m-Q4_K_M.gguf --tokenizer functiongemma-270m-it --output model")]
     Import(ImportArgs),
-    /// Make a model with random weights
+    /// Create a model with random weights
+    #[command(after_help = "Example:
+  engine init --config model/config.json --output untrained --seed 1")]
     Init(InitArgs),
-    /// Tell about a model, the devices and what this build can do
+    /// Show a model's shape, the available devices and build features
+    #[command(after_help = "Example:
+  engine info --model trained")]
     Info(InfoArgs),
 }
 
-/// Where ops run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum DeviceArg {
-    Auto,
-    Cpu,
-    Cuda,
-    Emulated,
-}
-
-/// What the model computes in.
+/// The number format that a model computes in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum DtypeArg {
     /// bf16 on a GPU, f32 on the CPU
@@ -51,20 +66,11 @@ pub enum DtypeArg {
     Bf16,
 }
 
-/// What weights are saved in.
+/// The number format of saved weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum SaveDtypeArg {
     F32,
     Bf16,
-}
-
-impl From<SaveDtypeArg> for SaveDtype {
-    fn from(dtype: SaveDtypeArg) -> Self {
-        match dtype {
-            SaveDtypeArg::F32 => SaveDtype::F32,
-            SaveDtypeArg::Bf16 => SaveDtype::Bf16,
-        }
-    }
 }
 
 /// What happens to a row longer than `--max-length`.
@@ -78,17 +84,36 @@ pub enum OverlongArg {
     Drop,
 }
 
+/// What the learning rate does after the warm-up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ScheduleArg {
+    /// Stays at its peak
+    Constant,
+    /// Falls in a straight line to 0
+    Linear,
+    /// Falls as half a cosine to 0
+    Cosine,
+}
+
+/// When the evaluation loss is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum EvalStrategyArg {
+    /// Never
     No,
+    /// After every epoch and at the end
     Epoch,
+    /// Every `--eval-steps` updates and at the end
     Steps,
 }
 
+/// When answers are generated and judged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ScoreArg {
+    /// Before training
     Before,
+    /// After training
     After,
+    /// Never
     None,
 }
 
@@ -99,11 +124,11 @@ pub struct ModelArgs {
     /// Hugging Face folder, .gguf file with its tokenizer beside it, or hub id such as google/functiongemma-270m-it
     #[arg(long, value_name = "MODEL")]
     pub model: String,
-    /// Where to compute
-    #[arg(long, value_enum, default_value = "auto")]
-    pub device: DeviceArg,
-    /// What to compute in
-    #[arg(long, value_enum, default_value = "auto")]
+    /// Where to compute: auto (a GPU if there is one), cpu, cuda, or cuda:N for the GPU of that number
+    #[arg(long, value_name = "DEVICE", default_value_t = DeviceName::Auto)]
+    pub device: DeviceName,
+    /// Number format to compute in
+    #[arg(long, value_name = "DTYPE", value_enum, default_value = "auto")]
     pub dtype: DtypeArg,
 }
 
@@ -111,23 +136,24 @@ pub struct ModelArgs {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Data")]
 pub struct RowArgs {
-    /// JSON file with the tool declarations of rows that carry none
+    /// JSON file with tool declarations, for rows that have none of their own
     #[arg(long, value_name = "FILE")]
     pub tools: Option<PathBuf>,
-    /// Developer message for rows that have none
+    /// Developer message (system prompt) for rows that have none
     #[arg(long, value_name = "TEXT")]
     pub system: Option<String>,
-    /// Most tokens of a row
+    /// Maximum tokens per row
     #[arg(long, value_name = "N", default_value_t = 1024, value_parser = positive)]
     pub max_length: u64,
-    /// What to do with a longer row
-    #[arg(long, value_enum, default_value = "error")]
+    /// What to do with a row that has more
+    #[arg(long, value_name = "WHAT", value_enum, default_value = "error")]
     pub overlong: OverlongArg,
-    /// Score only the completion: a prompt/completion row's completion, or a chat's last answer [default: true for prompt/completion rows, else false]
+    /// Compute the loss on the completion only: of a prompt/completion row the completion, of a chat the last answer
+    /// [default: true for prompt/completion rows, else false]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     pub completion_only_loss: Option<bool>,
-    /// Score only what the assistant says, in every turn
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_value_t = false, default_missing_value = "true", action = clap::ArgAction::Set)]
+    /// Compute the loss on the assistant's messages only, of every turn
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_value_t = false, default_missing_value = "true", action = ArgAction::Set)]
     pub assistant_only_loss: bool,
 }
 
@@ -135,61 +161,50 @@ pub struct RowArgs {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Generation")]
 pub struct GenerationArgs {
-    /// Most tokens of an answer
+    /// Maximum tokens per answer
     #[arg(long, value_name = "N", default_value_t = 128, value_parser = positive)]
     pub max_new_tokens: u64,
-    /// Draw tokens with the checkpoint's top_k, top_p and temperature; otherwise always the likeliest
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_value_t = false, default_missing_value = "true", action = clap::ArgAction::Set)]
+    /// Draw each token at random, by the checkpoint's temperature, top_k and top_p; false: always take the most likely one
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_value_t = false, default_missing_value = "true", action = ArgAction::Set)]
     pub do_sample: bool,
-    /// Seed of everything random
+    /// Seed of everything random: drawn tokens and, in training, the order of the rows
     #[arg(long, value_name = "N", default_value_t = 42)]
     pub seed: u64,
 }
 
 #[derive(Debug, Args)]
 pub struct TrainArgs {
-    /// TOML file whose keys are these flags' names with underscores; flags win over it
+    /// TOML file with any of these flags, underscores for hyphens (learning_rate = 1e-4); flags override it
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     #[command(flatten)]
     pub model: ModelArgs,
-    /// Folder for the model, metrics.jsonl and loss.svg
-    #[arg(long, value_name = "DIR", help_heading = "Output")]
-    pub output_dir: PathBuf,
-    /// What weights are saved in
-    #[arg(long, value_enum, default_value = "bf16", help_heading = "Output")]
-    pub save_dtype: SaveDtypeArg,
-    /// On a GPU, capture each training step of a size into a graph and replay it; losses are equal either way
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_value_t = true, default_missing_value = "true", action = clap::ArgAction::Set, help_heading = "Optimization")]
-    pub cuda_graphs: bool,
-    /// Steps that one training record sums up
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = positive, help_heading = "Output")]
-    pub logging_steps: u64,
-    /// Rows to train on: .jsonl, .json or .parquet file, or hub id
+    /// Rows to train on: .jsonl, .json or .parquet file, a folder of them, or hub id
     #[arg(long, value_name = "DATASET", help_heading = "Data")]
     pub dataset: String,
-    /// Rows to evaluate and score on
+    /// Rows to evaluate and score on; they are not trained on
     #[arg(long, value_name = "DATASET", help_heading = "Data", conflicts_with = "test_size")]
     pub eval_dataset: Option<String>,
-    /// Part (below 1) or number of the rows to hold out for evaluation
+    /// Hold out this many rows of the dataset for evaluation; below 1: this fraction of them
     #[arg(long, value_name = "X", help_heading = "Data", value_parser = positive_number, allow_negative_numbers = true)]
     pub test_size: Option<f64>,
     #[command(flatten)]
     pub rows: RowArgs,
-    /// New order of the rows in every epoch; false: file order
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_value_t = true, default_missing_value = "true", action = clap::ArgAction::Set, help_heading = "Data")]
+    /// Shuffle the rows anew in every epoch; false: keep the order of the file
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_value_t = true, default_missing_value = "true", action = ArgAction::Set, help_heading = "Data")]
     pub shuffle: bool,
     #[command(flatten)]
     pub optimization: OptimizationArgs,
-    /// When to compute the evaluation loss
-    #[arg(long, value_enum, default_value = "epoch", help_heading = "Evaluation")]
+    /// When to compute the loss on the evaluation rows
+    #[arg(long, value_name = "WHEN", value_enum, default_value = "epoch", help_heading = "Evaluation")]
     pub eval_strategy: EvalStrategyArg,
-    /// Steps between evaluations with `--eval-strategy steps`
+    /// Updates between evaluations with `--eval-strategy steps`
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = positive, help_heading = "Evaluation")]
     pub eval_steps: u64,
-    /// When to score the answers to the evaluation rows
+    /// When to answer the evaluation rows and judge the answers; several with commas
     #[arg(
         long,
+        value_name = "WHEN",
         value_enum,
         value_delimiter = ',',
         overrides_with = "score",
@@ -199,58 +214,70 @@ pub struct TrainArgs {
     pub score: Vec<ScoreArg>,
     #[command(flatten)]
     pub generation: GenerationArgs,
+    /// Folder for the trained model, metrics.jsonl and loss.svg
+    #[arg(long, value_name = "DIR", help_heading = "Output")]
+    pub output_dir: PathBuf,
+    /// Number format of the saved weights
+    #[arg(long, value_name = "DTYPE", value_enum, default_value = "bf16", help_heading = "Output")]
+    pub save_dtype: SaveDtypeArg,
+    /// Updates per line of metrics.jsonl and of the log
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = positive, help_heading = "Output")]
+    pub logging_steps: u64,
 }
 
 /// AdamW and what surrounds it.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Optimization")]
 pub struct OptimizationArgs {
-    /// Passes over the rows
+    /// Passes over the training rows
     #[arg(long, value_name = "X", default_value_t = 3.0, value_parser = positive_number, allow_negative_numbers = true)]
     pub num_train_epochs: f64,
-    /// Updates; wins over the epochs
+    /// Total optimizer updates; overrides --num-train-epochs
     #[arg(long, value_name = "N", value_parser = positive)]
     pub max_steps: Option<u64>,
-    /// Rows of a forward and backward
+    /// Rows per forward and backward pass
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = positive)]
     pub per_device_train_batch_size: u64,
-    /// Forwards and backwards of an update
+    /// Forward and backward passes per optimizer update
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = positive)]
     pub gradient_accumulation_steps: u64,
     /// Peak learning rate
-    #[arg(long, value_name = "X", default_value_t = 2e-5, value_parser = rate, allow_negative_numbers = true)]
+    #[arg(long, value_name = "X", default_value = "2e-5", value_parser = rate, allow_negative_numbers = true)]
     pub learning_rate: f64,
-    /// Learning rate after the warm-up
-    #[arg(long, value_enum, default_value = "linear")]
-    pub lr_scheduler_type: ScheduleKind,
-    /// Updates over which the learning rate rises from 0; below 1: that part of the run
+    /// What the learning rate does after the warm-up
+    #[arg(long, value_name = "SCHEDULE", value_enum, default_value = "linear")]
+    pub lr_scheduler_type: ScheduleArg,
+    /// Updates in which the learning rate rises from 0 to its peak; below 1: this fraction of the run
     #[arg(long, value_name = "X", default_value_t = 0.0, value_parser = rate, allow_negative_numbers = true)]
     pub warmup_steps: f64,
-    /// Decoupled weight decay of the matrices
+    /// AdamW's weight decay, of matrices only
     #[arg(long, value_name = "X", default_value_t = 0.0, value_parser = rate, allow_negative_numbers = true)]
     pub weight_decay: f64,
-    /// Gradients are scaled down to this norm; 0: never
+    /// Scale gradients down to this norm; 0: never
     #[arg(long, value_name = "X", default_value_t = 1.0, value_parser = rate, allow_negative_numbers = true)]
     pub max_grad_norm: f64,
+    /// On a GPU, record a training step once and replay it: faster, with the same results
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_value_t = true, default_missing_value = "true", action = ArgAction::Set)]
+    pub cuda_graphs: bool,
 }
 
 #[derive(Debug, Args)]
 pub struct EvalArgs {
     #[command(flatten)]
     pub model: ModelArgs,
-    /// Rows to score: .jsonl, .json or .parquet file, or hub id
+    /// Rows to score on: .jsonl, .json or .parquet file, a folder of them, or hub id
     #[arg(long, value_name = "DATASET", help_heading = "Data")]
     pub dataset: String,
     #[command(flatten)]
     pub rows: RowArgs,
+    /// Compute the loss on the rows too
+    #[arg(long, help_heading = "Evaluation")]
+    pub loss: bool,
     #[command(flatten)]
     pub generation: GenerationArgs,
-    /// Write every prompt, output and verdict to this JSON file
-    #[arg(long, value_name = "FILE")]
+    /// Write every prompt, answer and verdict to this JSON file
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub report: Option<PathBuf>,
-    /// Also compute the evaluation loss
-    #[arg(long)]
-    pub loss: bool,
 }
 
 #[derive(Debug, Args)]
@@ -258,13 +285,13 @@ pub struct GenerateArgs {
     #[command(flatten)]
     pub model: ModelArgs,
     /// What the user says
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", help_heading = "Data")]
     pub prompt: String,
-    /// JSON file with tool declarations
-    #[arg(long, value_name = "FILE")]
+    /// JSON file with the declarations of the tools that the model may call
+    #[arg(long, value_name = "FILE", help_heading = "Data")]
     pub tools: Option<PathBuf>,
-    /// Developer message [default with tools: the sentence FunctionGemma was trained with]
-    #[arg(long, value_name = "TEXT")]
+    /// Developer message (system prompt) [default with tools: the sentence FunctionGemma was trained with]
+    #[arg(long, value_name = "TEXT", help_heading = "Data")]
     pub system: Option<String>,
     #[command(flatten)]
     pub generation: GenerationArgs,
@@ -273,13 +300,13 @@ pub struct GenerateArgs {
 #[derive(Debug, Args)]
 pub struct PreviewArgs {
     /// Folder with the tokenizer and the chat template (weights are not needed), or hub id
-    #[arg(long, value_name = "MODEL")]
+    #[arg(long, value_name = "MODEL", help_heading = "Model")]
     pub model: String,
-    /// Rows: .jsonl, .json or .parquet file, or hub id
+    /// Rows: .jsonl, .json or .parquet file, a folder of them, or hub id
     #[arg(long, value_name = "DATASET", help_heading = "Data")]
     pub dataset: String,
-    /// Which row, from 1
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = positive)]
+    /// Number of the row to show, from 1
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = positive, help_heading = "Data")]
     pub row: u64,
     #[command(flatten)]
     pub rows: RowArgs,
@@ -287,36 +314,36 @@ pub struct PreviewArgs {
 
 #[derive(Debug, Args)]
 pub struct ImportArgs {
-    /// The GGUF file
+    /// GGUF file to convert
     #[arg(long, value_name = "FILE")]
     pub gguf: PathBuf,
-    /// Folder with the tokenizer, chat template and configs
+    /// Folder with the tokenizer, the chat template and the configs of the original checkpoint
     #[arg(long, value_name = "DIR")]
     pub tokenizer: PathBuf,
     /// Folder to write
     #[arg(long, value_name = "DIR")]
     pub output: PathBuf,
-    /// What weights are saved in
-    #[arg(long, value_enum, default_value = "bf16")]
+    /// Number format of the saved weights
+    #[arg(long, value_name = "DTYPE", value_enum, default_value = "bf16")]
     pub save_dtype: SaveDtypeArg,
 }
 
 #[derive(Debug, Args)]
 pub struct InitArgs {
-    /// config.json of the model to make
+    /// config.json of the model to create
     #[arg(long, value_name = "FILE")]
     pub config: PathBuf,
-    /// Folder to write
-    #[arg(long, value_name = "DIR")]
-    pub output: PathBuf,
-    /// Folder with the tokenizer [default: the config's folder]
+    /// Folder with the tokenizer [default: the folder of the config]
     #[arg(long, value_name = "DIR")]
     pub tokenizer: Option<PathBuf>,
     /// Seed of the weights
     #[arg(long, value_name = "N", default_value_t = 42)]
     pub seed: u64,
-    /// What weights are saved in
-    #[arg(long, value_enum, default_value = "f32")]
+    /// Folder to write
+    #[arg(long, value_name = "DIR")]
+    pub output: PathBuf,
+    /// Number format of the saved weights
+    #[arg(long, value_name = "DTYPE", value_enum, default_value = "f32")]
     pub save_dtype: SaveDtypeArg,
 }
 

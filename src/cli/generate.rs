@@ -3,14 +3,15 @@
 use serde_json::{Value, json};
 
 use crate::cli::args::GenerateArgs;
-use crate::cli::loading::{Checkpoint, device};
+use crate::cli::options::explain_device;
 use crate::data::rows::{Origin, Row, RowOptions, TUTORIAL_SYSTEM};
 use crate::data::tools::load_tools;
 use crate::error::Result;
 use crate::generate::generate;
+use crate::session::Checkpoint;
 
 pub fn run(args: &GenerateArgs) -> Result<()> {
-    let device = device(&args.model)?;
+    let device = args.model.open_device()?;
     let (tools, warnings) = match &args.tools {
         Some(path) => load_tools(path)?,
         None => Default::default(),
@@ -22,7 +23,8 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
     let row = Row::from_json(row, Origin::new("--prompt", 1), &RowOptions::default())?;
     let prompt = checkpoint.tokenizer.prompt(&row)?;
     let model = checkpoint.load(&device)?;
-    let outputs = generate(&model, &[&prompt.ids], &checkpoint.generate_options(&args.generation), |_| ())?;
+    explain_device(&device);
+    let outputs = generate(&model, &[&prompt.ids], &checkpoint.generate_options(&args.generation.options()), |_| ())?;
     println!("{}", checkpoint.tokenizer.decode(&outputs[0]));
     Ok(())
 }

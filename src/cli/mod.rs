@@ -1,5 +1,6 @@
-//! The commands. Data goes to stdout, talk to stderr; exit code 0 for done, 1 for a failure, 2 for a usage error, 130
-//! for Ctrl-C.
+//! The commands: flags become a call of [`crate::session`], and what it gives back is printed. Data goes to stdout, talk to
+//! stderr; the exit code follows from the [kind](crate::error::Kind) of the error: 0 for done, 1 for a failure, 2 for a
+//! usage error, 130 for Ctrl-C.
 
 use std::process::ExitCode;
 
@@ -13,8 +14,9 @@ mod eval;
 mod generate;
 mod info;
 mod init;
-mod loading;
+pub mod options;
 mod preview;
+pub mod progress;
 mod score;
 mod train;
 
@@ -23,7 +25,7 @@ use args::{Cli, Command};
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
     match run() {
-        Ok(code) => code,
+        Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{}", error.report());
             ExitCode::from(error.exit_code())
@@ -31,24 +33,24 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run() -> Result<ExitCode> {
+fn run() -> Result<()> {
     let arguments = config_file::expand(std::env::args_os().collect())?;
     // A flag given twice: the last one wins. That is how flags win over the config file.
     let command = Cli::command().mut_subcommands(|c| c.args_override_self(true));
     let matches = command.try_get_matches_from(arguments).unwrap_or_else(|e| e.exit());
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|e| e.exit());
     match cli.command {
-        Command::Train(args) => return train::run(&args),
-        Command::Eval(args) => eval::run(&args)?,
-        Command::Generate(args) => generate::run(&args)?,
-        Command::Preview(args) => preview::run(&args)?,
+        Command::Train(args) => train::run(&args),
+        Command::Eval(args) => eval::run(&args),
+        Command::Generate(args) => generate::run(&args),
+        Command::Preview(args) => preview::run(&args),
         Command::Import(args) => {
             let folder =
                 crate::io::import::import_gguf(&args.gguf, &args.tokenizer, &args.output, args.save_dtype.into())?;
             println!("{}", folder.display());
+            Ok(())
         }
-        Command::Init(args) => init::run(&args)?,
-        Command::Info(args) => info::run(&args)?,
+        Command::Init(args) => init::run(&args),
+        Command::Info(args) => info::run(&args),
     }
-    Ok(ExitCode::SUCCESS)
 }

@@ -5,19 +5,20 @@ use std::io::IsTerminal;
 use crate::chat::preview::preview;
 use crate::chat::tokenizer::ChatTokenizer;
 use crate::cli::args::PreviewArgs;
-use crate::cli::loading::{default_loss, loss_on, row_options};
 use crate::data::dataset::load_rows;
 use crate::err;
-use crate::error::Result;
+use crate::error::{Kind, Result};
 use crate::io::source::resolve_model;
+use crate::session::examples::default_loss;
 
 pub fn run(args: &PreviewArgs) -> Result<()> {
-    let rows = load_rows(&args.dataset, &row_options(&args.rows)?)?;
+    let rows = load_rows(&args.dataset, &args.rows.row_options()?)?;
     let row = rows
         .get(args.row as usize - 1)
-        .ok_or_else(|| err!("there is no row {}: `{}` has {} rows", args.row, args.dataset, rows.len()))?;
+        .ok_or_else(|| err!("there is no row {}: `{}` has {} rows", args.row, args.dataset, rows.len()))
+        .map_err(|error| error.of_kind(Kind::Data))?;
     let tokenizer = ChatTokenizer::load(resolve_model(&args.model)?.folder())?;
-    let loss = loss_on(&args.rows)?.unwrap_or_else(|| default_loss(row));
+    let loss = args.rows.example_options()?.loss.unwrap_or_else(|| default_loss(row));
     let example = tokenizer.example(row, loss)?;
     println!("{}", preview(&example, &tokenizer, std::io::stdout().is_terminal()));
     Ok(())

@@ -1,17 +1,18 @@
-//! Generates the answers to a dataset's prompts and judges them: for `engine eval`, and before and after training.
+//! Rows and answers with what a terminal should show of them: for `engine eval` and `engine train`.
 
-use crate::cli::args::GenerationArgs;
-use crate::cli::loading::Checkpoint;
-use crate::data::rows::{Row, RowContent};
-use crate::data::tools::tool_name;
-use crate::error::{Context, Result};
-use crate::eval::report::{Answer, Report};
-use crate::eval::verdict::Expected;
-use crate::generate::generate;
+use crate::batch::Example;
+use crate::cli::args::{GenerationArgs, RowArgs};
+use crate::cli::progress::Progress;
+use crate::data::rows::Row;
+use crate::error::Result;
+use crate::eval::report::Report;
 use crate::model::gemma3::Gemma3;
-use crate::train::progress::Progress;
+use crate::session::{self, Checkpoint, Examples};
 
-/// The report on all rows that have an expected answer; None when no row has one.
+/// What a table is fitted to where the width is unknown: output that goes to a file or a pipe.
+const DEFAULT_WIDTH: usize = 120;
+
+/// The report on all rows that have an expected answer, with a progress bar; None when no row has one.
 pub fn score(
     checkpoint: &Checkpoint,
     model: &Gemma3,
@@ -19,29 +20,23 @@ pub fn score(
     args: &GenerationArgs,
     title: &str,
 ) -> Result<Option<Report>> {
-    let tokenizer = &checkpoint.tokenizer;
-    let rows = rows.iter().filter(|row| has_prompt(row));
-    let mut prompts: Vec<_> = rows.map(|row| tokenizer.prompt(row)).collect::<Result<_>>()?;
-    prompts.retain(|prompt| !prompt.expected.is_empty());
-    if prompts.is_empty() {
-        return Ok(None);
-    }
-    let ids: Vec<&[u32]> = prompts.iter().map(|p| &p.ids[..]).collect();
-    let mut progress = Progress::counter(title, ids.len() as u64);
-    let options = checkpoint.generate_options(args);
-    let outputs = generate(model, &ids, &options, |done| progress.set_done(done as u64))?;
-    progress.finish();
-    let mut report = Report::default();
-    for (prompt, token_ids) in prompts.into_iter().zip(outputs) {
-        let expected = Expected::from_messages(&prompt.expected).context(|| prompt.origin.clone())?;
-        let names: Vec<String> = prompt.tools.iter().filter_map(tool_name).map(str::to_owned).collect();
-        let output = tokenizer.decode(&token_ids);
-        report.add(Answer { origin: prompt.origin, prompt: prompt.user, output, token_ids }, expected, &names);
-    }
-    Ok(Some(report))
+    let mut progress = None;
+    let report = session::score(checkpoint, model, rows, &args.options(), |done, total| {
+        progress.get_or_insert_with(|| Progress::counter(title, total as u64)).set_done(done as u64);
+    })?;
+    progress.iter_mut().for_each(Progress::finish);
+    Ok(report)
 }
 
-/// Plain text asks nothing.
-fn has_prompt(row: &Row) -> bool {
-    !matches!(row.content, RowContent::Text { prompt: None, .. })
+/// The examples of `rows`; what should be known about them goes to stderr.
+pub fn examples(checkpoint: &Checkpoint, rows: &[Row], args: &RowArgs, name: &str) -> Result<Vec<Example>> {
+    let Examples { examples, warnings, too_long } = Examples::new(checkpoint, rows, &args.example_options()?)?;
+    warnings.iter().for_each(|w| eprintln!("warning: {w}"));
+    too_long.iter().for_each(|line| eprintln!("{name}: {line}"));
+    Ok(examples)
+}
+
+/// The columns that a table on stdout may take: the terminal's, or 120 where stdout is none.
+pub fn stdout_width() -> usize {
+    console::Term::stdout().size_checked().map_or(DEFAULT_WIDTH, |(_, columns)| usize::from(columns))
 }

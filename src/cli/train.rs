@@ -1,84 +1,83 @@
 //! `engine train`: score, train with evaluation, save, plot, score again.
 
 use std::io::IsTerminal;
-use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
 
 use crate::batch::Example;
 use crate::chat::preview::preview;
-use crate::cli::args::{EvalStrategyArg, OptimizationArgs, ScoreArg, TrainArgs};
-use crate::cli::loading::{Checkpoint, device, row_options};
-use crate::cli::score::score;
+use crate::cli::args::{ScoreArg, TrainArgs};
+use crate::cli::options::explain_device;
+use crate::cli::progress::Progress;
+use crate::cli::score::{examples, score, stdout_width};
 use crate::data::dataset::{load_rows, train_test_split};
 use crate::data::rows::Row;
 use crate::device::{Device, Purpose};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::eval::report::Report;
-use crate::eval::table::{before_after, examples_table, stdout_width};
-use crate::io::folder::{OutputFolder, SavedModel};
-use crate::io::safetensors::SaveDtype;
+use crate::eval::table::{before_after, examples_table};
+use crate::io::folder::OutputFolder;
 use crate::model::gemma3::Gemma3;
-use crate::model::gemma3::config::Gemma3Config;
-use crate::model::gemma3::table::{parameter_count, parameter_specs};
-use crate::train::metrics::{MetricsWriter, Record, SummaryRecord, peak_memory_bytes};
-use crate::train::plot::plot_losses;
-use crate::train::progress::Progress;
-use crate::train::schedule::{Schedule, warmup_steps};
-use crate::train::trainer::{EvalStrategy, Outcome, TrainOptions, Trainer, steps_per_epoch};
-
-/// Exit code after Ctrl-C, as shells have it: 128 + SIGINT.
-const INTERRUPTED: u8 = 130;
+use crate::session::{Checkpoint, LossPlot, Outcome, Run};
+use crate::train::metrics::MetricsWriter;
 
 static STOP: AtomicBool = AtomicBool::new(false);
 
 /// A run's data and places, all checked before the first long computation.
-struct Run<'a> {
+struct Job<'a> {
     args: &'a TrainArgs,
     checkpoint: Checkpoint,
     folder: OutputFolder,
     eval_rows: Vec<Row>,
     train: Vec<Example>,
     eval: Vec<Example>,
-    options: TrainOptions,
+    total_steps: usize,
 }
 
-pub fn run(args: &TrainArgs) -> Result<ExitCode> {
-    let device = device(&args.model)?;
+/// How a run ended. The model holds the weights of the last good update in every case.
+enum Ended {
+    Finished,
+    /// Ctrl-C: the step was finished, the rest was not run.
+    Interrupted {
+        step: u64,
+    },
+    Diverged(Error),
+}
+
+pub fn run(args: &TrainArgs) -> Result<()> {
+    let device = args.model.open_device()?;
     OutputFolder::check(&args.output_dir)?;
-    let run = Run::prepare(args)?;
-    let mut model = run.checkpoint.load(&device)?;
-    run.introduce(&model);
+    let mut job = Job::prepare(args)?;
+    let model = job.checkpoint.load(&device)?;
+    explain_device(&device);
+    job.introduce(&model);
     listen_for_ctrl_c();
-    let before = run.score_if(&model, ScoreArg::Before, "score before")?;
+    let before = job.score_if(&model, ScoreArg::Before, "score before")?;
     model.device().trim();
     if STOP.load(Ordering::Relaxed) {
-        eprintln!("interrupted before the first step: nothing was trained");
-        return Ok(ExitCode::from(INTERRUPTED));
+        return Err(Error::interrupted("nothing was trained, it was before the first step"));
     }
-    let outcome = run.train(&mut model)?;
+    let (model, ended) = job.train(model)?;
     report_memory(model.device());
     model.device().trim();
-    run.save(&model)?;
-    let saved = run.folder.path().display();
-    match outcome {
-        Outcome::Finished => eprintln!("saved the model in `{saved}`"),
-        Outcome::Interrupted { step } => {
-            eprintln!("interrupted: the model as of step {step} is saved in `{saved}`");
-            return Ok(ExitCode::from(INTERRUPTED));
+    job.checkpoint.save(&model, &job.folder, args.save_dtype.into())?;
+    let saved = job.folder.path().display();
+    match ended {
+        Ended::Finished => eprintln!("saved the model in `{saved}`"),
+        Ended::Interrupted { step } => {
+            return Err(Error::interrupted(format!("the model as of step {step} is saved in `{saved}`")));
         }
-        Outcome::Diverged(error) => {
+        Ended::Diverged(error) => {
             return Err(error.context(format!("training stopped; the model before that step is saved in `{saved}`")));
         }
     }
-    let after = run.score_if(&model, ScoreArg::After, "score after")?;
+    let after = job.score_if(&model, ScoreArg::After, "score after")?;
     report(before, after);
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
-impl<'a> Run<'a> {
+impl<'a> Job<'a> {
     fn prepare(args: &'a TrainArgs) -> Result<Self> {
-        let row_options = row_options(&args.rows)?;
+        let row_options = args.rows.row_options()?;
         let rows = load_rows(&args.dataset, &row_options)?;
         let (train_rows, eval_rows) = match (&args.eval_dataset, args.test_size) {
             (Some(eval), _) => (rows, load_rows(eval, &row_options)?),
@@ -86,23 +85,25 @@ impl<'a> Run<'a> {
             (None, None) => (rows, Vec::new()),
         };
         let checkpoint = Checkpoint::open(&args.model.model)?;
-        let train = checkpoint.examples(&train_rows, &args.rows, "training")?;
-        let eval = checkpoint.examples(&eval_rows, &args.rows, "evaluation")?;
-        let options = train_options(args, train.len())?;
+        let train = examples(&checkpoint, &train_rows, &args.rows, "training")?;
+        let eval = examples(&checkpoint, &eval_rows, &args.rows, "evaluation")?;
+        if train.is_empty() {
+            return Err(Error::new(format!("`{}` has no row to train on", args.dataset)).of_kind(Kind::Data));
+        }
+        let total_steps = args.options().schedule(train.len())?.total_steps;
         let folder = OutputFolder::claim(&args.output_dir)?;
-        folder.require_space(saved_bytes(&checkpoint.config, args.save_dtype.into()))?;
-        Ok(Self { args, checkpoint, folder, eval_rows, train, eval, options })
+        folder.require_space(checkpoint.saved_bytes(args.save_dtype.into()))?;
+        Ok(Self { args, checkpoint, folder, eval_rows, train, eval, total_steps })
     }
 
     /// What is about to happen, and one example with its scored tokens marked.
     fn introduce(&self, model: &Gemma3) {
-        let schedule = &self.options.schedule;
         eprintln!(
             "{} parameters; {} training rows, {} evaluation rows; {} steps",
             model.params.len(),
             self.train.len(),
             self.eval.len(),
-            schedule.total_steps
+            self.total_steps
         );
         if let Some(example) = self.train.first() {
             let color = std::io::stderr().is_terminal();
@@ -117,46 +118,23 @@ impl<'a> Run<'a> {
         score(&self.checkpoint, model, &self.eval_rows, &self.args.generation, title)
     }
 
-    fn train(&self, model: &mut Gemma3) -> Result<Outcome> {
-        let started = Instant::now();
-        let mut metrics = Some(MetricsWriter::create(&self.folder.path().join("metrics.jsonl"))?);
-        let mut progress = Progress::training(self.options.schedule.total_steps as u64);
-        let mut records = Vec::new();
-        let mut observe = |record: &Record| {
-            match record {
-                Record::Train(train) => progress.step(train),
-                Record::Eval(eval) => progress.evaluation(eval),
-                Record::Summary(_) => {}
+    fn train(&mut self, model: Gemma3) -> Result<(Gemma3, Ended)> {
+        let (train, eval) = (std::mem::take(&mut self.train), std::mem::take(&mut self.eval));
+        let mut run = Run::prepare(model, train, eval, self.args.options())?;
+        run.observe(MetricsWriter::create(&self.folder.path().join("metrics.jsonl"))?);
+        run.observe(LossPlot::new(&self.folder.path().join("loss.svg")));
+        run.observe(Progress::training(run.total_steps()));
+        let ended = loop {
+            match run.step()? {
+                Outcome::Finished => break Ended::Finished,
+                Outcome::Diverged(error) => break Ended::Diverged(error),
+                Outcome::Updated | Outcome::Evaluated => {}
             }
-            records.push(record.clone());
-            // A run is worth more than its record: a full disk may have room again when the model is saved.
-            if let Some(Err(error)) = metrics.as_mut().map(|metrics| metrics.write(record)) {
-                progress.println(&format!("warning: no more metrics are written\n{}", error.report()));
-                metrics = None;
+            if STOP.load(Ordering::Relaxed) && !run.is_trained() {
+                break Ended::Interrupted { step: run.position().step };
             }
-            Ok(())
         };
-        let trainer = Trainer::new(model, &self.options, &self.train, &self.eval)?;
-        let outcome = trainer.run(&mut observe, &STOP)?;
-        let train_runtime = started.elapsed().as_secs_f64();
-        observe(&Record::Summary(SummaryRecord { train_runtime, peak_memory_bytes: peak_memory_bytes() }))?;
-        progress.finish();
-        if let Err(error) = plot_losses(&records, &self.folder.path().join("loss.svg")) {
-            eprintln!("warning: there is no loss plot\n{}", error.report());
-        }
-        Ok(outcome)
-    }
-
-    fn save(&self, model: &Gemma3) -> Result<()> {
-        let values = &model.params.values;
-        self.folder.save_model(&SavedModel {
-            source: self.checkpoint.source.folder(),
-            config: &self.checkpoint.config,
-            generation_config: &self.checkpoint.generation_config,
-            flat: &values.read::<f32>()?,
-            dtype: self.args.save_dtype.into(),
-            chat_template: Some(self.checkpoint.tokenizer.template().source()),
-        })
+        Ok((run.finish().model, ended))
     }
 }
 
@@ -169,15 +147,6 @@ fn report_memory(device: &Device) {
     eprintln!("peak memory of tensors {}: {}", gigabytes(device.peak_bytes()), parts.join(", "));
 }
 
-/// About what the model folder takes: the weights, and room for the tokenizer and the metrics.
-fn saved_bytes(config: &Gemma3Config, dtype: SaveDtype) -> u64 {
-    let element = match dtype {
-        SaveDtype::F32 => 4,
-        SaveDtype::Bf16 => 2,
-    };
-    (parameter_count(&parameter_specs(config)) * element) as u64 + (64 << 20)
-}
-
 /// The table of the last score, then before and after side by side: the last thing on the screen.
 fn report(before: Option<Report>, after: Option<Report>) {
     let Some(last) = after.as_ref().or(before.as_ref()) else { return };
@@ -187,45 +156,11 @@ fn report(before: Option<Report>, after: Option<Report>) {
     }
 }
 
-fn train_options(args: &TrainArgs, examples: usize) -> Result<TrainOptions> {
-    let o: &OptimizationArgs = &args.optimization;
-    let mut options = TrainOptions {
-        per_device_train_batch_size: o.per_device_train_batch_size as usize,
-        gradient_accumulation_steps: o.gradient_accumulation_steps as usize,
-        schedule: Schedule {
-            kind: o.lr_scheduler_type,
-            warmup_steps: 0,
-            total_steps: 0,
-            learning_rate: o.learning_rate,
-        },
-        weight_decay: o.weight_decay,
-        betas: (0.9, 0.999),
-        eps: 1e-8,
-        max_grad_norm: o.max_grad_norm,
-        shuffle_seed: args.shuffle.then_some(args.generation.seed),
-        eval_strategy: match args.eval_strategy {
-            EvalStrategyArg::No => EvalStrategy::No,
-            EvalStrategyArg::Epoch => EvalStrategy::Epoch,
-            EvalStrategyArg::Steps => EvalStrategy::Steps(args.eval_steps),
-        },
-        logging_steps: args.logging_steps,
-        graphs: args.cuda_graphs,
-    };
-    let epochs = || (o.num_train_epochs * steps_per_epoch(examples, &options) as f64).ceil() as u64;
-    let total = o.max_steps.unwrap_or_else(epochs);
-    if examples == 0 {
-        return Err(Error::new(format!("`{}` has no row to train on", args.dataset)));
-    }
-    options.schedule.total_steps = total as usize;
-    options.schedule.warmup_steps = warmup_steps(o.warmup_steps, total as usize)?;
-    Ok(options)
-}
-
 /// The first Ctrl-C asks the run to stop after its step, the second ends the process.
 fn listen_for_ctrl_c() {
     let handler = || {
         if STOP.swap(true, Ordering::Relaxed) {
-            std::process::exit(INTERRUPTED.into());
+            std::process::exit(Kind::Interrupted.exit_code().into());
         }
         eprintln!("\nstopping after this step; Ctrl-C again to quit at once, without saving");
     };

@@ -7,7 +7,7 @@ use rand::seq::SliceRandom;
 use serde_json::Value;
 
 use super::rows::{Origin, Row, RowOptions};
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, Kind, Result};
 use crate::hub::is_hub_id;
 use crate::{bail, err};
 
@@ -16,8 +16,12 @@ use crate::{bail, err};
 /// it a file gives all its rows, a folder or hub dataset its `train` files where any are named so.
 ///
 /// # Errors
-/// Nothing found, no rows, or a bad row, named by `file:line`.
+/// Nothing found, no rows, or a bad row, named by `file:line`: of kind [`Kind::Data`], or [`Kind::Gated`].
 pub fn load_rows(source: &str, options: &RowOptions) -> Result<Vec<Row>> {
+    rows_of(source, options).map_err(|error| error.or_kind(Kind::Data))
+}
+
+fn rows_of(source: &str, options: &RowOptions) -> Result<Vec<Row>> {
     let (name, split) = match source.rsplit_once(':') {
         Some((name, split)) if !Path::new(source).exists() && is_word(split) => (name, Some(split)),
         _ => (source, None),

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use crate::error::{Context, Result};
+use crate::error::{Context, Kind, Result};
 use crate::{bail, err};
 
 /// Words of JSON Schema. FunctionGemma's chat template takes properties with these names for the words and leaves them out.
@@ -15,7 +15,10 @@ pub const DROPPED_PROPERTIES: [&str; 5] = ["description", "type", "properties", 
 /// # Errors
 /// Names the file: unreadable, not JSON, not a list, a tool without a name.
 pub fn load_tools(path: impl AsRef<Path>) -> Result<(Vec<Value>, Vec<String>)> {
-    let path = path.as_ref();
+    read_tools(path.as_ref()).map_err(|error| error.or_kind(Kind::Data))
+}
+
+fn read_tools(path: &Path) -> Result<(Vec<Value>, Vec<String>)> {
     let place = || format!("cannot read tools from `{}`", path.display());
     let text = std::fs::read_to_string(path).context(place)?;
     let value: Value = serde_json::from_str(&text).context(place)?;

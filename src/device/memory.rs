@@ -11,7 +11,7 @@ use std::rc::Rc;
 
 use super::arena::Arena;
 use super::driver::Driver;
-use crate::error::Result;
+use crate::error::{Kind, Result};
 
 /// What memory is for: accounts are kept by it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -170,10 +170,11 @@ impl Shared {
     }
 
     fn from_driver(&self, size: usize) -> Result<*mut c_void> {
-        self.driver.allocate(size).or_else(|_| {
+        let again = |_| {
             self.trim();
             self.driver.allocate(size)
-        })
+        };
+        self.driver.allocate(size).or_else(again).map_err(|error| error.or_kind(Kind::OutOfMemory))
     }
 
     fn trim(&self) {

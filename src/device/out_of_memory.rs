@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::error::{Context, Error};
+use crate::error::{Context, Error, Kind};
 
 /// The cause of an error that a smaller job, or giving back what is free, may mend. Sizes in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,7 +21,7 @@ impl OutOfMemory {
             Err(error) => error,
             Ok(()) => unreachable!("it was made from an error"),
         };
-        error.hint(
+        error.of_kind(Kind::OutOfMemory).hint(
             "use a smaller `--per-device-train-batch-size` (and more `--gradient-accumulation-steps`) or a smaller \
              `--max-length`; `nvidia-smi` shows what other programs hold",
         )

@@ -5,8 +5,6 @@ use console::{measure_text_width, truncate_str};
 use super::report::{ExampleReport, Report, Score};
 use crate::chat::functiongemma::tokens::{END_CALL, END_TURN, ESCAPE, START_CALL, START_RESPONSE};
 
-/// What a table is fitted to where the width is unknown: output that goes to a file or a pipe.
-const DEFAULT_WIDTH: usize = 120;
 /// Narrower than this a table has no room for its three columns; it is then wider than the terminal.
 const MIN_WIDTH: usize = 40;
 /// Between two columns.
@@ -20,11 +18,6 @@ const SHORT_TOKENS: [(&str, &str); 5] = [
     (START_RESPONSE, "<response>"),
     (END_TURN, "<end>"),
 ];
-
-/// The columns that a table on stdout may take: the terminal's, or 120 where stdout is none.
-pub fn stdout_width() -> usize {
-    console::Term::stdout().size_checked().map_or(DEFAULT_WIDTH, |(_, columns)| usize::from(columns))
-}
 
 /// The tutorial's table: prompt, output and verdict of every example, then the score.
 ///

@@ -9,7 +9,7 @@ use hf_hub::api::sync::{Api, ApiBuilder, ApiError, ApiRepo};
 use hf_hub::{Cache, CacheRepo, RepoType};
 
 use crate::err;
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, Kind, Result};
 
 /// Which hub, with which token, cached where.
 #[derive(Clone, Debug)]
@@ -164,6 +164,7 @@ impl Repo<'_> {
         };
         let token =
             "create a token at https://huggingface.co/settings/tokens and set `HF_TOKEN`, or run `hf auth login`";
+        let kind = if matches!(status(&error), Some(401 | 403)) { Kind::Gated } else { Kind::Other };
         let (message, hint) = match status(&error) {
             Some(401) => (
                 format!(
@@ -188,7 +189,7 @@ impl Repo<'_> {
             ),
         };
         let failed: Result<(), ApiError> = Err(error);
-        failed.context(|| message).map_err(|error| error.hint(hint)).unwrap_err()
+        failed.context(|| message).map_err(|error| error.hint(hint).of_kind(kind)).unwrap_err()
     }
 }
 

@@ -1,10 +1,11 @@
-//! Training: the loop ([`trainer`]), the evaluation loss ([`evaluate`]), the learning rate over time ([`schedule`]), and
-//! what a run reports ([`metrics`], [`plot`], [`progress`]).
+//! Training without the run around it: one optimizer step ([`step`]), the settings ([`options`]), the order of the rows
+//! ([`order`]), the learning rate over time ([`schedule`]), the evaluation loss ([`evaluate`]), and what is measured
+//! ([`metrics`], [`plot`]). [`crate::session::Run`] puts them together.
 
 pub mod evaluate;
 pub mod metrics;
+pub mod options;
+pub mod order;
 pub mod plot;
-pub mod progress;
 pub mod schedule;
 pub mod step;
-pub mod trainer;

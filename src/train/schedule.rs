@@ -10,16 +10,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
-/// How the learning rate goes on after the warm-up (`--lr-scheduler-type`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+/// What the learning rate does after the warm-up (`--lr-scheduler-type`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ScheduleKind {
-    /// It stays.
+    /// Stays at its peak.
     #[default]
     Constant,
-    /// It falls in a straight line, to 0 after the last step.
+    /// Falls in a straight line, to 0 after the last step.
     Linear,
-    /// It falls as half a cosine, to 0 after the last step.
+    /// Falls as half a cosine, to 0 after the last step.
     Cosine,
 }
 

@@ -133,6 +133,20 @@ impl Step {
         })
     }
 
+    /// AdamW's first and second moments, laid out as the parameters.
+    pub fn moments(&self) -> (&Tensor, &Tensor) {
+        (&self.m, &self.v)
+    }
+
+    /// Puts moments back.
+    ///
+    /// # Panics
+    /// When they are not as many as the parameters.
+    pub fn set_moments(&mut self, [m, v]: &[Vec<f32>; 2]) -> Result<()> {
+        self.m.upload(m)?;
+        self.v.upload(v)
+    }
+
     /// One update from the micro-batches of a window. When loss or norm are not finite, the weights stay as they are.
     pub fn run(&mut self, model: &mut Gemma3, trees: Vec<TokenTree>, hyper: &AdamW) -> Result<StepResult> {
         let scored = trees.iter().map(TokenTree::num_scored).sum::<f64>().max(1.0);

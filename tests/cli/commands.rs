@@ -23,6 +23,51 @@ fn every_flag_of_the_train_command_has_a_help_text() {
     }
 }
 
+/// The text of a command's `--help`.
+fn help_of(command: &str) -> String {
+    run(&[command, "--help"]).stdout
+}
+
+#[test]
+fn help_lists_flags_in_the_order_in_which_a_user_meets_them() {
+    let headings = ["Model:", "Data:", "Optimization:", "Evaluation:", "Generation:", "Output:"];
+    for command in ["train", "eval", "generate", "preview"] {
+        let help = help_of(command);
+        let found: Vec<&str> = help.lines().filter(|line| headings.contains(line)).collect();
+        let expected: Vec<&str> = headings.into_iter().filter(|heading| found.contains(heading)).collect();
+        assert_eq!(found, expected, "{command}: each heading once, in this order");
+    }
+    assert_eq!(help_of("train").lines().filter(|line| headings.contains(line)).count(), headings.len());
+}
+
+#[test]
+fn every_command_has_an_example_that_is_a_command_line() {
+    let command = <engine::cli::args::Cli as clap::CommandFactory>::command();
+    for subcommand in command.get_subcommands() {
+        let example = subcommand.get_after_help().expect("an example").to_string();
+        let line = example.strip_prefix("Example:\n").unwrap().replace("\\\n", " ");
+        // Text between quotation marks is one word.
+        let words = line.split('"').enumerate().flat_map(|(i, part)| match i % 2 {
+            0 => part.split_whitespace().collect::<Vec<_>>(),
+            _ => vec![part],
+        });
+        let parsed = <engine::cli::args::Cli as clap::Parser>::try_parse_from(words);
+        parsed.unwrap_or_else(|error| panic!("{line}: {error}"));
+        assert!(line.trim_start().starts_with(&format!("engine {} ", subcommand.get_name())), "{line}");
+    }
+}
+
+#[test]
+fn the_device_for_tests_is_not_offered_and_an_unknown_one_is_a_usage_error() {
+    for command in ["train", "eval", "generate"] {
+        let help = help_of(command);
+        assert!(help.contains("cuda:N") && !help.contains("emulated"), "{help}");
+    }
+    let refused = run(&["generate", "--model", "m", "--prompt", "p", "--device", "gpu"]);
+    assert_eq!(refused.code, 2);
+    assert!(refused.stderr.contains("--device") && refused.stderr.contains("cuda:N"), "{}", refused.stderr);
+}
+
 #[test]
 fn info_tells_the_models_size() {
     let run = run(&["info", "--model", &path(&quickstart().join("model"))]);

@@ -6,6 +6,7 @@ mod differences;
 mod places;
 
 mod checkpoint;
+mod decoder;
 mod devices;
 mod evaluation;
 mod generation;

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use engine::train::progress::Progress;
+use engine::cli::progress::Progress;
 
 use crate::{eval_record, train_record};
 

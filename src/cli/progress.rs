@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use indicatif::{HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::metrics::{EvalRecord, TrainRecord};
+use crate::error::{Error, Result};
+use crate::session::Observer;
+use crate::train::metrics::{EvalRecord, Record, TrainRecord};
 
 /// The progress of one job, on stderr.
 pub struct Progress {
@@ -100,7 +102,7 @@ impl Progress {
     }
 
     /// Ends the job: the bar goes, one line that says how much was done in what time stays.
-    pub fn finish(mut self) {
+    pub fn finish(&mut self) {
         if let Output::Bar(bar) = &self.output {
             bar.finish_and_clear();
         }
@@ -114,6 +116,26 @@ impl Progress {
         let left = self.total.saturating_sub(self.done) as f64;
         let seconds = self.started.elapsed().as_secs_f64() * left / self.done.max(1) as f64;
         Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
+    }
+}
+
+impl Observer for Progress {
+    fn record(&mut self, record: &Record) -> Result<()> {
+        match record {
+            Record::Train(train) => self.step(train),
+            Record::Eval(eval) => self.evaluation(eval),
+            Record::Summary(_) => {}
+        }
+        Ok(())
+    }
+
+    fn warning(&mut self, warning: &Error) {
+        self.println(&warning.warning());
+    }
+
+    fn end(&mut self) -> Result<()> {
+        self.finish();
+        Ok(())
     }
 }
 

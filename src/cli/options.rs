@@ -1,0 +1,124 @@
+//! Flags become the options of the session layer.
+
+use crate::chat::tokenizer::LossOn;
+use crate::cli::args::*;
+use crate::data::length::Overlong;
+use crate::data::rows::RowOptions;
+use crate::data::tools::load_tools;
+use crate::device::DType;
+use crate::error::{Error, Result};
+use crate::io::safetensors::SaveDtype;
+use crate::session::{ComputeDevice, ExampleOptions, Generation, devices};
+use crate::train::options::{EvalStrategy, TrainOptions};
+use crate::train::schedule::ScheduleKind;
+
+impl From<SaveDtypeArg> for SaveDtype {
+    fn from(dtype: SaveDtypeArg) -> Self {
+        match dtype {
+            SaveDtypeArg::F32 => SaveDtype::F32,
+            SaveDtypeArg::Bf16 => SaveDtype::Bf16,
+        }
+    }
+}
+
+impl From<ScheduleArg> for ScheduleKind {
+    fn from(kind: ScheduleArg) -> Self {
+        match kind {
+            ScheduleArg::Constant => ScheduleKind::Constant,
+            ScheduleArg::Linear => ScheduleKind::Linear,
+            ScheduleArg::Cosine => ScheduleKind::Cosine,
+        }
+    }
+}
+
+impl ModelArgs {
+    /// Opens the device.
+    pub fn open_device(&self) -> Result<ComputeDevice> {
+        let dtype = match self.dtype {
+            DtypeArg::Auto => None,
+            DtypeArg::F32 => Some(DType::F32),
+            DtypeArg::Bf16 => Some(DType::Bf16),
+        };
+        devices::open(self.device, dtype)
+    }
+}
+
+/// Why `--device auto` did not take a GPU, for stderr: said when all else is well.
+pub fn explain_device(device: &ComputeDevice) {
+    if let Some(reason) = &device.fallback {
+        eprintln!("computing on the CPU: {reason}");
+    }
+}
+
+impl RowArgs {
+    /// `--tools` and `--system`; warnings about the tools go to stderr.
+    pub fn row_options(&self) -> Result<RowOptions> {
+        let tools = match &self.tools {
+            None => None,
+            Some(path) => {
+                let (tools, warnings) = load_tools(path)?;
+                warnings.iter().for_each(|w| eprintln!("warning: {w}"));
+                Some(tools)
+            }
+        };
+        Ok(RowOptions { tools, system: self.system.clone() })
+    }
+
+    /// How rows become examples.
+    ///
+    /// # Errors
+    /// A usage error: two flags that exclude each other.
+    pub fn example_options(&self) -> Result<ExampleOptions> {
+        let loss = match (self.completion_only_loss, self.assistant_only_loss) {
+            (Some(true), true) => {
+                return Err(Error::usage("`--completion-only-loss` and `--assistant-only-loss` exclude each other"));
+            }
+            (_, true) => Some(LossOn::Assistant),
+            (Some(true), _) => Some(LossOn::Completion),
+            (Some(false), _) => Some(LossOn::All),
+            (None, _) => None,
+        };
+        let overlong = match self.overlong {
+            OverlongArg::Error => Overlong::Refuse,
+            OverlongArg::Truncate => Overlong::Truncate,
+            OverlongArg::Drop => Overlong::Drop,
+        };
+        Ok(ExampleOptions { loss, max_length: self.max_length as usize, overlong })
+    }
+}
+
+impl GenerationArgs {
+    /// How answers are generated.
+    pub fn options(&self) -> Generation {
+        let GenerationArgs { max_new_tokens, do_sample, seed } = *self;
+        Generation { max_new_tokens: max_new_tokens as usize, do_sample, seed }
+    }
+}
+
+impl TrainArgs {
+    /// The settings of the run. What no flag sets has its default.
+    pub fn options(&self) -> TrainOptions {
+        let o = &self.optimization;
+        TrainOptions {
+            num_train_epochs: o.num_train_epochs,
+            max_steps: o.max_steps,
+            per_device_train_batch_size: o.per_device_train_batch_size as usize,
+            gradient_accumulation_steps: o.gradient_accumulation_steps as usize,
+            learning_rate: o.learning_rate,
+            lr_scheduler_type: o.lr_scheduler_type.into(),
+            warmup_steps: o.warmup_steps,
+            weight_decay: o.weight_decay,
+            max_grad_norm: o.max_grad_norm,
+            shuffle: self.shuffle,
+            seed: self.generation.seed,
+            eval_strategy: match self.eval_strategy {
+                EvalStrategyArg::No => EvalStrategy::No,
+                EvalStrategyArg::Epoch => EvalStrategy::Epoch,
+                EvalStrategyArg::Steps => EvalStrategy::Steps(self.eval_steps),
+            },
+            logging_steps: self.logging_steps,
+            cuda_graphs: o.cuda_graphs,
+            ..TrainOptions::default()
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! A checkpoint: a model folder (or GGUF) with its tokenizer, its configs and its weights.
+
+use crate::chat::tokenizer::ChatTokenizer;
+use crate::device::{DType, Purpose, Tensor};
+use crate::error::{Kind, Result};
+use crate::generate::{GenerateOptions, Sampling};
+use crate::io::folder::{OutputFolder, SavedModel};
+use crate::io::safetensors::SaveDtype;
+use crate::io::source::{ModelSource, resolve_model};
+use crate::model::gemma3::Gemma3;
+use crate::model::gemma3::config::Gemma3Config;
+use crate::model::gemma3::table::{parameter_count, parameter_specs};
+use crate::model::generation_config::GenerationConfig;
+use crate::session::devices::ComputeDevice;
+
+/// A model's small files: everything but the weights.
+pub struct Checkpoint {
+    pub source: ModelSource,
+    pub config: Gemma3Config,
+    pub generation_config: GenerationConfig,
+    pub tokenizer: ChatTokenizer,
+}
+
+/// How answers are generated. The defaults are those of the command line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Generation {
+    /// An answer ends here if it has not ended by itself.
+    pub max_new_tokens: usize,
+    /// Draw tokens with the checkpoint's temperature, top_k and top_p; otherwise take the likeliest.
+    pub do_sample: bool,
+    /// What is drawn follows from it.
+    pub seed: u64,
+}
+
+impl Default for Generation {
+    fn default() -> Self {
+        Self { max_new_tokens: 128, do_sample: false, seed: 42 }
+    }
+}
+
+impl Checkpoint {
+    /// Finds the model (a folder, a GGUF, or a hub id that is downloaded if need be) and reads its configs and tokenizer.
+    ///
+    /// # Errors
+    /// Of kind [`Kind::Model`], or [`Kind::Gated`] when the hub refuses it.
+    pub fn open(model: &str) -> Result<Self> {
+        let open = || {
+            let source = resolve_model(model)?;
+            let config = source.load_config()?;
+            let generation_config = GenerationConfig::load(source.folder(), &config)?;
+            let tokenizer = ChatTokenizer::load(source.folder())?.with_model_vocab(config.vocab_size);
+            Ok(Self { source, config, generation_config, tokenizer })
+        };
+        open().map_err(|e: crate::error::Error| e.or_kind(Kind::Model))
+    }
+
+    /// Reads the weights: f32 masters on the device, and what ops compute in beside them.
+    ///
+    /// # Errors
+    /// Of kind [`Kind::Model`], or [`Kind::OutOfMemory`].
+    pub fn load(&self, on: &ComputeDevice) -> Result<Gemma3> {
+        let len = parameter_count(&parameter_specs(&self.config));
+        let mut weights = Tensor::empty(&on.device.of(Purpose::Weights), &[len], DType::F32)?;
+        let read = |values: &mut [f32]| self.source.load_into(&self.config, values);
+        weights.fill_with(read).map_err(|error| error.or_kind(Kind::Model))?;
+        Gemma3::new(self.config.clone(), weights)?.computed_in(on.dtype)
+    }
+
+    /// Puts a model with this checkpoint's tokenizer and configs into a folder, whole or not at all.
+    ///
+    /// # Errors
+    /// As [`OutputFolder::save_model`].
+    pub fn save(&self, model: &Gemma3, folder: &OutputFolder, dtype: SaveDtype) -> Result<()> {
+        folder.save_model(&SavedModel {
+            source: self.source.folder(),
+            config: &self.config,
+            generation_config: &self.generation_config,
+            flat: &model.params.values.read::<f32>()?,
+            dtype,
+            chat_template: Some(self.tokenizer.template().source()),
+        })
+    }
+
+    /// About what [`save`](Self::save) writes, in bytes: the weights, and room for the tokenizer and the metrics.
+    pub fn saved_bytes(&self, dtype: SaveDtype) -> u64 {
+        let element = match dtype {
+            SaveDtype::F32 => 4,
+            SaveDtype::Bf16 => 2,
+        };
+        (parameter_count(&parameter_specs(&self.config)) * element) as u64 + (64 << 20)
+    }
+
+    /// How this checkpoint generates: its stop tokens, and when tokens are drawn its numbers for that.
+    pub fn generate_options(&self, generation: &Generation) -> GenerateOptions {
+        let config = &self.generation_config;
+        let sampling = generation.do_sample.then_some(Sampling {
+            temperature: config.temperature,
+            top_k: config.top_k,
+            top_p: config.top_p,
+            seed: generation.seed,
+        });
+        GenerateOptions { max_new_tokens: generation.max_new_tokens, stop: config.eos_token_id.clone(), sampling }
+    }
+}

@@ -1,0 +1,55 @@
+//! Who is told what a run measures.
+
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+use crate::train::metrics::{MetricsWriter, Record};
+use crate::train::plot::plot_losses;
+
+/// Is told what a run measures, as it happens. One that fails is told no more, and the run goes on: a run is worth more
+/// than its record.
+pub trait Observer {
+    /// A training step, an evaluation, or at the end the summary.
+    fn record(&mut self, record: &Record) -> Result<()>;
+
+    /// Another observer has failed.
+    fn warning(&mut self, _warning: &Error) {}
+
+    /// The run is over, however it ended; the summary has been told.
+    fn end(&mut self) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// `metrics.jsonl`.
+impl Observer for MetricsWriter {
+    fn record(&mut self, record: &Record) -> Result<()> {
+        self.write(record).map_err(|error| error.context("no more metrics are written"))
+    }
+}
+
+/// Draws the losses when the run is over.
+#[derive(Debug)]
+pub struct LossPlot {
+    path: PathBuf,
+    records: Vec<Record>,
+}
+
+impl LossPlot {
+    /// An SVG at `path`.
+    pub fn new(path: &Path) -> Self {
+        Self { path: path.to_owned(), records: Vec::new() }
+    }
+}
+
+impl Observer for LossPlot {
+    fn record(&mut self, record: &Record) -> Result<()> {
+        self.records.push(record.clone());
+        Ok(())
+    }
+
+    fn end(&mut self) -> Result<()> {
+        let plotted = plot_losses(&self.records, &self.path);
+        plotted.map(drop).map_err(|error| error.context("there is no loss plot"))
+    }
+}

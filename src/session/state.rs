@@ -1,0 +1,66 @@
+//! All that a run knows beside its settings and its data: a run that goes on from its state is equal to the bit to one that
+//! never stopped.
+
+use crate::ops::results::LossSums;
+
+/// The state of a run between two of its steps. It belongs to no device.
+#[derive(Clone, Debug, PartialEq)]
+pub struct State {
+    /// The master weights, in the order of the parameter table.
+    pub weights: Vec<f32>,
+    /// AdamW's first and second moments, in the same order.
+    pub moments: [Vec<f32>; 2],
+    /// Where the run is in its data.
+    pub position: Position,
+    /// What the order of the rows follows from, together with the epoch: all that is random in training. None: the rows
+    /// are not shuffled.
+    pub shuffle_seed: Option<u64>,
+    /// An evaluation is due before the next update.
+    pub evaluation_due: bool,
+    /// Input tokens seen, prompts included, shared prefixes counted in every row.
+    pub num_tokens: u64,
+    /// What no record has told yet.
+    pub unlogged: Unlogged,
+    /// Seconds that the run has taken.
+    pub seconds: f64,
+}
+
+/// Where a run is in its data.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Position {
+    /// Updates done.
+    pub step: u64,
+    /// Whole passes over the rows done.
+    pub epoch: u64,
+    /// Updates done in the pass that has begun.
+    pub window: usize,
+}
+
+/// Sums over the updates since the last training record.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Unlogged {
+    pub steps: u64,
+    /// Of the updates' means.
+    pub loss: f64,
+    pub entropy: f64,
+    pub accuracy: f64,
+    pub tokens: u64,
+    pub seconds: f64,
+    /// Of the last update.
+    pub grad_norm: f64,
+    pub learning_rate: f64,
+}
+
+impl Unlogged {
+    /// Adds an update that scored `sums`, saw so many tokens and took so many seconds.
+    pub(super) fn add(&mut self, sums: &LossSums, tokens: u64, seconds: f64) {
+        // No scored token: loss 0, not 0/0.
+        let scored = sums.scored.max(1.0);
+        self.steps += 1;
+        self.loss += sums.loss / scored;
+        self.entropy += sums.entropy / scored;
+        self.accuracy += sums.correct / scored;
+        self.tokens += tokens;
+        self.seconds += seconds;
+    }
+}

@@ -1,0 +1,65 @@
+//! The library's defaults are the command line's.
+
+use clap::Parser;
+use engine::cli::args::{Cli, Command, TrainArgs};
+use engine::session::{DeviceName, ExampleOptions, Generation};
+use engine::train::options::{EvalStrategy, TrainOptions};
+
+fn parsed(extra: &[&str]) -> TrainArgs {
+    let required = ["engine", "train", "--model", "m", "--dataset", "d", "--output-dir", "o"];
+    match Cli::try_parse_from(required.iter().chain(extra)).unwrap().command {
+        Command::Train(args) => *args,
+        other => panic!("not a train command: {other:?}"),
+    }
+}
+
+#[test]
+fn what_no_flag_says_is_the_same_in_both() {
+    let args = parsed(&[]);
+    assert_eq!(args.options(), TrainOptions::default());
+    assert_eq!(args.rows.example_options().unwrap(), ExampleOptions::default());
+    assert_eq!(args.generation.options(), Generation::default());
+    assert_eq!(args.model.device, DeviceName::default());
+}
+
+#[test]
+fn every_flag_of_a_run_reaches_its_options() {
+    let args = parsed(&[
+        "--num-train-epochs=1.5",
+        "--max-steps=7",
+        "--per-device-train-batch-size=3",
+        "--gradient-accumulation-steps=4",
+        "--learning-rate=0.25",
+        "--lr-scheduler-type=cosine",
+        "--warmup-steps=0.5",
+        "--weight-decay=0.125",
+        "--max-grad-norm=2",
+        "--shuffle=false",
+        "--seed=9",
+        "--eval-strategy=steps",
+        "--eval-steps=11",
+        "--logging-steps=6",
+        "--cuda-graphs=false",
+        "--max-new-tokens=5",
+        "--do-sample",
+    ]);
+    let expected = TrainOptions {
+        num_train_epochs: 1.5,
+        max_steps: Some(7),
+        per_device_train_batch_size: 3,
+        gradient_accumulation_steps: 4,
+        learning_rate: 0.25,
+        lr_scheduler_type: engine::train::schedule::ScheduleKind::Cosine,
+        warmup_steps: 0.5,
+        weight_decay: 0.125,
+        max_grad_norm: 2.0,
+        shuffle: false,
+        seed: 9,
+        eval_strategy: EvalStrategy::Steps(11),
+        logging_steps: 6,
+        cuda_graphs: false,
+        ..TrainOptions::default()
+    };
+    assert_eq!(args.options(), expected);
+    assert_eq!(args.generation.options(), Generation { max_new_tokens: 5, do_sample: true, seed: 9 });
+}
