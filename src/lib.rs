@@ -19,12 +19,12 @@
 //! | [`chat`] | chat templates, control tokens, the tokenizer, FunctionGemma's format and the parser of its calls |
 //! | [`data`] | datasets, rows, conversations, tools |
 //! | [`hub`] | one client for the models and datasets of the Hugging Face hub |
-//! | [`ops`] | a file per op: formula, shapes, public function, backward |
+//! | [`ops`] | a file per op: formula, shapes, public function, backward; the same on every device |
 //! | [`autograd`] | the tape (a list of named closures, run backwards), flat parameters and their gradients |
 //! | [`batch`] | [`batch::Example`], the token tree, the mask, what a batch sends to the device |
 //! | [`emulated`], [`cuda`] | the devices beside the CPU |
-//! | [`host`] | the CPU: matrix products, SIMD |
-//! | [`device`] | what a device is: memory, tensors, the driver's trait, the table of kernels |
+//! | [`host`] | the CPU: the table of kernels in Rust, a file per op; matrix products, SIMD |
+//! | [`device`] | what a device is: memory, tensors, the driver's trait, the table of kernels and how it is called |
 //! | [`error`] | the one error type: message, cause, hint, kind |
 //!
 //! # Decisions
@@ -38,22 +38,30 @@
 //! layout: rows that share nothing are the special case. For generation each prompt is followed by free slots in the same
 //! layout, so that tokens decoded later fall under the same mask, and the KV cache is just the tree's slots.
 //!
-//! **One op, two implementations, three ways to run.** An op computes in Rust on the CPU, or queues the kernels of its name
-//! on a [`device::driver::Driver`]. There are two drivers: [`cuda`], and the emulated device, which runs the same
-//! `.cu` files, compiled by the host's C++ compiler, with races, bounds and barriers checked. All else (ops, tape, step,
-//! graphs, generation) is the same code for both, so that a machine without a GPU tests what a GPU runs, minus the driver
-//! and cuBLASLt. The CPU op is the oracle of each kernel; bf16 passes when its error is at most twice that of rounding the
-//! CPU op's results to bf16 ([`autograd::Rounding`] gives that for whole models).
+//! **One table, three implementations, one path.** `kernels/engine.h` declares a launcher for everything that is computed but
+//! matrix products. The host implements the table in Rust ([`host`]), nvcc and the host's C++ compiler compile the other two from
+//! `kernels/*.cu`: [`cuda`], and the emulated device, which runs the kernels with races, bounds and barriers checked. An
+//! op makes its outputs and calls the launcher of its name; a [`device::driver::Driver`] is memory, a stream, matrix products
+//! and, where it can, graphs. Nothing above asks which device it has: what suits one (tiles of the mask, bytes of logits
+//! at once, whether batches are padded for graphs) is a question that the driver answers. So a machine without a
+//! GPU tests what a GPU runs, minus the driver and cuBLASLt, and one list of cases per op serves every device, every type
+//! and the benches (`tests/ops/lists`). bf16 passes when its error is at most twice that of plain rounding
+//! ([`autograd::Rounding`] gives that for whole models).
+//!
+//! **The emulated device stands above the host.** Its matrix products are the host's. `device` knows neither: it is
+//! what a device must be, and tests bring drivers of their own.
 //!
 //! **A step does not wait for the host.** What a batch sends is packed into one buffer ([`batch::inputs`]); losses, the
 //! gradient's norm and the factor of clipping stay on the device, and AdamW leaves the weights alone when that factor is NaN.
 //! Trees are padded to a few sizes with tokens that nobody sees and nobody scores, which is exact (they add zeros), so that
-//! the second step of a size can be captured into a graph and later ones replay it. What a graph uses comes from a memory
-//! pool of its own ([`device::Device::for_graph`]). The emulator captures and replays too: that graphs give the losses of
-//! single launches to the bit is a test.
+//! the second step of a size can be captured into a graph and later ones replay it. What a graph uses comes from an arena of
+//! its own ([`device::Device::for_graph`]), which all graphs share, for they run one after the other; it is given back
+//! with the step. The emulator captures and replays too: that graphs give the losses of single launches to the bit is a test.
+//! What a replay reads must be checked or sized when the batch is made, not when the graph is: token ids, and rotation
+//! tables as deep as the batch has rows.
 //!
-//! **f32 masters, compute in bf16.** On a device weights, moments and gradients of parameters are f32; ops read a bf16 copy
-//! that AdamW writes in its own pass. Products accumulate gradients in f32.
+//! **f32 masters, compute in bf16.** Weights, moments and gradients of parameters are f32; where ops compute in bf16, they read a
+//! bf16 copy that AdamW writes in its own pass. Products accumulate gradients in f32. The CPU does both, f32 by default.
 //!
 //! **The loss never holds the logits.** Head and cross-entropy are one op over chunks of rows; value and gradient come
 //! from one pass, and only rows that have a target reach the head ([`ops::cross_entropy`]).
@@ -65,8 +73,9 @@
 //! ([`device::Tensor::as_mut`]), so that what a closure captured cannot change under it; freed storage goes to a pool, so
 //! that steps after the first allocate nothing.
 //!
-//! **f32, and f64 to check it.** CPU ops are generic over the number type: f32 runs, f64 is held against central
-//! differences. Sums that cross blocks run in a fixed order that does not depend on the number of threads.
+//! **f64 to check it.** The host is generic over the element type T and the type A of its sums: f32, bf16 with f32 sums, and
+//! f64, which is held against central differences and which the others are compared with. The kernels refuse f64. Sums that cross
+//! blocks run in a fixed order that does not depend on the number of threads.
 //!
 //! **A run is a value.** [`session::Run`] is stepped by whoever holds it; between two steps it may be stopped, looked at, or
 //! copied out as a [`session::State`] and put back, and ends equal to the bit either way. So all that a step reads is in the

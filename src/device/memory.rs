@@ -131,7 +131,7 @@ impl Device {
     pub(super) fn allocate(&self, bytes: usize) -> Result<Storage> {
         let size = self.shared.rounded(bytes);
         let graph = self.shared.for_graph.get();
-        let address = if graph { self.shared.from_arena(size)? } else { self.shared.from_pool(size)? };
+        let address = if graph { self.shared.take_from_arena(size)? } else { self.shared.take_from_pool(size)? };
         self.account(size as isize);
         Ok(Storage { address, size, graph, device: self.clone() })
     }
@@ -154,22 +154,22 @@ impl Shared {
         lines.div_ceil(step) * step * 64
     }
 
-    fn from_pool(&self, size: usize) -> Result<*mut c_void> {
+    fn take_from_pool(&self, size: usize) -> Result<*mut c_void> {
         let reused = self.pool.borrow_mut().get_mut(&size).and_then(Vec::pop);
-        reused.map_or_else(|| self.from_driver(size), Ok)
+        reused.map_or_else(|| self.take_from_driver(size), Ok)
     }
 
-    fn from_arena(&self, size: usize) -> Result<*mut c_void> {
+    fn take_from_arena(&self, size: usize) -> Result<*mut c_void> {
         let mut arena = self.arena.borrow_mut();
         if let Some(address) = arena.take(size) {
             return Ok(address);
         }
         let chunk = arena.chunk_size(size);
-        arena.add_chunk(self.from_driver(chunk)?, chunk);
+        arena.add_chunk(self.take_from_driver(chunk)?, chunk);
         Ok(arena.take(size).expect("the new chunk holds it"))
     }
 
-    fn from_driver(&self, size: usize) -> Result<*mut c_void> {
+    fn take_from_driver(&self, size: usize) -> Result<*mut c_void> {
         let again = |_| {
             self.trim();
             self.driver.allocate(size)

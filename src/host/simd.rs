@@ -196,7 +196,7 @@ impl Scalar for bf16 {
     }
 }
 
-/// to[i] = f(from[i])
+/// `to[i] = f(from[i])`
 pub fn convert<To: Element, From: Element>(to: &mut [To], from: &[From], f: impl Fn(From) -> To + Sync) {
     to.par_chunks_mut(BLOCK).zip(from.par_chunks(BLOCK)).for_each(|(to, from)| {
         vectorized(|| to.iter_mut().zip(from).for_each(|(to, &x)| *to = f(x)));
