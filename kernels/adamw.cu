@@ -1,7 +1,7 @@
 // adamw: decoupled weight decay Adam (torch.optim.AdamW), every parameter in one launch
 //
 //     g' = clip_factor * g;  m = b1 m + (1 - b1) g';  v = b2 v + (1 - b2) g'^2
-//     p = p (1 - lr decay) - rate * m / (sqrt(v) * root + eps);  g = 0;  copy = bf16(p)
+//     p = p (1 - lr decay) - rate * m / (sqrt(v) * root + eps);  g = 0;  copy = bf16(p), rounded stochastically
 //
 // Shapes    parameters, m, v, gradients (n) f32     copy (n) bf16 or null     starts (G + 1)     decays (G) f32
 // Numerics  f32, with the step's constants computed in f64 by the host and rounded once
@@ -60,7 +60,7 @@ __global__ void __launch_bounds__(THREADS)
     store(m + i, first);
     store(v + i, second);
     store(gradients + i, g);
-    if (copy) store(copy + i, p);
+    if (copy) store_stochastic(copy + i, p, i, static_cast<uint32_t>(numbers->step));
 }
 
 } // namespace

@@ -144,6 +144,8 @@ typedef struct engine_adamw_step {
     double rate;
     /// 1 / sqrt(1 - beta2^t)
     double root;
+    /// t, which also chooses how the copy is rounded: see `cast_stochastic`.
+    double step;
 } engine_adamw_step;
 
 /// What a step measures, in device memory: the host reads it once, at the end.
@@ -249,7 +251,7 @@ typedef struct engine_kernels {
 
     /// One AdamW update of every parameter; gradients become 0. Nothing happens when the results' clip_factor is NaN.  adamw
     ///
-    /// parameters, m, v, gradients (n) A; copy (n) bf16 or null; results, step: one struct each. Group g of the G groups
+    /// parameters, m, v, gradients (n) A; copy (n) bf16 or null, rounded as by `cast_stochastic`; results, step: one struct each. Group g of the G groups
     /// covers `starts[g] .. starts[g + 1]` and decays by `learning_rate * weight_decay * decays[g]`; starts (G + 1) begins
     /// with 0 and ends with n; decays (G) f32. `dtype`: that of A.
     engine_status (*adamw)(void *parameters, void *m, void *v, void *gradients, void *copy,
@@ -280,6 +282,14 @@ typedef struct engine_kernels {
     /// to (n) of `to_dtype`; from (n) of `from_dtype`.
     engine_status (*cast)(void *to, const void *from, uint64_t n, engine_dtype to_dtype, engine_dtype from_dtype,
                           engine_stream stream);
+
+    /// bf16 copies of master weights, rounded up or down at random, on average to the weight itself.  cast
+    ///
+    /// An update is often smaller than half the distance of two numbers of bf16: rounded to nearest it would be lost, until
+    /// many of them have added up. Element i of the copy after update `step` is the upper half of the weight's bits plus
+    /// a number below 2^16 that follows from i and `step` alone (`dither` in kernels/vector.cuh). A weight that bf16 holds
+    /// exactly stays itself; so do infinities, and NaN. to (n) bf16; from (n) f32.
+    engine_status (*cast_stochastic)(void *to, const void *from, uint64_t n, uint64_t step, engine_stream stream);
 
     /// `sum += term`.  add
     ///

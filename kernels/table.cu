@@ -25,6 +25,7 @@ DECLARE(adamw);
 DECLARE(cross_entropy);
 DECLARE(sample);
 DECLARE(cast);
+DECLARE(cast_stochastic);
 DECLARE(add);
 
 namespace {
@@ -66,6 +67,7 @@ const engine_kernels table = {
     .cross_entropy = cross_entropy,
     .sample = sample,
     .cast = cast,
+    .cast_stochastic = cast_stochastic,
     .add = add,
 };
 

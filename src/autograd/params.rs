@@ -127,6 +127,16 @@ impl Params {
         Ok(self)
     }
 
+    /// Makes the copy anew from the master values, in place: as AdamW left it after update `step`, or with None rounded to
+    /// nearest, as it was loaded and will be saved. Nothing happens where there is no copy.
+    pub fn renew_copy(&mut self, step: Option<u64>) -> Result<()> {
+        match (&mut self.compute, step) {
+            (None, _) => Ok(()),
+            (Some(copy), None) => self.values.cast_into(copy),
+            (Some(copy), Some(step)) => self.values.cast_stochastic_into(copy, step),
+        }
+    }
+
     /// What ops compute in.
     pub fn dtype(&self) -> DType {
         self.compute.as_ref().unwrap_or(&self.values).dtype()

@@ -9,12 +9,25 @@ impl Tensor {
     /// The same numbers in `dtype`, rounded to nearest, on the same device.
     pub fn cast(&self, dtype: DType) -> Result<Tensor> {
         let mut to = Tensor::empty(self.device(), self.shape(), dtype)?;
-        let (driver, n) = (self.device().driver(), self.len() as u64);
-        let (out, from) = (to.address_mut()?, self.address());
-        let (dtype, own) = (engine_dtype(dtype), engine_dtype(self.dtype()));
-        // SAFETY: both tensors have n elements of their types.
-        unsafe { launch!(driver, cast { n }(out, from, n, dtype, own, driver.stream()))? };
+        self.cast_into(&mut to)?;
         Ok(to)
+    }
+
+    /// [`Tensor::cast`] to a tensor that is there; an error when somebody else holds its storage.
+    pub fn cast_into(&self, to: &mut Tensor) -> Result<()> {
+        assert_eq!(self.len(), to.len(), "cast");
+        let (dtype, own) = (engine_dtype(to.dtype()), engine_dtype(self.dtype()));
+        let (driver, n, to, from) = (self.device().driver(), self.len() as u64, to.address_mut()?, self.address());
+        // SAFETY: both tensors have n elements of their types.
+        unsafe { launch!(driver, cast { n }(to, from, n, dtype, own, driver.stream())) }
+    }
+
+    /// f32 to bf16, rounded up or down at random as after update `step`: see `cast_stochastic` in kernels/engine.h.
+    pub fn cast_stochastic_into(&self, to: &mut Tensor, step: u64) -> Result<()> {
+        assert_eq!((self.len(), self.dtype(), to.dtype()), (to.len(), DType::F32, DType::Bf16), "cast_stochastic");
+        let (driver, n, to, from) = (self.device().driver(), self.len() as u64, to.address_mut()?, self.address());
+        // SAFETY: both tensors have n elements of these types.
+        unsafe { launch!(driver, cast_stochastic { n }(to, from, n, step, driver.stream())) }
     }
 
     /// Adds a tensor of the same shape and type to this one; an error when somebody else holds its storage.

@@ -116,6 +116,8 @@ pub struct engine_adamw_step {
     pub rate: f64,
     #[doc = " 1 / sqrt(1 - beta2^t)"]
     pub root: f64,
+    #[doc = " t, which also chooses how the copy is rounded: see `cast_stochastic`."]
+    pub step: f64,
 }
 #[doc = " What a step measures, in device memory: the host reads it once, at the end."]
 #[repr(C)]
@@ -303,7 +305,7 @@ pub struct engine_kernels {
             stream: engine_stream,
         ) -> engine_status,
     >,
-    #[doc = " One AdamW update of every parameter; gradients become 0. Nothing happens when the results' clip_factor is NaN.  adamw\n\n parameters, m, v, gradients (n) A; copy (n) bf16 or null; results, step: one struct each. Group g of the G groups\n covers `starts[g] .. starts[g + 1]` and decays by `learning_rate * weight_decay * decays[g]`; starts (G + 1) begins\n with 0 and ends with n; decays (G) f32. `dtype`: that of A."]
+    #[doc = " One AdamW update of every parameter; gradients become 0. Nothing happens when the results' clip_factor is NaN.  adamw\n\n parameters, m, v, gradients (n) A; copy (n) bf16 or null, rounded as by `cast_stochastic`; results, step: one struct each. Group g of the G groups\n covers `starts[g] .. starts[g + 1]` and decays by `learning_rate * weight_decay * decays[g]`; starts (G + 1) begins\n with 0 and ends with n; decays (G) f32. `dtype`: that of A."]
     pub adamw: ::std::option::Option<
         unsafe extern "C" fn(
             parameters: *mut ::std::os::raw::c_void,
@@ -359,6 +361,16 @@ pub struct engine_kernels {
             n: u64,
             to_dtype: engine_dtype,
             from_dtype: engine_dtype,
+            stream: engine_stream,
+        ) -> engine_status,
+    >,
+    #[doc = " bf16 copies of master weights, rounded up or down at random, on average to the weight itself.  cast\n\n An update is often smaller than half the distance of two numbers of bf16: rounded to nearest it would be lost, until\n many of them have added up. Element i of the copy after update `step` is the upper half of the weight's bits plus\n a number below 2^16 that follows from i and `step` alone (`dither` in kernels/vector.cuh). A weight that bf16 holds\n exactly stays itself; so do infinities, and NaN. to (n) bf16; from (n) f32."]
+    pub cast_stochastic: ::std::option::Option<
+        unsafe extern "C" fn(
+            to: *mut ::std::os::raw::c_void,
+            from: *const ::std::os::raw::c_void,
+            n: u64,
+            step: u64,
             stream: engine_stream,
         ) -> engine_status,
     >,

@@ -5,8 +5,9 @@ use std::ffi::c_void;
 use half::bf16;
 use rayon::prelude::*;
 
+use super::cast::round_stochastic;
 use super::launcher::{elements, elements_mut, run};
-use super::simd::{BLOCK, Real, Scalar, vectorized};
+use super::simd::{BLOCK, Real, vectorized};
 use crate::device::bindings::{engine_adamw_step, engine_dtype, engine_status, engine_step_results, engine_stream};
 
 pub unsafe extern "C" fn adamw(
@@ -55,6 +56,8 @@ struct Flat<'a, T> {
     v: &'a mut [T],
     g: &'a mut [T],
     copy: Option<&'a mut [bf16]>,
+    /// Index of the first number.
+    first: usize,
 }
 
 impl<'a, T: Real> Flat<'a, T> {
@@ -63,7 +66,7 @@ impl<'a, T: Real> Flat<'a, T> {
     unsafe fn new(pointers: [*mut c_void; 4], copy: Option<&'a mut [bf16]>, n: usize) -> Self {
         // SAFETY: the caller's promise.
         let [p, m, v, g] = pointers.map(|pointer| unsafe { elements_mut::<T>(pointer, n) });
-        Self { p, m, v, g, copy }
+        Self { p, m, v, g, copy, first: 0 }
     }
 
     fn update(self, step: &engine_adamw_step, factor: f64, starts: &[u64], decays: &[f32]) {
@@ -80,7 +83,9 @@ impl<'a, T: Real> Flat<'a, T> {
         let ((p, p1), (m, m1)) = (self.p.split_at_mut(at), self.m.split_at_mut(at));
         let ((v, v1), (g, g1)) = (self.v.split_at_mut(at), self.g.split_at_mut(at));
         let (copy, copy1) = self.copy.map(|copy| copy.split_at_mut(at)).unzip();
-        (Self { p, m, v, g, copy }, Self { p: p1, m: m1, v: v1, g: g1, copy: copy1 })
+        let first = self.first;
+        let tail = Self { p: p1, m: m1, v: v1, g: g1, copy: copy1, first: first + at };
+        (Self { p, m, v, g, copy, first }, tail)
     }
 
     fn blocks(self) -> Vec<Self> {
@@ -106,6 +111,8 @@ struct Numbers<T> {
     root: T,
     eps: T,
     factor: T,
+    /// Number of the update.
+    step: u32,
 }
 
 impl<T: Real> Numbers<T> {
@@ -121,12 +128,13 @@ impl<T: Real> Numbers<T> {
             root: real(step.root),
             eps: real(step.eps),
             factor: real(factor),
+            step: step.step as u32,
         }
     }
 
     #[inline(always)]
     fn update(&self, block: Flat<'_, T>) {
-        let Flat { p, m, v, g, copy } = block;
+        let Flat { p, m, v, g, copy, first } = block;
         let n = p.len();
         let (g, m, v) = (&mut g[..n], &mut m[..n], &mut v[..n]);
         for i in 0..n {
@@ -137,7 +145,7 @@ impl<T: Real> Numbers<T> {
             p[i] = p[i] * self.keep - self.rate * mi / (vi.sqrt() * self.root + self.eps);
         }
         if let Some(copy) = copy {
-            copy.iter_mut().zip(p.iter()).for_each(|(copy, p)| *copy = bf16::narrow(p.to_f64() as f32));
+            round_stochastic(copy, p, first, self.step);
         }
     }
 }

@@ -33,5 +33,6 @@ static TABLE: Table = Table(engine_kernels {
     cross_entropy: Some(cross_entropy::cross_entropy),
     sample: Some(sample::sample),
     cast: Some(cast::cast),
+    cast_stochastic: Some(cast::cast_stochastic),
     add: Some(add::add),
 });

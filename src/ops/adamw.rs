@@ -2,11 +2,12 @@
 //!
 //! ```text
 //! g' = clip_factor * g;  m = b1 m + (1 - b1) g';  v = b2 v + (1 - b2) g'^2
-//! p = p (1 - lr decay) - lr / (1 - b1^t) * m / (sqrt(v) / sqrt(1 - b2^t) + eps);  g = 0;  copy = bf16(p)
+//! p = p (1 - lr decay) - lr / (1 - b1^t) * m / (sqrt(v) / sqrt(1 - b2^t) + eps);  g = 0;  copy = bf16(p), rounded stochastically
 //! ```
 //!
 //! Shapes    parameters, m, v, gradients (n) A     copy (n) bf16, where ops compute in it
-//! Numerics  master weights and moments in A, whatever the compute type; a step's constants are computed in f64
+//! Numerics  master weights and moments in A, whatever the compute type; a step's constants are computed in f64. An update is
+//!           often too small for the copy: rounded at random, by numbers that follow from index and step, it is not lost
 //! Order     elementwise
 //! Cost      32 bytes per parameter and 2 for the copy: memory bound. The gradient is zeroed in the same pass
 
@@ -43,6 +44,7 @@ impl AdamW {
             one_minus_beta2: 1.0 - beta2,
             rate: learning_rate / (1.0 - power(beta1)),
             root: 1.0 / (1.0 - power(beta2)).sqrt(),
+            step: step as f64,
         }
     }
 }
@@ -83,7 +85,7 @@ impl Plan {
     pub fn set(&mut self, hyper: &AdamW) -> Result<()> {
         let s = hyper.numbers();
         let betas = [s.beta1, s.beta2, s.one_minus_beta1, s.one_minus_beta2];
-        self.step.upload(&[&[s.learning_rate, s.weight_decay, s.eps][..], &betas, &[s.rate, s.root]].concat())
+        self.step.upload(&[&[s.learning_rate, s.weight_decay, s.eps][..], &betas, &[s.rate, s.root, s.step]].concat())
     }
 }
 

@@ -206,6 +206,10 @@ impl Run {
         let train_runtime = self.seconds();
         self.tell(&Record::Summary(SummaryRecord { train_runtime, peak_memory_bytes: peak_memory_bytes() }));
         self.tell_each(&mut |observer| observer.end());
+        // From now on the model answers as the one that will be saved, whose weights are rounded to nearest.
+        if let Err(error) = self.model.params.renew_copy(None) {
+            self.failures.push(error);
+        }
         Trained { model: self.model, failures: self.failures }
     }
 
@@ -353,5 +357,9 @@ fn with_weights(model: Gemma3, state: &State) -> Result<Gemma3> {
     drop(model);
     let mut values = Tensor::empty(&device, &[parameters], DType::F32)?;
     values.upload(&state.weights)?;
-    Gemma3::new(config, values)?.computed_in(dtype)
+    let mut model = Gemma3::new(config, values)?.computed_in(dtype)?;
+    if state.position.step > 0 {
+        model.params.renew_copy(Some(state.position.step))?;
+    }
+    Ok(model)
 }

@@ -10,3 +10,4 @@ mod places;
 
 mod residual;
 mod rmsnorm;
+mod stochastic;
