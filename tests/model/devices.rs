@@ -183,13 +183,17 @@ fn twenty_steps_follow_the_cpus_loss_curve() {
     let config = wide();
     let window = |_| vec![tree(&examples())];
     let (expected, _) = train(&mut on_cpu(&config, 3, DType::F32), 20, false, window);
+    let first = expected[0].sums.loss / expected[0].sums.scored;
     for place in places() {
         // f32 differs by rounding alone, which Adam amplifies; bf16 also by what its weights and activations cannot hold.
         let allowed = if place.dtype == DType::F32 { 1e-4 } else { 0.05 };
         let (results, _) = train(&mut on_device(&place.device(), &config, 3, place.dtype), 20, true, window);
         for (i, (result, expected)) in results.iter().zip(&expected).enumerate() {
             let (loss, wanted) = (result.sums.loss / result.sums.scored, expected.sums.loss / expected.sums.scored);
-            assert!((loss / wanted - 1.0).abs() < allowed, "{place:?}, step {i}: {loss}, the CPU's {wanted}");
+            // What bf16 rounds off the weights moves the loss by an amount that does not shrink with it.
+            let floor = if place.dtype == DType::F32 { 0.0 } else { 0.002 * first };
+            let off = (loss - wanted).abs();
+            assert!(off < allowed * wanted + floor, "{place:?}, step {i}: {loss}, the CPU's {wanted}");
             // The gradient of a batch that is learned is mostly rounding.
             if expected.grad_norm > 0.5 {
                 let off = (result.grad_norm / expected.grad_norm - 1.0).abs();
