@@ -78,7 +78,7 @@ __device__ inline void attend(float (&o)[S::DIM / 8][4], Online &online, bf16 *s
         copy_commit();
     };
     Rows rows(in.mask, pairs, place);
-    float scale = in.mask.scale * LOG2_E;
+    float scale = static_cast<float>(in.mask.scale) * LOG2_E;
     Keys keys = walk.fetch(first);
     walk.settle(keys);
     if (keys.at >= walk.end) return;

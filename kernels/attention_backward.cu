@@ -73,7 +73,7 @@ __device__ inline void query_gradients(bf16 *shared, const Gradients<bf16> &to, 
         copy_commit();
     };
     Rows rows(in.mask, pairs, place);
-    float scale = in.mask.scale * LOG2_E, lse[2], delta[2];
+    float scale = static_cast<float>(in.mask.scale) * LOG2_E, lse[2], delta[2];
 #pragma unroll
     for (uint32_t r = 0; r < 2; r++)
         lse[r] = to.lse[pairs.index(rows.pair[r])] * LOG2_E, delta[r] = to.delta[pairs.index(rows.pair[r])];
@@ -113,7 +113,7 @@ __device__ inline void query_gradients(bf16 *shared, const Gradients<bf16> &to, 
         keys = next;
     }
 #pragma unroll
-    for (uint32_t i = 0; i < S::DIM / 2; i++) dq[i / 4][i % 4] *= in.mask.scale;
+    for (uint32_t i = 0; i < S::DIM / 2; i++) dq[i / 4][i % 4] *= static_cast<float>(in.mask.scale);
     float *sum = reinterpret_cast<float *>(shared);
     add_halves<S>(sum, dq, place);
     store_rows<S, THREADS, bf16>(sum, pairs.count, dim, in.wide,
@@ -192,7 +192,7 @@ struct QueryWalk {
 __device__ inline void score_gradients(float (&s)[2][4], float (&dp)[2][4], const Queries &queries,
                                        const KeyExtent &keys, const engine_attention &mask, const Place &place) {
     bool clear = place.own(queries.clear) == HALF_MASK;
-    float scale = mask.scale * LOG2_E;
+    float scale = static_cast<float>(mask.scale) * LOG2_E;
     uint32_t end[2], position[2];
 #pragma unroll
     for (uint32_t r = 0; r < 2; r++) {
@@ -372,7 +372,7 @@ engine_status launch_group(T *dk, T *dv, const Gradients<T> &from, const Inputs<
     auto group_kernel = in.wide ? attention_group_kernel<T, 4> : attention_group_kernel<T, 1>;
     dim3 grid(ceil_div(uint64_t(rows) * heads.dim, width * GROUP_THREADS), 2);
     return LAUNCH(group_kernel, grid, GROUP_THREADS, 0, stream, dk, dv, from.dk, from.dv, rows, heads.dim,
-                  heads.query / heads.kv, in.mask.scale);
+                  heads.query / heads.kv, static_cast<float>(in.mask.scale));
 }
 
 } // namespace

@@ -4,7 +4,7 @@
 // Numerics  f32 throughout; the tensor cores would round to TF32
 // Order     a warp owns a row and takes what it sees in order: every sum has one owner, no atomics, bit-equal reruns
 // Cost      4 * Dh FLOP per visible (row, key, head), 14 * Dh backward; bound by reads of rows from the L1 cache, which
-//           the 8 warps of a block share: they own neighbours, which see much the same
+//           the warps of a block share: they own neighbours, which see much the same
 //
 // No shared memory and no barriers. A lane knows one row of a tile of 32 (keys; for dk and dv queries): which of them
 // are seen is a vote, and what is not seen is not read.
@@ -13,7 +13,7 @@
 namespace ENGINE_NAMESPACE::attention {
 namespace {
 
-constexpr uint32_t WARPS = 8; // of a block
+constexpr uint32_t WARPS = 4; // of a block
 constexpr uint32_t BATCH = 4; // rows on their way from memory at once
 constexpr uint32_t BATCH_MASK = (1 << BATCH) - 1;
 
@@ -105,10 +105,11 @@ struct Query {
 
 /// o and lse; with `stats` what PartialOutput has, of the blockIdx.z-th of gridDim.z shares of the keys.
 template <uint32_t W>
-__global__ void __launch_bounds__(WARPS *WARP, 2)
+__global__ void __launch_bounds__(WARPS *WARP)
     attention_f32_kernel(float *o, float *lse, float *stats, Inputs<float> in, uint32_t tile_tokens) {
     const engine_attention &mask = in.mask;
     uint32_t lane = threadIdx.x % WARP, dim = mask.heads.dim;
+    float scale = static_cast<float>(mask.scale);
     size_t stride = size_t(mask.heads.kv) * dim;
     Query own;
     if (!own.find(mask)) return;
@@ -130,7 +131,7 @@ __global__ void __launch_bounds__(WARPS *WARP, 2)
 #pragma unroll
             for (uint32_t i = 0; i < BATCH; i++) scores[i] = q.dot(rows[i]);
             float own_score = __shfl_sync(~0u, warp_sums(scores), lane % BATCH * (WARP / BATCH));
-            if (lane / BATCH == b / BATCH && seen >> lane & 1) score = own_score * mask.scale;
+            if (lane / BATCH == b / BATCH && seen >> lane & 1) score = own_score * scale;
         }
         float top = larger(max, warp_reduce(score, larger)), shrink = expf(max - top), power = expf(score - top);
         max = top, sum = sum * shrink + power;
@@ -177,6 +178,7 @@ __global__ void __launch_bounds__(WARPS *WARP)
     attention_f32_queries_kernel(Gradients<float> to, Inputs<float> in, const float *o) {
     const engine_attention &mask = in.mask;
     uint32_t dim = mask.heads.dim;
+    float scale = static_cast<float>(mask.scale);
     size_t stride = size_t(mask.heads.kv) * dim;
     Query own;
     if (!own.find(mask)) return;
@@ -197,24 +199,23 @@ __global__ void __launch_bounds__(WARPS *WARP)
             float sums[2 * BATCH]; // scores, then do v^T
 #pragma unroll
             for (uint32_t i = 0; i < BATCH; i++) sums[i] = q.dot(k[i]), sums[BATCH + i] = d_o.dot(v[i]);
-            Slope slope(sums, seen >> b, mask.scale, lse, delta);
+            Slope slope(sums, seen >> b, scale, lse, delta);
 #pragma unroll
             for (uint32_t i = 0; i < BATCH; i++) dq.add(__shfl_sync(~0u, slope.ds, Slope::lane(i)), k[i]);
         }
     }
-    dq.scale(mask.scale);
+    dq.scale(scale);
     dq.write(to.dq + own.index * dim, dim);
 }
 
-/// dk and dv of a key from the queries of one head, blockIdx.y; dk is not scaled yet. With W = 1 the 64 addresses of a
-/// batch take registers, which leaves one block to a multiprocessor.
+/// dk and dv of a key from the queries of one head, blockIdx.y; dk is not scaled yet.
 template <uint32_t W>
-__global__ void __launch_bounds__(WARPS *WARP, W == 1 ? 1 : 2)
-    attention_f32_keys_kernel(Gradients<float> to, Inputs<float> in) {
+__global__ void __launch_bounds__(WARPS *WARP) attention_f32_keys_kernel(Gradients<float> to, Inputs<float> in) {
     const engine_attention &mask = in.mask;
     uint32_t lane = threadIdx.x % WARP, key = blockIdx.x * WARPS + threadIdx.x / WARP, head = blockIdx.y;
     if (key >= mask.s) return;
     uint32_t dim = mask.heads.dim, end = mask.end[key], position = mask.key_positions[key];
+    float scale = static_cast<float>(mask.scale);
     size_t own = size_t(key) * mask.heads.kv + head / (mask.heads.query / mask.heads.kv);
     Row<W> k, v, dk = {}, dv = {}, q[BATCH], d_o[BATCH];
     k.read(in.k + own * dim, dim);
@@ -236,7 +237,7 @@ __global__ void __launch_bounds__(WARPS *WARP, W == 1 ? 1 : 2)
 #pragma unroll
             for (uint32_t i = 0; i < BATCH; i++) sums[i] = k.dot(q[i]), sums[BATCH + i] = v.dot(d_o[i]);
             uint32_t from = b + Slope::pair();
-            Slope slope(sums, seen >> b, mask.scale, __shfl_sync(~0u, lse, from), __shfl_sync(~0u, delta, from));
+            Slope slope(sums, seen >> b, scale, __shfl_sync(~0u, lse, from), __shfl_sync(~0u, delta, from));
 #pragma unroll
             for (uint32_t i = 0; i < BATCH; i++) {
                 dv.add(__shfl_sync(~0u, slope.p, Slope::lane(i)), d_o[i]);
