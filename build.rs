@@ -3,7 +3,8 @@
 //! `cfg(engine_cuda)`) and says so. What a file compiles to is kept for the next build (`build/cache.rs`).
 //!
 //! `ENGINE_REQUIRE_CUDA=1` makes a missing nvcc an error. nvcc is looked for in `$NVCC`, `$CUDA_HOME/bin`, `PATH`, and
-//! `.cuda/` (scripts/install-cuda-compiler). No GPU is needed to build.
+//! `.cuda/` (scripts/install-cuda-compiler). No GPU is needed to build. `ENGINE_KERNEL_WARNINGS=error` makes nvcc's
+//! warnings errors, as CI wants it: a newer nvcc may have new ones.
 
 use std::env;
 use std::fs;
