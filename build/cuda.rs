@@ -19,6 +19,13 @@ pub const VARIABLES: [&str; 7] = [
     "NVCC_APPEND_FLAGS",
 ];
 
+/// Chips that get machine code, beside sm_90a. What nvcc does not know is left out: before 12.8 sm_100 and sm_120.
+///
+/// Machine code runs on later chips of the same major number, too: that for sm_86 on sm_89, for which nvcc makes the
+/// very same, that for sm_100 on sm_103, that for sm_120 on sm_121. All of it comes from one PTX: a chip more costs a
+/// run of ptxas.
+const CHIPS: [&str; 4] = ["sm_80", "sm_86", "sm_100", "sm_120"];
+
 pub struct Nvcc {
     path: PathBuf,
     /// Such as `13.0.88`.
@@ -48,12 +55,14 @@ fn number(version: &str, at: usize) -> u32 {
 }
 
 impl Nvcc {
-    /// A command that compiles a kernel: machine code for sm_80 and sm_90a, and PTX for what comes after.
-    fn command(&self) -> Command {
+    /// A command that compiles a kernel: machine code for the chips, and PTX for those that none of it is for.
+    fn command(&self, chips: &[&str]) -> Command {
         let mut command = Command::new(&self.path);
         command.args(["-c", "-O3", "-std=c++20", "-Xcompiler", "-fPIC", "-Xptxas", "-v"]);
-        command.args(["-gencode", "arch=compute_80,code=sm_80", "-gencode", "arch=compute_90a,code=sm_90a"]);
-        command.args(["-gencode", "arch=compute_80,code=compute_80"]);
+        for chip in chips {
+            command.args(["-gencode", &format!("arch=compute_80,code={chip}")]);
+        }
+        command.args(["-gencode", "arch=compute_80,code=compute_80", "-gencode", "arch=compute_90a,code=sm_90a"]);
         command.arg("-DENGINE_NAMESPACE=engine_cuda");
         if env::var("ENGINE_KERNEL_WARNINGS").is_ok_and(|value| value == "error") {
             command.args(["-Werror", "all-warnings"]);
@@ -63,14 +72,21 @@ impl Nvcc {
         }
         command
     }
+
+    /// Those of `CHIPS` that it knows.
+    fn chips(&self) -> Vec<&'static str> {
+        let known = said_by(Command::new(&self.path).arg("--list-gpu-code")).unwrap_or_default();
+        CHIPS.into_iter().filter(|chip| known.lines().any(|line| line.trim() == *chip)).collect()
+    }
 }
 
 /// A fault in a kernel ends the build.
 pub fn build(nvcc: &Nvcc) {
     let headers = texts(&headers());
     let flags = ["NVCC_PREPEND_FLAGS", "NVCC_APPEND_FLAGS"].map(env::var_os);
+    let chips = nvcc.chips();
     let folders = in_parallel(&sources("", "cu"), |file| {
-        let mut command = nvcc.command();
+        let mut command = nvcc.command(&chips);
         command.arg(file);
         compiled("cuda", file, command, (&nvcc.version, &headers, &flags))
     });
