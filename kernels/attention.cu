@@ -5,7 +5,8 @@
 // Shapes    q, o (N, H, Dh) T     k, v (S, K, Dh) T     lse (N, H) f32     scratch (decode) N * H * 16 * (Dh + 2) f32
 // Saved     q, k, v, o, lse (log-sum-exp of the scaled, masked scores)
 // Backward  attention_backward.cu
-// Numerics  scores, softmax and o in f32, one rounding at the store; bf16: p is rounded to bf16 for the tensor cores
+// Numerics  scores, softmax and o in f32, one rounding at the store; p is rounded to bf16 for the tensor cores
+// f32       attention_f32.cu: what follows here is bf16
 // Order     a warp takes its half of every tile of keys in their order, the two halves are added at the end, the splits
 //           of a decoded row after that: no atomics, bit-equal reruns
 // Cost      4 * Dh FLOP per (row, key, head) of the tiles of 32 keys that a block's rows see: latency bound at the some
@@ -22,24 +23,13 @@ using namespace attention;
 
 constexpr uint32_t DECODE_BLOCKS = 256; // that decoding wants: two for each of the multiprocessors of an H100
 
-/// Where a block's result goes: rows of a batch, or parts of rows that another kernel adds up.
-template <class T> struct Output {
-    T *o;
-    float *lse;
-};
-struct PartialOutput {
-    float *o;     // (N, H, splits, Dh), not divided by the sum
-    float *stats; // (N, H, splits, 2): largest score, sum
-    uint32_t splits;
-};
-
 template <class S, bool DECODE> struct Plan {
     static constexpr uint32_t BANDS = DECODE ? 1 : 2;
     static constexpr uint32_t PAIRS = BANDS * BAND; // rows of a block
     static constexpr uint32_t THREADS = BANDS * 2 * WARP;
     static constexpr uint32_t TOKENS = DECODE ? 1 : ENGINE_ATTENTION_TILE; // that share a list of tiles of keys
-    static constexpr size_t INPUT_BYTES = (PAIRS + 2 * TILE) * S::PITCH * sizeof(typename S::Type);
-    static constexpr size_t OUTPUT_BYTES = PAIRS * (S::SUM_PITCH + 4) * sizeof(float); // the sum, and two halves' stats
+    static constexpr size_t INPUT_BYTES = (PAIRS + 2 * TILE) * S::PITCH * sizeof(bf16);
+    static constexpr size_t OUTPUT_BYTES = PAIRS * (S::PITCH + 4) * sizeof(float); // the sum, and two halves' stats
     static constexpr size_t SHARED_BYTES = INPUT_BYTES > OUTPUT_BYTES ? INPUT_BYTES : OUTPUT_BYTES;
 };
 
@@ -48,20 +38,20 @@ struct Online {
     float max[2] = {-INFINITY, -INFINITY}, sum[2] = {0, 0};
 
     /// Scores become powers; o is scaled to the new largest score.
-    template <class T, uint32_t N> __device__ void update(float (&s)[2][4], float (&o)[N][4]) {
+    template <uint32_t N> __device__ void update(float (&s)[2][4], float (&o)[N][4]) {
         float shrink[2];
 #pragma unroll
         for (uint32_t r = 0; r < 2; r++) {
             float top = larger(larger(s[0][2 * r], s[0][2 * r + 1]), larger(s[1][2 * r], s[1][2 * r + 1]));
             top = larger(max[r], row_max(top));
             float from = top == -INFINITY ? 0 : top; // nothing seen yet: -inf - -inf is NaN
-            shrink[r] = power<T>(max[r] - from);
+            shrink[r] = exp2f(max[r] - from);
             max[r] = top;
             sum[r] *= shrink[r];
 #pragma unroll
             for (uint32_t i = 0; i < 4; i++) {
                 float &x = s[i / 2][2 * r + i % 2];
-                x = power<T>(x - from);
+                x = exp2f(x - from);
                 sum[r] += x;
             }
         }
@@ -73,21 +63,21 @@ struct Online {
 };
 
 /// What all tiles in the walk give to a warp's rows: o not yet divided by the sum, of its half of each tile.
-template <class S, bool DECODE, class T = typename S::Type>
-__device__ inline void attend(float (&o)[S::DIM / 8][4], Online &online, T *shared, const Inputs<T> &in,
+template <class S, bool DECODE>
+__device__ inline void attend(float (&o)[S::DIM / 8][4], Online &online, bf16 *shared, const Inputs<bf16> &in,
                               const Pairs &pairs, const KeyWalk &walk, uint32_t first, const Place &place) {
     using P = Plan<S, DECODE>;
-    T *q = shared, *k = q + P::PAIRS * S::PITCH, *v = k + TILE * S::PITCH;
+    bf16 *q = shared, *k = q + P::PAIRS * S::PITCH, *v = k + TILE * S::PITCH;
     uint32_t dim = in.mask.heads.dim, kv_heads = in.mask.heads.kv;
-    auto load_keys = [&](T *to, const T *from, const Keys &keys) {
+    auto load_keys = [&](bf16 *to, const bf16 *from, const Keys &keys) {
         load_rows<S, TILE, P::THREADS>(to, from, dim, in.wide, [&](uint32_t r) {
-            const T *row = from + (size_t(keys.base + r) * kv_heads + pairs.kv_head) * dim;
+            const bf16 *row = from + (size_t(keys.base + r) * kv_heads + pairs.kv_head) * dim;
             return keys.held >> r & 1 ? row : nullptr;
         });
         copy_commit();
     };
     Rows rows(in.mask, pairs, place);
-    float scale = static_cast<float>(in.mask.scale) * UNIT<T>;
+    float scale = static_cast<float>(in.mask.scale) * LOG2_E;
     Keys keys = walk.fetch(first);
     walk.settle(keys);
     if (keys.at >= walk.end) return;
@@ -101,15 +91,15 @@ __device__ inline void attend(float (&o)[S::DIM / 8][4], Online &online, T *shar
         __syncthreads(); // k is here, and nobody needs the last v
         load_keys(v, in.v, keys);
         bool seen = place.own(keys.seen);
-        Weights<T> p;
+        Weights p;
         if (seen) {
             float s[2][4];
             multiply<S>(s, q + place.band * BAND * S::PITCH, k + place.half * BAND * S::PITCH, place.lane);
 #pragma unroll
             for (uint32_t i = 0; i < 8; i++) s[i / 4][i % 4] *= scale;
             hide(s, keys, rows, place, in.mask.window);
-            online.update<T>(s, o);
-            p = Weights<T>::of(s);
+            online.update(s, o);
+            p = Weights::of(s);
         }
         walk.settle(next);
         copy_wait<0>();
@@ -123,10 +113,9 @@ __device__ inline void attend(float (&o)[S::DIM / 8][4], Online &online, T *shar
 /// Block (tile of queries, pairs in it and kv head, split).
 template <class S, bool DECODE, class Out>
 __global__ void __launch_bounds__(Plan<S, DECODE>::THREADS)
-    attention_kernel(Out out, Inputs<typename S::Type> in) {
-    using T = typename S::Type;
+    attention_kernel(Out out, Inputs<bf16> in) {
     using P = Plan<S, DECODE>;
-    DYNAMIC_SHARED(T, shared, P::SHARED_BYTES);
+    DYNAMIC_SHARED(bf16, shared, P::SHARED_BYTES);
     Place place;
     uint32_t tile = gridDim.x - 1 - blockIdx.x; // the last rows, which see most, come first
     uint32_t kv_heads = in.mask.heads.kv;
@@ -139,7 +128,7 @@ __global__ void __launch_bounds__(Plan<S, DECODE>::THREADS)
     Online online;
     attend<S, DECODE>(o, online, shared, in, pairs, walk, begin, place);
 
-    float *total = reinterpret_cast<float *>(shared), *stats = total + P::PAIRS * S::SUM_PITCH;
+    float *total = reinterpret_cast<float *>(shared), *stats = total + P::PAIRS * S::PITCH;
     __syncthreads(); // nobody needs the tiles
 #pragma unroll
     for (uint32_t r = 0; r < 2; r++) {
@@ -153,15 +142,15 @@ __global__ void __launch_bounds__(Plan<S, DECODE>::THREADS)
         float both[4];
         load(both, stats + pair * 4);
         float max = larger(both[0], both[2]), from = max == -INFINITY ? 0 : max; // a split may see nothing
-        float sum = both[1] * power<T>(both[0] - from) + both[3] * power<T>(both[2] - from);
-        float factor = power<T>(online.max[r] - from);
+        float sum = both[1] * exp2f(both[0] - from) + both[3] * exp2f(both[2] - from);
+        float factor = exp2f(online.max[r] - from);
         bool tells = place.half == 0 && place.column == 0 && pair < pairs.count;
         if constexpr (DECODE) {
             float *to = out.stats + (pairs.index(pair) * out.splits + blockIdx.z) * 2;
-            if (tells) to[0] = max, to[1] = sum;
+            if (tells) to[0] = max / LOG2_E, to[1] = sum;
         } else {
             factor /= sum;
-            if (tells) out.lse[pairs.index(pair)] = max / UNIT<T> + logf(sum);
+            if (tells) out.lse[pairs.index(pair)] = max / LOG2_E + logf(sum);
         }
 #pragma unroll
         for (uint32_t n = 0; n < S::DIM / 8; n++) o[n][2 * r] *= factor, o[n][2 * r + 1] *= factor;
@@ -173,8 +162,8 @@ __global__ void __launch_bounds__(Plan<S, DECODE>::THREADS)
             return out.o + (pairs.index(r) * out.splits + blockIdx.z) * dim;
         });
     else
-        store_rows<S, P::THREADS, T>(total, pairs.count, dim, in.wide,
-                                     [&](uint32_t r) { return out.o + pairs.index(r) * dim; });
+        store_rows<S, P::THREADS, bf16>(total, pairs.count, dim, in.wide,
+                                        [&](uint32_t r) { return out.o + pairs.index(r) * dim; });
 }
 
 /// o (N * H, Dh) from the splits' parts, a warp per row.
@@ -186,7 +175,7 @@ __global__ void __launch_bounds__(4 * WARP)
     const float *stats = partial.stats + size_t(row) * partial.splits * 2;
     float own = lane < partial.splits ? stats[2 * lane] : -INFINITY;
     float max = warp_reduce(own, larger);
-    float factor = lane < partial.splits ? power<T>(own - max) : 0;
+    float factor = lane < partial.splits ? expf(own - max) : 0;
     float sum = warp_sum(lane < partial.splits ? stats[2 * lane + 1] * factor : 0);
     factor /= sum;
     const float *from = partial.o + size_t(row) * partial.splits * dim;
@@ -202,14 +191,22 @@ __global__ void __launch_bounds__(4 * WARP)
 }
 
 template <class S, bool DECODE, class Out>
-engine_status launch_attention(const Out &out, const void *q, const void *k, const void *v,
-                               const engine_attention &mask, bool wide, uint32_t splits, engine_stream stream) {
-    using T = typename S::Type;
+engine_status launch(const Out &out, const Inputs<bf16> &in, uint32_t splits, engine_stream stream) {
     using P = Plan<S, DECODE>;
-    Inputs<T> in{static_cast<const T *>(q), static_cast<const T *>(k), static_cast<const T *>(v), mask, wide};
+    const engine_attention &mask = in.mask;
     uint32_t group = mask.heads.query / mask.heads.kv;
     dim3 grid(ceil_div(mask.n, P::TOKENS), ceil_div(P::TOKENS * group, P::PAIRS) * mask.heads.kv, splits);
     return LAUNCH((attention_kernel<S, DECODE, Out>), grid, P::THREADS, P::SHARED_BYTES, stream, out, in);
+}
+
+template <class S>
+engine_status launch_attention(S, const Output<bf16> &out, const Inputs<bf16> &in, engine_stream stream) {
+    return launch<S, false>(out, in, 1, stream);
+}
+
+template <class S>
+engine_status launch_attention(S, const PartialOutput &out, const Inputs<bf16> &in, engine_stream stream) {
+    return launch<S, true>(out, in, out.splits, stream);
 }
 
 } // namespace
@@ -218,9 +215,9 @@ engine_status attention_forward(void *o, void *lse, const void *q, const void *k
                                 const engine_attention *mask, engine_stream stream) {
     if (mask->n == 0) return ENGINE_OK;
     return with_shape(*mask, {o, q, k, v}, [&](auto shape, bool wide) {
-        using S = decltype(shape);
-        using T = typename S::Type;
-        return launch_attention<S, false>(Output<T>{static_cast<T *>(o), static_cast<float *>(lse)}, q, k, v, *mask, wide, 1, stream);
+        using T = typename decltype(shape)::Type;
+        Inputs<T> in{static_cast<const T *>(q), static_cast<const T *>(k), static_cast<const T *>(v), *mask, wide};
+        return launch_attention(shape, Output<T>{static_cast<T *>(o), static_cast<float *>(lse)}, in, stream);
     });
 }
 
@@ -228,15 +225,15 @@ engine_status attention_decode(void *o, void *scratch, const void *q, const void
                                const engine_attention *mask, engine_stream stream) {
     if (mask->n == 0) return ENGINE_OK;
     return with_shape(*mask, {o, scratch, q, k, v}, [&](auto shape, bool wide) {
-        using S = decltype(shape);
-        using T = typename S::Type;
+        using T = typename decltype(shape)::Type;
+        Inputs<T> in{static_cast<const T *>(q), static_cast<const T *>(k), static_cast<const T *>(v), *mask, wide};
         uint32_t rows = mask->n * mask->heads.query, dim = mask->heads.dim;
         uint32_t most = ceil_div(mask->s, TILE), splits = ceil_div(DECODE_BLOCKS, uint64_t(mask->n) * mask->heads.kv);
         splits = splits < most ? splits : most;
         splits = splits < 1 ? 1 : splits < ENGINE_DECODE_SPLITS ? splits : ENGINE_DECODE_SPLITS;
         auto *parts = static_cast<float *>(scratch);
         PartialOutput partial{parts, parts + size_t(rows) * splits * dim, splits};
-        engine_status status = launch_attention<S, true>(partial, q, k, v, *mask, wide, splits, stream);
+        engine_status status = launch_attention(shape, partial, in, stream);
         if (status != ENGINE_OK) return status;
         return LAUNCH(attention_combine_kernel<T>, ceil_div(rows, 4), 4 * WARP, 0, stream, static_cast<T *>(o), partial,
                       rows, dim);

@@ -1,13 +1,13 @@
-// Building blocks of attention.cu and attention_backward.cu: tiles in shared memory, products of a warp, the mask.
+// Building blocks of attention.cu and attention_backward.cu: tiles in shared memory, products of a warp, the mask. All
+// but the part of the launchers is bf16 on tensor cores: f32 has plain kernels (attention_f32.cu).
 //
 // A block works on tiles of 32 rows, one for each lane of a warp, so that what the mask needs of a tile is a register
 // and a vote. Two warps share a band of 16 rows that the block owns: each takes one half (16 rows) of the tile that
 // is walked over, and what they found is added in this order at the end. With 16 rows on either side a warp's product
 // is two instructions of the tensor cores per 16 elements of a row, and a head_dim of 256 fits into registers.
 //
-// Products are written for fragments of mma.m16n8k16 (tensor_core.cuh); f32 does the same with multiply-adds, because
-// TF32 would round its inputs. Rows lie in shared memory with 16 bytes between them, which keeps ldmatrix and accesses
-// of 16 bytes free of bank conflicts.
+// Products are written for fragments of mma.m16n8k16 (tensor_core.cuh). Rows lie in shared memory with 16 bytes between
+// them, which keeps ldmatrix and accesses of 16 bytes free of bank conflicts.
 #pragma once
 
 #include "reduce.cuh"
@@ -19,14 +19,20 @@ constexpr uint32_t TILE = 32; // rows of a tile that is walked over
 constexpr uint32_t BAND = 16; // rows of a warp's product
 constexpr uint32_t STEPS = ENGINE_ATTENTION_TILE / TILE;
 constexpr uint32_t HALF_MASK = 0xffff;
+constexpr uint32_t CHUNK = 8; // elements of bf16 in 16 bytes
 
-/// What a kernel is made for: the element type, and a head_dim that holds the real one; what is beyond it is zeros.
-template <class T, uint32_t D> struct Shape {
-    using Type = T;
+constexpr float LOG2_E = 1.44269504f; // the softmax is in powers of 2
+
+/// What a kernel of bf16 is made for: a head_dim that holds the real one; what is beyond it is zeros.
+template <uint32_t D> struct Shape {
+    using Type = bf16;
     static constexpr uint32_t DIM = D;
-    static constexpr uint32_t CHUNK = 16 / sizeof(T);
-    static constexpr uint32_t PITCH = DIM + CHUNK; // of rows in shared memory
-    static constexpr uint32_t SUM_PITCH = DIM + 8; // of f32 rows in shared memory
+    static constexpr uint32_t PITCH = DIM + CHUNK; // of rows in shared memory, bf16 and f32
+};
+
+/// f32: for every head_dim the same kernels.
+struct Plain {
+    using Type = float;
 };
 
 /// Where a thread is. It holds rows `row` and `row + 8` of its band, columns `column` and the next of every 8.
@@ -40,16 +46,6 @@ struct Place {
     __device__ uint32_t own(uint32_t votes) const { return votes >> (BAND * half) & HALF_MASK; }
 };
 
-/// Softmax in powers of 2 on bf16; f32 keeps to e, whose scores are rounded once less.
-template <class T> constexpr float UNIT = sizeof(T) == 2 ? 1.44269504f : 1.0f;
-
-template <class T> __device__ inline float power(float x) {
-    if constexpr (sizeof(T) == 2)
-        return exp2f(x);
-    else
-        return expf(x);
-}
-
 __device__ inline float larger(float a, float b) { return a > b ? a : b; }
 
 // ---- tiles in shared memory
@@ -57,21 +53,19 @@ __device__ inline float larger(float a, float b) { return a > b ? a : b; }
 /// Starts to copy ROWS rows of `dim` elements; row(r) is where row r begins, or null for a row of zeros. Without `wide`
 /// the rows are not 16-byte aligned, and the copy is done at once.
 template <class S, uint32_t ROWS, uint32_t THREADS, class Row>
-__device__ inline void load_rows(typename S::Type *to, const typename S::Type *anchor, uint32_t dim, bool wide,
-                                 const Row &row) {
-    constexpr uint32_t CHUNKS = S::DIM / S::CHUNK;
+__device__ inline void load_rows(bf16 *to, const bf16 *anchor, uint32_t dim, bool wide, const Row &row) {
+    constexpr uint32_t CHUNKS = S::DIM / CHUNK;
     static_assert(ROWS * CHUNKS % THREADS == 0);
-#pragma unroll 4 // of all of them dk and dv of f32 would spill
+#pragma unroll 4
     for (uint32_t i = 0; i < ROWS * CHUNKS / THREADS; i++) {
-        uint32_t x = i * THREADS + threadIdx.x, column = x % CHUNKS * S::CHUNK;
-        const typename S::Type *from = row(x / CHUNKS);
-        typename S::Type *target = to + x / CHUNKS * S::PITCH + column;
+        uint32_t x = i * THREADS + threadIdx.x, column = x % CHUNKS * CHUNK;
+        const bf16 *from = row(x / CHUNKS);
+        bf16 *target = to + x / CHUNKS * S::PITCH + column;
         if (wide) {
             bool held = from && column < dim;
             copy_async_16_or_zero(target, held ? from + column : anchor, held);
         } else {
-            for (uint32_t j = 0; j < S::CHUNK; j++)
-                target[j] = from && column + j < dim ? from[column + j] : from_float<typename S::Type>(0);
+            for (uint32_t j = 0; j < CHUNK; j++) target[j] = from && column + j < dim ? from[column + j] : bf16{0};
         }
     }
 }
@@ -101,48 +95,18 @@ __device__ inline void multiply(float (&c)[2][4], const bf16 *a, const bf16 *b, 
         for (uint32_t j = 0; j < 4; j++) c[i][j] += odd[i][j];
 }
 
-template <class S>
-__device__ inline void multiply(float (&c)[2][4], const float *a, const float *b, uint32_t lane) {
-    const float *a_row = a + lane / 4 * S::PITCH, *b_row = b + lane % 4 * 2 * S::PITCH;
-    float sums[2][4][2] = {}; // of even and odd elements: shorter chains, smaller errors
-#pragma unroll 1 // of more of them dk and dv would spill
-    for (uint32_t d = 0; d < S::DIM; d += 4) {
-        float x[2][4], y[4];
-        load(x[0], a_row + d);
-        load(x[1], a_row + 8 * S::PITCH + d);
-#pragma unroll
-        for (uint32_t j = 0; j < 4; j++) { // column j % 2 of the 8 columns j / 2
-            load(y, b_row + (j / 2 * 8 + j % 2) * S::PITCH + d);
-#pragma unroll
-            for (uint32_t i = 0; i < 8; i++) sums[j / 2][i / 4 * 2 + j % 2][i % 2] += x[i / 4][i % 4] * y[i % 4];
-        }
-    }
-#pragma unroll
-    for (uint32_t i = 0; i < 8; i++) c[i / 4][i % 4] = sums[i / 4][i % 4][0] + sums[i / 4][i % 4][1];
-}
-
 /// c (16, 16) of a product, ready to be the left side of the next.
-template <class T> struct Weights;
-template <> struct alignas(16) Weights<bf16> {
+struct alignas(16) Weights {
     uint32_t at[4];
     __device__ static Weights of(const float (&c)[2][4]) {
         return {pack_bf16(c[0][0], c[0][1]), pack_bf16(c[0][2], c[0][3]), pack_bf16(c[1][0], c[1][1]),
                 pack_bf16(c[1][2], c[1][3])};
     }
 };
-template <> struct alignas(16) Weights<float> {
-    float at[2][4];
-    __device__ static Weights of(const float (&c)[2][4]) {
-        Weights weights;
-#pragma unroll
-        for (uint32_t i = 0; i < 8; i++) weights.at[i / 4][i % 4] = c[i / 4][i % 4];
-        return weights;
-    }
-};
 
 /// c (16, COLUMNS) += weights (16, 16) b (16, COLUMNS), b in shared memory. The weights are in registers: by value.
 template <class S, uint32_t COLUMNS>
-__device__ inline void accumulate(float (&c)[COLUMNS / 8][4], Weights<bf16> weights, const bf16 *b, uint32_t lane) {
+__device__ inline void accumulate(float (&c)[COLUMNS / 8][4], Weights weights, const bf16 *b, uint32_t lane) {
     const bf16 *b_row = b + lane % 16 * S::PITCH + lane / 16 * 8;
 #pragma unroll
     for (uint32_t n = 0; n < COLUMNS; n += 16) {
@@ -150,24 +114,6 @@ __device__ inline void accumulate(float (&c)[COLUMNS / 8][4], Weights<bf16> weig
         ldmatrix_transposed(fragment, b_row + n);
         mma_bf16(c[n / 8], weights.at, {fragment[0], fragment[1]});
         mma_bf16(c[n / 8 + 1], weights.at, {fragment[2], fragment[3]});
-    }
-}
-
-template <class S, uint32_t COLUMNS>
-__device__ inline void accumulate(float (&c)[COLUMNS / 8][4], Weights<float> weights, const float *b, uint32_t lane) {
-    const float *b_row = b + lane % 4 * 2;
-#pragma unroll
-    for (uint32_t k = 0; k < BAND; k++) {
-        float w[2], x[2];
-#pragma unroll
-        for (uint32_t i = 0; i < 2; i++)
-            w[i] = __shfl_sync(~0u, weights.at[k / 8][2 * i + k % 2], lane / 4 * 4 + k % 8 / 2);
-#pragma unroll
-        for (uint32_t n = 0; n < COLUMNS / 8; n++) {
-            load(x, b_row + k * S::PITCH + 8 * n);
-#pragma unroll
-            for (uint32_t i = 0; i < 4; i++) c[n][i] += w[i / 2] * x[i % 2];
-        }
     }
 }
 
@@ -303,13 +249,13 @@ __device__ inline void hide(float (&s)[2][4], const Keys &keys, const Rows &rows
 /// sum (rows of the block, DIM) in shared memory = both halves' c. All threads may read it afterwards.
 template <class S>
 __device__ inline void add_halves(float *sum, const float (&c)[S::DIM / 8][4], const Place &place) {
-    float *own = sum + (place.band * BAND + place.row) * S::SUM_PITCH + place.column;
+    float *own = sum + (place.band * BAND + place.row) * S::PITCH + place.column;
 #pragma unroll
     for (uint32_t half = 0; half < 2; half++) {
         if (place.half == half) {
 #pragma unroll
             for (uint32_t i = 0; i < S::DIM / 4; i++) { // row i % 2 of the 8 columns i / 2
-                float *to = own + i % 2 * 8 * S::SUM_PITCH + i / 2 * 8;
+                float *to = own + i % 2 * 8 * S::PITCH + i / 2 * 8;
                 float pair[2] = {0, 0};
                 if (half == 1) load(pair, to);
                 pair[0] += c[i / 2][i % 2 * 2], pair[1] += c[i / 2][i % 2 * 2 + 1];
@@ -320,30 +266,19 @@ __device__ inline void add_halves(float *sum, const float (&c)[S::DIM / 8][4], c
     }
 }
 
-/// Writes the rows of the block; row(r) is where row r goes. With `wide` in accesses of 16 bytes of a T.
+/// Writes the rows of the block; row(r) is where row r goes. With `wide` in accesses of 16 bytes.
 template <class S, uint32_t THREADS, class Out, class Row>
 __device__ inline void store_rows(const float *sum, uint32_t rows, uint32_t dim, bool wide, const Row &row) {
-    constexpr uint32_t CHUNKS = S::DIM / S::CHUNK;
+    constexpr uint32_t CHUNKS = S::DIM / CHUNK;
     for (uint32_t x = threadIdx.x; x < rows * CHUNKS; x += THREADS) {
-        uint32_t column = x % CHUNKS * S::CHUNK;
-        const float *from = sum + x / CHUNKS * S::SUM_PITCH + column;
+        uint32_t column = x % CHUNKS * CHUNK;
+        float values[CHUNK];
+        load(values, sum + x / CHUNKS * S::PITCH + column);
         Out *to = row(x / CHUNKS);
-        float values[S::CHUNK], four[4];
-#pragma unroll
-        for (uint32_t i = 0; i < S::CHUNK; i += 4) {
-            load(four, from + i);
-            for (uint32_t j = 0; j < 4; j++) values[i + j] = four[j];
-        }
         if (wide && column < dim) {
-            if constexpr (sizeof(Out) * S::CHUNK == 16) {
-                store(to + column, values);
-            } else {
-                static_assert(sizeof(Out) == 4 && S::CHUNK == 8);
-                store(to + column, {values[0], values[1], values[2], values[3]});
-                store(to + column + 4, {values[4], values[5], values[6], values[7]});
-            }
+            store(to + column, values);
         } else {
-            for (uint32_t i = 0; i < S::CHUNK && column + i < dim; i++) to[column + i] = from_float<Out>(values[i]);
+            for (uint32_t i = 0; i < CHUNK && column + i < dim; i++) to[column + i] = from_float<Out>(values[i]);
         }
     }
 }
@@ -357,8 +292,35 @@ template <class T> struct Inputs {
     bool wide; // rows are 16-byte aligned
 };
 
-/// Calls `launch(Shape<T, DIM>(), wide)` with the smallest DIM that holds head_dim. There are three, because each is
-/// six unrolled kernels to compile: Gemma's 256, 128 as in most other models, and 32 for tests.
+/// Where o goes: rows of a batch, or parts of rows that another kernel adds up.
+template <class T> struct Output {
+    T *o;
+    float *lse;
+};
+struct PartialOutput {
+    float *o;     // (N, H, splits, Dh), not divided by the sum
+    float *stats; // (N, H, splits, 2): largest score, sum
+    uint32_t splits;
+};
+
+template <class T> struct Gradients {
+    T *dq;
+    float *dk, *dv; // per query head
+    float *delta;
+    const float *lse;
+    const T *d_o;
+};
+
+/// Of f32 (attention_f32.cu); attention.cu and attention_backward.cu have the same of bf16. Gradients are dq, and the
+/// parts of dk and dv.
+engine_status launch_attention(Plain, const Output<float> &out, const Inputs<float> &in, engine_stream stream);
+engine_status launch_attention(Plain, const PartialOutput &out, const Inputs<float> &in, engine_stream stream);
+engine_status launch_gradients(Plain, const Gradients<float> &to, const Inputs<float> &in, const float *o,
+                               engine_stream stream);
+
+/// Calls `launch(Plain(), wide)` for f32, and for bf16 `launch(Shape<DIM>(), wide)` with the smallest DIM that holds
+/// head_dim. There are three, because each is three unrolled kernels to compile: Gemma's 256, 128 as in most other
+/// models, and 32 for tests.
 template <class Launch>
 engine_status with_shape(const engine_attention &mask, std::initializer_list<const void *> pointers,
                          const Launch &launch) {
@@ -368,11 +330,14 @@ engine_status with_shape(const engine_attention &mask, std::initializer_list<con
     if (heads.dim == 0 || heads.dim > 256)
         return fail(ENGINE_BAD_ARGUMENT, "a head_dim of %u; attention knows 1 to 256", heads.dim);
     return with_access(mask.dtype, heads.dim, pointers, [&](auto access) {
-        using T = typename decltype(access)::Type;
         constexpr bool wide = decltype(access)::WIDTH > 1;
-        if (heads.dim <= 32) return launch(Shape<T, 32>(), wide);
-        if (heads.dim <= 128) return launch(Shape<T, 128>(), wide);
-        return launch(Shape<T, 256>(), wide);
+        if constexpr (sizeof(typename decltype(access)::Type) == 4) {
+            return launch(Plain(), wide);
+        } else {
+            if (heads.dim <= 32) return launch(Shape<32>(), wide);
+            if (heads.dim <= 128) return launch(Shape<128>(), wide);
+            return launch(Shape<256>(), wide);
+        }
     });
 }
 

@@ -3,7 +3,8 @@
 // Shapes    dq, do, o, q (N, H, Dh) T     dk, dv, k, v (S, K, Dh) T, S = N     lse, delta (N, H) f32
 //           scratch: parts of dk and of dv per query head (S, H, Dh) f32 each, then delta = rowsum(do * o)
 // Saved     q, k, v, o, lse
-// Numerics  f32 inside, one rounding at the store; bf16: p and ds are rounded to bf16 for the tensor cores
+// Numerics  f32 inside, one rounding at the store; p and ds are rounded to bf16 for the tensor cores
+// f32       attention_f32.cu, but for the sum over the heads of a group: the rest of what follows here is bf16
 // Order     every sum has one owner. dq: as the forward. dk, dv: a block walks over the queries of one head, in order;
 //           then the heads of a group are added in order. No atomics, bit-equal reruns
 // Cost      14 * Dh FLOP per (row, key, head) of the tiles, of which 4 are scores that both parts compute
@@ -23,31 +24,22 @@ constexpr uint32_t PAIRS = BANDS * BAND; // rows of a block: of queries in one p
 constexpr uint32_t THREADS = BANDS * 2 * WARP;
 static_assert(PAIRS == TILE);
 
-template <class T> struct Gradients {
-    T *dq;
-    float *dk, *dv; // per query head
-    float *delta;
-    const float *lse;
-    const T *d_o;
-    uint32_t key_blocks; // blocks of the part of dk and dv
-};
-
 /// p^T and ds^T on their way from the warp that computes them to the two that need them, in fragments.
-template <class T> struct Exchange {
-    Weights<T> at[2][BANDS][2][WARP];
+struct Exchange {
+    Weights at[2][BANDS][2][WARP];
 };
 
 template <class S> constexpr size_t TILE_ELEMENTS = TILE *S::PITCH;
 template <class S>
-constexpr size_t SHARED_BYTES = 4 * TILE_ELEMENTS<S> * sizeof(typename S::Type) + sizeof(Exchange<typename S::Type>);
+constexpr size_t SHARED_BYTES = 4 * TILE_ELEMENTS<S> * sizeof(bf16) + sizeof(Exchange);
 
 constexpr uint32_t DELTA_WARPS = 4;
 constexpr uint32_t GROUP_THREADS = 256;
 
 /// delta (N * H) = rowsum(do * o), a warp per row.
-template <class T, uint32_t W>
+template <uint32_t W>
 __global__ void __launch_bounds__(DELTA_WARPS *WARP)
-    attention_delta_kernel(float *delta, const T *d_o, const T *o, uint32_t rows, uint32_t dim) {
+    attention_delta_kernel(float *delta, const bf16 *d_o, const bf16 *o, uint32_t rows, uint32_t dim) {
     uint32_t row = blockIdx.x * (blockDim.x / WARP) + threadIdx.x / WARP, lane = threadIdx.x % WARP;
     if (row >= rows) return;
     float x[W], y[W], sum = 0;
@@ -63,28 +55,28 @@ __global__ void __launch_bounds__(DELTA_WARPS *WARP)
 // ---- dq
 
 /// dq of the block's pairs. k of the next tile arrives while do v^T is computed, v while ds k is.
-template <class S, class T = typename S::Type>
-__device__ inline void query_gradients(T *shared, const Gradients<T> &to, const Inputs<T> &in, const Pairs &pairs,
-                                       const KeyWalk &walk, uint32_t first, const Place &place) {
-    T *q = shared, *d_o = q + TILE_ELEMENTS<S>, *k = d_o + TILE_ELEMENTS<S>, *v = k + TILE_ELEMENTS<S>;
+template <class S>
+__device__ inline void query_gradients(bf16 *shared, const Gradients<bf16> &to, const Inputs<bf16> &in,
+                                       const Pairs &pairs, const KeyWalk &walk, uint32_t first, const Place &place) {
+    bf16 *q = shared, *d_o = q + TILE_ELEMENTS<S>, *k = d_o + TILE_ELEMENTS<S>, *v = k + TILE_ELEMENTS<S>;
     uint32_t dim = in.mask.heads.dim, kv_heads = in.mask.heads.kv;
-    auto load_pairs = [&](T *into, const T *from) {
+    auto load_pairs = [&](bf16 *into, const bf16 *from) {
         load_rows<S, TILE, THREADS>(into, from, dim, in.wide, [&](uint32_t r) {
             return r < pairs.count ? from + pairs.index(r) * dim : nullptr;
         });
     };
-    auto load_keys = [&](T *into, const T *from, const Keys &keys) {
+    auto load_keys = [&](bf16 *into, const bf16 *from, const Keys &keys) {
         load_rows<S, TILE, THREADS>(into, from, dim, in.wide, [&](uint32_t r) {
-            const T *row = from + (size_t(keys.base + r) * kv_heads + pairs.kv_head) * dim;
+            const bf16 *row = from + (size_t(keys.base + r) * kv_heads + pairs.kv_head) * dim;
             return keys.held >> r & 1 ? row : nullptr;
         });
         copy_commit();
     };
     Rows rows(in.mask, pairs, place);
-    float scale = static_cast<float>(in.mask.scale) * UNIT<T>, lse[2], delta[2];
+    float scale = static_cast<float>(in.mask.scale) * LOG2_E, lse[2], delta[2];
 #pragma unroll
     for (uint32_t r = 0; r < 2; r++)
-        lse[r] = to.lse[pairs.index(rows.pair[r])] * UNIT<T>, delta[r] = to.delta[pairs.index(rows.pair[r])];
+        lse[r] = to.lse[pairs.index(rows.pair[r])] * LOG2_E, delta[r] = to.delta[pairs.index(rows.pair[r])];
     float dq[S::DIM / 8][4] = {};
     Keys keys = walk.fetch(first);
     walk.settle(keys); // a row sees a key at least
@@ -112,9 +104,9 @@ __device__ inline void query_gradients(T *shared, const Gradients<T> &to, const 
 #pragma unroll
             for (uint32_t i = 0; i < 8; i++) {
                 uint32_t r = i % 4 / 2;
-                ds[i / 4][i % 4] = power<T>(s[i / 4][i % 4] - lse[r]) * (ds[i / 4][i % 4] - delta[r]);
+                ds[i / 4][i % 4] = exp2f(s[i / 4][i % 4] - lse[r]) * (ds[i / 4][i % 4] - delta[r]);
             }
-            accumulate<S, S::DIM>(dq, Weights<T>::of(ds), k + half, place.lane);
+            accumulate<S, S::DIM>(dq, Weights::of(ds), k + half, place.lane);
         }
         __syncthreads(); // nobody needs k
         if (next.at < walk.end) load_keys(k, in.k, next);
@@ -124,7 +116,8 @@ __device__ inline void query_gradients(T *shared, const Gradients<T> &to, const 
     for (uint32_t i = 0; i < S::DIM / 2; i++) dq[i / 4][i % 4] *= static_cast<float>(in.mask.scale);
     float *sum = reinterpret_cast<float *>(shared);
     add_halves<S>(sum, dq, place);
-    store_rows<S, THREADS, T>(sum, pairs.count, dim, in.wide, [&](uint32_t r) { return to.dq + pairs.index(r) * dim; });
+    store_rows<S, THREADS, bf16>(sum, pairs.count, dim, in.wide,
+                                 [&](uint32_t r) { return to.dq + pairs.index(r) * dim; });
 }
 
 // ---- dk and dv
@@ -154,9 +147,9 @@ struct Queries {
 };
 
 /// The tiles of queries in a list of tiles, those that see no key of the block left out.
-template <class T> struct QueryWalk {
+struct QueryWalk {
     const engine_attention &mask;
-    const Gradients<T> &to;
+    const Gradients<bf16> &to;
     const uint32_t *tiles;
     uint32_t end, lane, head;
     KeyExtent extent;
@@ -171,7 +164,7 @@ template <class T> struct QueryWalk {
         if (row >= mask.n) return queries;
         queries.slot = mask.slots[row], queries.position = mask.positions[row];
         size_t index = size_t(row) * mask.heads.query + head;
-        queries.lse = to.lse[index] * UNIT<T>, queries.delta = to.delta[index];
+        queries.lse = to.lse[index] * LOG2_E, queries.delta = to.delta[index];
         return queries;
     }
 
@@ -196,11 +189,10 @@ template <class T> struct QueryWalk {
 };
 
 /// From scores s^T and dp^T = v do^T of 16 keys and 16 queries: s becomes p, dp becomes ds.
-template <class T>
 __device__ inline void score_gradients(float (&s)[2][4], float (&dp)[2][4], const Queries &queries,
                                        const KeyExtent &keys, const engine_attention &mask, const Place &place) {
     bool clear = place.own(queries.clear) == HALF_MASK;
-    float scale = static_cast<float>(mask.scale) * UNIT<T>;
+    float scale = static_cast<float>(mask.scale) * LOG2_E;
     uint32_t end[2], position[2];
 #pragma unroll
     for (uint32_t r = 0; r < 2; r++) {
@@ -219,7 +211,7 @@ __device__ inline void score_gradients(float (&s)[2][4], float (&dp)[2][4], cons
             uint32_t key = keys.base + place.band * BAND + place.row + 8 * r;
             bool sees = clear || (key <= slot && slot < end[r] && row_position - position[r] < mask.window);
             float &x = s[i / 2][2 * r + i % 2], &y = dp[i / 2][2 * r + i % 2];
-            x = sees ? power<T>(x * scale - lse) : 0;
+            x = sees ? exp2f(x * scale - lse) : 0;
             y = x * (y - delta);
         }
     }
@@ -247,21 +239,21 @@ __device__ inline void store_part(float *to, const float (&c)[S::DIM / 16][4], u
 
 /// dk and dv of 32 keys from the queries of one head. do of the next tile arrives while ds^T q is computed, q while the
 /// next v do^T is.
-template <class S, class T = typename S::Type>
-__device__ inline void key_gradients(T *shared, const Gradients<T> &to, const Inputs<T> &in, const QueryWalk<T> &walk,
-                                     const Place &place) {
-    T *k = shared, *v = k + TILE_ELEMENTS<S>, *q = v + TILE_ELEMENTS<S>, *d_o = q + TILE_ELEMENTS<S>;
-    auto &exchange = *reinterpret_cast<Exchange<T> *>(d_o + TILE_ELEMENTS<S>);
+template <class S>
+__device__ inline void key_gradients(bf16 *shared, const Gradients<bf16> &to, const Inputs<bf16> &in,
+                                     const QueryWalk &walk, const Place &place) {
+    bf16 *k = shared, *v = k + TILE_ELEMENTS<S>, *q = v + TILE_ELEMENTS<S>, *d_o = q + TILE_ELEMENTS<S>;
+    auto &exchange = *reinterpret_cast<Exchange *>(d_o + TILE_ELEMENTS<S>);
     const engine_attention &mask = in.mask;
     uint32_t dim = mask.heads.dim, kv_head = walk.head / (mask.heads.query / mask.heads.kv), base = walk.extent.base;
-    auto load_keys = [&](T *into, const T *from) {
+    auto load_keys = [&](bf16 *into, const bf16 *from) {
         load_rows<S, TILE, THREADS>(into, from, dim, in.wide, [&](uint32_t r) {
             return base + r < mask.s ? from + (size_t(base + r) * mask.heads.kv + kv_head) * dim : nullptr;
         });
     };
-    auto load_queries = [&](T *into, const T *from, const Queries &queries) {
+    auto load_queries = [&](bf16 *into, const bf16 *from, const Queries &queries) {
         load_rows<S, TILE, THREADS>(into, from, dim, in.wide, [&](uint32_t r) {
-            const T *row = from + (size_t(queries.base + r) * mask.heads.query + walk.head) * dim;
+            const bf16 *row = from + (size_t(queries.base + r) * mask.heads.query + walk.head) * dim;
             return queries.base + r < mask.n ? row : nullptr;
         });
         copy_commit();
@@ -277,7 +269,7 @@ __device__ inline void key_gradients(T *shared, const Gradients<T> &to, const In
     }
     uint32_t band = place.band * BAND * S::PITCH, columns = place.half * (S::DIM / 2);
     // dx += the weights of both halves of the queries, times this warp's columns of x.
-    auto add = [&](float (&dx)[S::DIM / 16][4], uint32_t matrix, const T *x) {
+    auto add = [&](float (&dx)[S::DIM / 16][4], uint32_t matrix, const bf16 *x) {
 #pragma unroll
         for (uint32_t half = 0; half < 2; half++)
             if (queries.seen >> BAND * half & HALF_MASK)
@@ -296,9 +288,9 @@ __device__ inline void key_gradients(T *shared, const Gradients<T> &to, const In
         __syncthreads(); // q is here
         if (seen) {
             multiply<S>(s, k + band, q + place.half * BAND * S::PITCH, place.lane);
-            score_gradients<T>(s, dp, queries, walk.extent, mask, place);
-            exchange.at[0][place.band][place.half][place.lane] = Weights<T>::of(s);
-            exchange.at[1][place.band][place.half][place.lane] = Weights<T>::of(dp);
+            score_gradients(s, dp, queries, walk.extent, mask, place);
+            exchange.at[0][place.band][place.half][place.lane] = Weights::of(s);
+            exchange.at[1][place.band][place.half][place.lane] = Weights::of(dp);
         }
         __syncthreads(); // the weights are here
         add(dv, 0, d_o);
@@ -316,20 +308,19 @@ __device__ inline void key_gradients(T *shared, const Gradients<T> &to, const In
 /// Block: first those of (32 keys, query head), then those of (tile of queries, pairs in it and kv head).
 template <class S>
 __global__ void __launch_bounds__(THREADS)
-    attention_backward_kernel(Gradients<typename S::Type> to, Inputs<typename S::Type> in) {
-    using T = typename S::Type;
-    DYNAMIC_SHARED(T, shared, SHARED_BYTES<S>);
+    attention_backward_kernel(Gradients<bf16> to, Inputs<bf16> in, uint32_t key_blocks) {
+    DYNAMIC_SHARED(bf16, shared, SHARED_BYTES<S>);
     Place place;
     const engine_attention &mask = in.mask;
-    if (blockIdx.x < to.key_blocks) {
+    if (blockIdx.x < key_blocks) {
         uint32_t head = blockIdx.x % mask.heads.query, tile = blockIdx.x / mask.heads.query;
         uint32_t first = mask.query_starts[tile / STEPS];
         uint32_t steps = (mask.query_starts[tile / STEPS + 1] - first) * STEPS;
-        QueryWalk<T> walk{mask,       to,   mask.query_tiles + first, steps,
-                          place.lane, head, KeyExtent(mask, tile * TILE, place.lane)};
+        QueryWalk walk{mask,       to,   mask.query_tiles + first, steps,
+                       place.lane, head, KeyExtent(mask, tile * TILE, place.lane)};
         key_gradients<S>(shared, to, in, walk, place);
     } else {
-        uint32_t block = blockIdx.x - to.key_blocks, kv_heads = mask.heads.kv;
+        uint32_t block = blockIdx.x - key_blocks, kv_heads = mask.heads.kv;
         uint32_t tiles = (mask.n - 1) / ENGINE_ATTENTION_TILE + 1, tile = tiles - 1 - block % tiles;
         Pairs pairs(mask, tile, ENGINE_ATTENTION_TILE, block / tiles / kv_heads, PAIRS, block / tiles % kv_heads);
         if (pairs.count == 0) return;
@@ -358,25 +349,30 @@ __global__ void __launch_bounds__(GROUP_THREADS)
     store((blockIdx.y == 0 ? dk : dv) + at, sum);
 }
 
-template <class S, class T = typename S::Type>
-engine_status launch_backward(const Gradients<T> &to, const Inputs<T> &in, const void *o, void *dk, void *dv,
-                              engine_stream stream) {
+template <class S>
+engine_status launch_gradients(S, const Gradients<bf16> &to, const Inputs<bf16> &in, const bf16 *o,
+                               engine_stream stream) {
     const engine_attention &mask = in.mask;
-    uint32_t dim = mask.heads.dim, rows = mask.n * mask.heads.query, group = mask.heads.query / mask.heads.kv;
-    constexpr uint32_t W = 16 / sizeof(T);
-    auto delta_kernel = in.wide ? attention_delta_kernel<T, W> : attention_delta_kernel<T, 1>;
+    uint32_t rows = mask.n * mask.heads.query, group = mask.heads.query / mask.heads.kv;
+    auto delta_kernel = in.wide ? attention_delta_kernel<8> : attention_delta_kernel<1>;
     engine_status status = LAUNCH(delta_kernel, ceil_div(rows, DELTA_WARPS), DELTA_WARPS * WARP, 0, stream, to.delta,
-                                  to.d_o, static_cast<const T *>(o), rows, dim);
+                                  to.d_o, o, rows, mask.heads.dim);
     if (status != ENGINE_OK) return status;
+    uint32_t key_blocks = ceil_div(mask.s, TILE) * mask.heads.query;
     uint32_t query_blocks = ceil_div(mask.n, ENGINE_ATTENTION_TILE) * ceil_div(ENGINE_ATTENTION_TILE * group, PAIRS);
-    uint32_t blocks = to.key_blocks + query_blocks * mask.heads.kv;
-    status = LAUNCH((attention_backward_kernel<S>), blocks, THREADS, SHARED_BYTES<S>, stream, to, in);
-    if (status != ENGINE_OK) return status;
-    uint64_t elements = uint64_t(mask.s) * mask.heads.kv * dim;
+    uint32_t blocks = key_blocks + query_blocks * mask.heads.kv;
+    return LAUNCH((attention_backward_kernel<S>), blocks, THREADS, SHARED_BYTES<S>, stream, to, in, key_blocks);
+}
+
+/// dk and dv from their parts.
+template <class T>
+engine_status launch_group(T *dk, T *dv, const Gradients<T> &from, const Inputs<T> &in, engine_stream stream) {
+    engine_heads heads = in.mask.heads;
+    uint32_t rows = in.mask.s * heads.kv, width = in.wide ? 4 : 1;
     auto group_kernel = in.wide ? attention_group_kernel<T, 4> : attention_group_kernel<T, 1>;
-    dim3 grid(ceil_div(elements, (in.wide ? 4 : 1) * GROUP_THREADS), 2);
-    return LAUNCH(group_kernel, grid, GROUP_THREADS, 0, stream, static_cast<T *>(dk), static_cast<T *>(dv), to.dk, to.dv,
-                  mask.s * mask.heads.kv, dim, group, static_cast<float>(mask.scale));
+    dim3 grid(ceil_div(uint64_t(rows) * heads.dim, width * GROUP_THREADS), 2);
+    return LAUNCH(group_kernel, grid, GROUP_THREADS, 0, stream, dk, dv, from.dk, from.dv, rows, heads.dim,
+                  heads.query / heads.kv, static_cast<float>(in.mask.scale));
 }
 
 } // namespace
@@ -388,16 +384,15 @@ engine_status attention_backward(void *dq, void *dk, void *dv, void *scratch, co
     if (mask->n != mask->s)
         return fail(ENGINE_BAD_ARGUMENT, "%u rows of %u slots: a backward is over all rows", mask->n, mask->s);
     return with_shape(*mask, {dq, dk, dv, scratch, d_o, o, q, k, v}, [&](auto shape, bool wide) {
-        using S = decltype(shape);
-        using T = typename S::Type;
+        using T = typename decltype(shape)::Type;
         size_t part = size_t(mask->s) * mask->heads.query * mask->heads.dim;
         auto *parts = static_cast<float *>(scratch);
-        Gradients<T> to{static_cast<T *>(dq),        parts,
-                        parts + part,                parts + 2 * part,
-                        static_cast<const float *>(lse), static_cast<const T *>(d_o),
-                        ceil_div(mask->s, TILE) * mask->heads.query};
+        Gradients<T> to{static_cast<T *>(dq), parts, parts + part, parts + 2 * part, static_cast<const float *>(lse),
+                        static_cast<const T *>(d_o)};
         Inputs<T> in{static_cast<const T *>(q), static_cast<const T *>(k), static_cast<const T *>(v), *mask, wide};
-        return launch_backward<S>(to, in, o, dk, dv, stream);
+        engine_status status = launch_gradients(shape, to, in, static_cast<const T *>(o), stream);
+        if (status != ENGINE_OK) return status;
+        return launch_group(static_cast<T *>(dk), static_cast<T *>(dv), to, in, stream);
     });
 }
 

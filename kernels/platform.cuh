@@ -18,17 +18,29 @@
     extern __shared__ __align__(16) unsigned char engine_dynamic_shared[]; \
     asm volatile("// dynamic_shared %0" : : "n"(static_cast<int>(bytes))); \
     type *name = reinterpret_cast<type *>(engine_dynamic_shared)
-#define LAUNCH(kernel, grid, block, shared_bytes, stream, ...)                                             \
-    (ENGINE_NAMESPACE::allow_shared_memory((kernel), (shared_bytes)),                                      \
-     kernel<<<(grid), (block), (shared_bytes), static_cast<cudaStream_t>(stream)>>>(__VA_ARGS__),          \
-     ENGINE_NAMESPACE::check_launch(#kernel))
+#define LAUNCH(kernel, grid, block, shared_bytes, stream, ...)                                              \
+    (!ENGINE_NAMESPACE::allow_shared_memory(#kernel, (kernel), (shared_bytes))                              \
+         ? ENGINE_LAUNCH_FAILED                                                                             \
+         : (kernel<<<(grid), (block), (shared_bytes), static_cast<cudaStream_t>(stream)>>>(__VA_ARGS__),    \
+            ENGINE_NAMESPACE::check_launch(#kernel)))
 
 namespace ENGINE_NAMESPACE {
 
-/// A block gets more than 48 KB of dynamic shared memory only if its kernel asks. A refusal is check_launch's to tell.
-template <class Kernel> void allow_shared_memory(Kernel kernel, size_t bytes) {
-    if (bytes <= 48 * 1024) return;
-    cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
+/// A block gets more than 48 KB of dynamic shared memory only if its kernel asks; false, with a message, when refused.
+template <class Kernel> bool allow_shared_memory(const char *name, Kernel kernel, size_t bytes) {
+    if (bytes <= 48 * 1024) return true;
+    cudaError_t error =
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
+    if (error == cudaSuccess) return true;
+    int device = 0, most = 0;
+    cudaGetDevice(&device);
+    cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+    if (most > 0 && bytes > static_cast<size_t>(most))
+        too_much_shared_memory(name, bytes, static_cast<size_t>(most));
+    else
+        fail(ENGINE_LAUNCH_FAILED, "`%s`: %s", name, cudaGetErrorString(error));
+    cudaGetLastError(); // or the next launch would be blamed
+    return false;
 }
 
 inline engine_status check_launch(const char *kernel) {

@@ -7,7 +7,7 @@
 //   - two threads touch the same memory with nothing that orders them, and one of them writes (memory.cpp);
 //   - a thread reads or writes the guard bands around an array;
 //   - a thread ends with a copy that it never waited for;
-//   - the launch gives more dynamic shared memory than the kernel declares.
+//   - the launch gives more dynamic shared memory than the kernel declares, or than a block has on the smallest chip.
 //
 // Kernels include this through platform.cuh. One difference to CUDA: SHARED(type, name, count) in place of __shared__.
 #pragma once

@@ -28,7 +28,7 @@ extern __thread uintptr_t stack_begin;
 engine_status check_launch(const Launch &launch);
 
 /// Shared memory of a block: arrays between guard bands in one arena.
-constexpr size_t SHARED_BYTES = 227 * 1024; // what a block may have on Hopper
+constexpr size_t SHARED_BYTES = 99 * 1024; // what a block has on the smallest chip that kernels are compiled for
 constexpr size_t SHARED_GUARD = 256;
 void shared_reset();
 /// A fresh NaN-filled array; null when the block's shared memory is used up.

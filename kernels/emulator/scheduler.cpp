@@ -306,9 +306,11 @@ engine_status check_launch(const Launch &launch) {
     uint64_t blocks = uint64_t(grid.x) * grid.y * grid.z;
     if (threads == 0 || threads > 1024 || threads % 32 != 0)
         return ENGINE_NAMESPACE::fail(ENGINE_BAD_ARGUMENT, "`%s`: a block of %u threads", launch.kernel, threads);
-    if (blocks == 0 || blocks > UINT32_MAX || grid.y > 65535 || grid.z > 65535 || launch.shared_bytes > SHARED_BYTES)
-        return ENGINE_NAMESPACE::fail(ENGINE_BAD_ARGUMENT, "`%s`: a grid of (%u, %u, %u), %zu bytes shared", launch.kernel,
-                                      grid.x, grid.y, grid.z, launch.shared_bytes);
+    if (blocks == 0 || blocks > UINT32_MAX || grid.y > 65535 || grid.z > 65535)
+        return ENGINE_NAMESPACE::fail(ENGINE_BAD_ARGUMENT, "`%s`: a grid of (%u, %u, %u)", launch.kernel, grid.x, grid.y,
+                                      grid.z);
+    if (launch.shared_bytes > SHARED_BYTES)
+        return ENGINE_NAMESPACE::too_much_shared_memory(launch.kernel, launch.shared_bytes, SHARED_BYTES);
     return ENGINE_OK;
 }
 

@@ -38,7 +38,8 @@ __global__ void blocks_kernel(float *out, bool race) {
     out[race ? threadIdx.x : blockIdx.x * WARP + threadIdx.x] = 1;
 }
 
-/// out (64) = in, by an asynchronous copy. Faults: reads before it has waited; never waits; has more memory than it says.
+/// out (64) = in, by an asynchronous copy. Faults: reads before it has waited; never waits; has more memory than it
+/// says, or than any block has.
 __global__ void copy_kernel(float *out, const float *in, bool early, bool no_wait) {
     DYNAMIC_SHARED(float, tile, sizeof(float) * THREADS);
     if (threadIdx.x < THREADS / 4) copy_async_16(tile + 4 * threadIdx.x, in + 4 * threadIdx.x);
@@ -103,7 +104,7 @@ extern "C" engine_status engine_emulator_test(const char *name, uint32_t fault, 
     if (is("sum")) return LAUNCH(sum_kernel, 1, THREADS, 0, nullptr, out, x, fault == 1);
     if (is("blocks")) return LAUNCH(blocks_kernel, 2, WARP, 0, nullptr, out, fault == 1);
     if (is("copy")) {
-        uint32_t bytes = 4 * THREADS + (fault == 3 ? 16 : 0);
+        uint32_t bytes = fault == 4 ? 100 * 1024 : 4 * THREADS + (fault == 3 ? 16 : 0);
         return LAUNCH(copy_kernel, 1, THREADS, bytes, nullptr, out, x, fault == 1, fault == 2);
     }
     if (is("bounds"))

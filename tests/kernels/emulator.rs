@@ -117,6 +117,12 @@ fn a_launch_with_more_shared_memory_than_the_kernel_declares_is_caught() {
 }
 
 #[test]
+fn a_launch_with_more_shared_memory_than_the_smallest_chip_has_is_refused() {
+    let words = "`copy_kernel` needs 102400 bytes of shared memory for a block; this GPU has 101376";
+    check("copy", 4, ENGINE_LAUNCH_FAILED, words);
+}
+
+#[test]
 fn a_write_out_of_bounds_is_caught() {
     check(
         "bounds",

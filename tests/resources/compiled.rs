@@ -5,8 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use crate::chip::Chip;
-use crate::report::{Kernel, entries, short_name, usages};
+use crate::report::{Entry, Kernel, entries, short_name, usages};
 
 /// nvcc's version, and every kernel that it compiled, on each chip.
 pub fn kernels() -> (String, Vec<Kernel>) {
@@ -21,28 +20,27 @@ pub fn kernels() -> (String, Vec<Kernel>) {
 fn of_a_file(folder: &Path) -> Vec<Kernel> {
     let file = folder.file_name().unwrap().to_str().unwrap().rsplit_once('-').unwrap().0;
     let usages = usages(&fs::read_to_string(folder.join("said")).unwrap());
-    let ptx = [(Chip::Sm80, "compute_80"), (Chip::Sm90a, "compute_90a")].map(|(chip, virtual_chip)| {
+    let ptx = ["compute_80", "compute_90a"].map(|virtual_chip| {
         let text = fs::read_to_string(folder.join(format!("{file}.{virtual_chip}.ptx"))).unwrap();
-        (chip, entries(&text))
+        (virtual_chip, entries(&text))
     });
+    let ptx = BTreeMap::<&str, BTreeMap<String, Entry>>::from(ptx);
     let names = demangled(usages.keys().map(|(_, name)| name.as_str()));
     let mut kernels = Vec::new();
-    for (chip, entries) in &ptx {
-        for (name, entry) in entries {
-            let usage = usages.get(&(*chip, name.clone())).unwrap_or_else(|| panic!("ptxas does not report {name}"));
-            let (declared, used) = entry.dynamic_shared;
-            kernels.push(Kernel {
-                file: file.to_string(),
-                name: names[name.as_str()].clone(),
-                chip: *chip,
-                block: entry.block,
-                registers: usage.registers,
-                static_shared: usage.static_shared,
-                dynamic_shared: declared.or((!used).then_some(0)),
-                stack: usage.stack,
-                spills: usage.spills,
-            });
-        }
+    for ((chip, name), usage) in usages.iter().filter(|(_, usage)| usage.is_entry) {
+        let entry = &ptx[chip.virtual_chip()][name];
+        let (declared, used) = entry.dynamic_shared;
+        kernels.push(Kernel {
+            file: file.to_string(),
+            name: names[name.as_str()].clone(),
+            chip: *chip,
+            block: entry.block,
+            registers: usage.registers,
+            static_shared: usage.static_shared,
+            dynamic_shared: declared.or((!used).then_some(0)),
+            stack: usage.stack,
+            spills: usage.spills,
+        });
     }
     // Functions that were not inlined belong to all who call them: none of them may spill either.
     for ((chip, name), usage) in &usages {

@@ -105,11 +105,8 @@ pub fn usages(said: &str) -> BTreeMap<(Chip, String), Usage> {
         if let Some(rest) = line.split("Compiling entry function '").nth(1) {
             let mut parts = rest.split('\'');
             entry = parts.next().unwrap().to_string();
-            chip = Some(match parts.nth(1) {
-                Some("sm_80") => Chip::Sm80,
-                Some("sm_90a") => Chip::Sm90a,
-                other => panic!("a report for {other:?}"),
-            });
+            let name = parts.nth(1).expect("a chip");
+            chip = Some(Chip::named(name).unwrap_or_else(|| panic!("a report for `{name}`: tests/resources/chip.rs")));
             usages.entry((chip.unwrap(), entry.clone())).or_default().is_entry = true;
         } else if let Some(name) = line.split("Function properties for ").nth(1) {
             function = name.trim().to_string();
@@ -248,6 +245,11 @@ fn spills_and_too_much_shared_memory_are_faults() {
     fault(
         Kernel { static_shared: 1028, ..kernel.clone() },
         "asks for 166916 bytes of shared memory; a block has 166912",
+    );
+    // What fits on an A100 need not fit on an RTX 3090, an L4 or an RTX 5090.
+    fault(
+        Kernel { chip: Chip::Sm86, static_shared: 0, dynamic_shared: Some(99 * 1024 + 4), ..kernel.clone() },
+        "on sm_86: asks for 101380 bytes of shared memory; a block has 101376",
     );
     fault(Kernel { dynamic_shared: None, ..kernel.clone() }, "without saying how much");
     fault(Kernel { block: None, ..kernel.clone() }, "has no __launch_bounds__");

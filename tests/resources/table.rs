@@ -5,7 +5,6 @@ use std::fmt::{self, Display, Formatter};
 
 use serde::Deserialize;
 
-use crate::chip::WARPS;
 use crate::report::Kernel;
 
 const HEAD: &str = "\
@@ -13,8 +12,9 @@ const HEAD: &str = "\
 # this file anew: ENGINE_UPDATE_RESOURCES=1 cargo test --release --test resources
 #
 # block: threads, from __launch_bounds__. registers: of a thread. static_shared, dynamic_shared (the most: DYNAMIC_SHARED),
-# stack: bytes. spills: bytes of stores and loads; more than 0 is an error. occupancy: warps that an SM holds at once, of
-# the 64 that it could (the formula and its source: tests/resources/chip.rs).
+# stack: bytes. spills: bytes of stores and loads; more than 0 is an error, as is more shared memory than a block of the
+# chip has (sm_86, sm_120: 101376 bytes). occupancy: warps that an SM holds at once, of those that it could (the formula and
+# its source: tests/resources/chip.rs). sm_86 stands for sm_89, too: the machine code is the same.
 ";
 
 /// File, kernel, chip.
@@ -54,7 +54,7 @@ impl Table {
                 dynamic_shared: kernel.dynamic_shared.expect("a size"),
                 stack: kernel.stack,
                 spills: kernel.spills,
-                occupancy: format!("{warps}/{WARPS}"),
+                occupancy: format!("{warps}/{}", kernel.chip.most_warps()),
             };
             let chips = rows.entry(kernel.file.clone()).or_default().entry(kernel.name.clone()).or_default();
             let twice = chips.insert(kernel.chip.name().to_string(), row);
