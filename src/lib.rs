@@ -62,6 +62,10 @@
 //!
 //! **f32 masters, compute in bf16.** Weights, moments and gradients of parameters are f32; where ops compute in bf16, they read a
 //! bf16 copy that AdamW writes in its own pass. Products accumulate gradients in f32. The CPU does both, f32 by default.
+//! The copy is rounded up or down at random, by numbers that follow from index and step: an update of a small learning
+//! rate is less than half the distance of two numbers of bf16, and rounded to nearest it is lost until many have added up. On
+//! the tutorial's job the second loss was 31 % off that of f32 then, and is 1 % off now. A run that has ended rounds to
+//! nearest, as the model is saved.
 //!
 //! **The loss never holds the logits.** Head and cross-entropy are one op over chunks of rows; value and gradient come
 //! from one pass, and only rows that have a target reach the head ([`ops::cross_entropy`]).
