@@ -2,9 +2,7 @@
 
 use engine::cuda;
 
-use crate::train;
-#[cfg(engine_emulated)]
-use crate::{metrics, of_steps};
+use crate::{metrics, of_steps, path, quickstart, run, train};
 
 /// Loss and gradient norm of the first step of a run with these flags.
 #[cfg(engine_emulated)]
@@ -27,6 +25,29 @@ fn the_emulated_device_trains_as_the_cpu_does() {
     for (got, expected) in emulated.iter().zip(cpu) {
         assert!((got / expected - 1.0).abs() < 1e-5, "{emulated:?}, the CPU's {cpu:?}");
     }
+}
+
+#[test]
+fn bf16_on_the_cpu_trains_scores_and_generates() {
+    let folder = tempfile::tempdir().unwrap();
+    let [full, half] = ["f32", "bf16"].map(|dtype| {
+        let output = folder.path().join(dtype);
+        let trained = train(&output, &["--device", "cpu", "--dtype", dtype, "--learning-rate", "1e-3"]);
+        assert_eq!(trained.code, 0, "{}", trained.stderr);
+        output
+    });
+    let losses = [&full, &half].map(|output| of_steps(&metrics(output), "loss"));
+    for (f32, bf16) in losses[0].iter().zip(&losses[1]) {
+        // Other numbers (it is not f32 by another name), near to them.
+        assert!(f32 != bf16 && (bf16 / f32 - 1.0).abs() < 0.02, "{losses:?}");
+    }
+    let (model, rows) = (path(&half), path(&quickstart().join("test.jsonl")));
+    let tools = path(&quickstart().join("tools.json"));
+    let place = ["--model", &model, "--tools", &tools, "--device", "cpu", "--dtype", "bf16", "--max-new-tokens", "4"];
+    let eval = run(&[&["eval", "--dataset", &rows, "--loss"], &place[..]].concat());
+    assert!(eval.code == 0 && eval.stdout.contains("evaluation loss"), "{}", eval.stderr);
+    let answer = run(&[&["generate", "--prompt", "What is the time in Oslo?"], &place[..]].concat());
+    assert!(answer.code == 0 && !answer.stdout.trim().is_empty(), "{}", answer.stderr);
 }
 
 #[test]
