@@ -33,14 +33,19 @@ pub unsafe extern "C" fn cast(
     })
 }
 
-/// One rounding: f64 must not pass through f32.
+/// One rounding: f64 must not pass through the nearest f32, which may be a tie where the number itself is none.
 #[inline(always)]
 fn to_bf16<T: Scalar>(x: T) -> bf16 {
-    if size_of::<T>() == size_of::<f64>() {
-        bf16::from_f64(x.wide().to_f64())
-    } else {
-        bf16::narrow(x.wide().to_f64() as f32)
-    }
+    let wide = x.wide().to_f64();
+    let near = wide as f32;
+    let inexact = size_of::<T>() == size_of::<f64>() && f64::from(near) != wide && !wide.is_nan();
+    bf16::narrow(if inexact { between(wide, near) } else { near })
+}
+
+/// An f32 on the same side as `wide` of every tie of bf16: the f32 below it in size, made odd. `near` is the nearest.
+fn between(wide: f64, near: f32) -> f32 {
+    let larger = f64::from(near).abs() > wide.abs();
+    f32::from_bits((near.to_bits() - u32::from(larger)) | 1)
 }
 
 pub unsafe extern "C" fn cast_stochastic(

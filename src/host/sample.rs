@@ -24,6 +24,10 @@ pub unsafe extern "C" fn sample(
         return engine_status::ENGINE_OK;
     }
     run(|| {
+        // SAFETY: sampling is there or null.
+        if let Some(sampling) = unsafe { sampling.as_ref() } {
+            assert!(sampling.temperature > 0.0, "a temperature of {}", sampling.temperature);
+        }
         with_dtype!(dtype, T => {
             // SAFETY: the table's contract.
             let (tokens, logits) = unsafe { (elements_mut::<u32>(tokens.cast(), r), elements::<T>(logits, r * v)) };
@@ -39,9 +43,11 @@ pub unsafe extern "C" fn sample(
     })
 }
 
-/// Index of the largest logit, the first of equals.
+/// Index of the largest logit, the first of equals; NaN is below all.
 fn argmax<T: Scalar>(logits: &[T]) -> u32 {
-    (1..logits.len()).fold(0, |best, i| if logits[i].wide() > logits[best].wide() { i } else { best }) as u32
+    let logit = |i: usize| logits[i].wide().to_f64();
+    let better = |best: usize, i: usize| logit(i) > logit(best) || (logit(best).is_nan() && !logit(i).is_nan());
+    (1..logits.len()).fold(0, |best, i| if better(best, i) { i } else { best }) as u32
 }
 
 /// A token and its logit.
@@ -57,8 +63,13 @@ fn descending(a: &Candidate, b: &Candidate) -> Ordering {
 }
 
 fn draw<T: Scalar>(logits: &[T], sampling: &engine_sampling, uniform: f64) -> u32 {
-    let candidate = |(token, logit): (usize, &T)| Candidate { token: token as u32, logit: logit.wide().to_f64() };
-    let mut candidates: Vec<Candidate> = logits.iter().enumerate().map(candidate).collect();
+    // -0 becomes 0, and NaN is never drawn.
+    let candidate = |(token, x): (usize, &T)| Candidate { token: token as u32, logit: x.wide().to_f64() + 0.0 };
+    let numbers = logits.iter().enumerate().map(candidate).filter(|c| !c.logit.is_nan());
+    let mut candidates: Vec<Candidate> = numbers.collect();
+    if candidates.is_empty() {
+        return 0;
+    }
     let top_k = sampling.top_k as usize;
     if top_k > 0 && top_k < candidates.len() {
         candidates.select_nth_unstable_by(top_k - 1, descending);
@@ -66,7 +77,9 @@ fn draw<T: Scalar>(logits: &[T], sampling: &engine_sampling, uniform: f64) -> u3
     }
     candidates.sort_unstable_by(descending);
     let (largest, temperature) = (candidates[0].logit, f64::from(sampling.temperature));
-    let mut weights: Vec<f64> = candidates.iter().map(|c| ((c.logit - largest) / temperature).exp()).collect();
+    // The largest may be infinite: less itself it would be NaN.
+    let weight = |c: &Candidate| if c.logit == largest { 1.0 } else { ((c.logit - largest) / temperature).exp() };
+    let mut weights: Vec<f64> = candidates.iter().map(weight).collect();
     let total = sum_of(weights.len(), |i| weights[i]);
     // The smallest set of most likely tokens whose probabilities reach top_p.
     let mut reached = 0.0;
@@ -80,5 +93,7 @@ fn draw<T: Scalar>(logits: &[T], sampling: &engine_sampling, uniform: f64) -> u3
         point -= w;
         point < 0.0
     });
-    candidates[drawn.unwrap_or(weights.len() - 1)].token
+    // Where rounding leaves nothing: the last that can be drawn, as the first can.
+    let last = weights.iter().rposition(|&w| w > 0.0);
+    candidates[drawn.or(last).unwrap_or(0)].token
 }

@@ -1,13 +1,18 @@
 //! adamw: torch's update, one number at a time.
 
-use engine::autograd::Span;
-use engine::device::Tensor;
-use engine::ops::adamw::{AdamW, AdamWState, adamw};
+use engine::autograd::{ParamSpec, Params};
+use engine::device::bindings::{engine_adamw_step, engine_step_results};
+use engine::device::driver::engine_dtype;
+use engine::device::{DType, Device, Tensor};
+use engine::launch;
+use engine::ops::adamw::{AdamW, Moments, Plan, adamw};
 
-use engine::host::simd::Real;
-
-use crate::cases::{poisoned_device, random, rng, tensor};
-use crate::properties::check_close;
+use crate::arrays::{array, long_indices, results, unwritten};
+use crate::checks::{check_close, check_refusal, check_twice_plain};
+use crate::guarded;
+use crate::lists::adamw::{Case, cases};
+use crate::lists::{random, rng, round};
+use crate::places::places;
 
 /// One parameter of torch.optim.AdamW, written as torch's `_single_tensor_adamw` is.
 #[derive(Clone, Copy, Debug, Default)]
@@ -20,7 +25,6 @@ struct Scalar {
 impl Scalar {
     fn step(&mut self, g: f64, hyper: &AdamW, decay: bool) {
         let (beta1, beta2) = hyper.betas;
-        let g = g * hyper.clip;
         if decay {
             self.p *= 1.0 - hyper.learning_rate * hyper.weight_decay;
         }
@@ -33,124 +37,227 @@ impl Scalar {
     }
 }
 
-/// Two groups: matrices that decay around norms that do not. Beyond one block of 65,536, and odd.
-fn spans() -> Vec<Span> {
-    let shapes = [(vec![3, 5], true), (vec![17], false), (vec![257, 259], true), (vec![1], false)];
-    let mut offset = 0;
-    let span = |(shape, decay): (Vec<usize>, bool)| {
-        let span = Span { name: format!("p{offset}"), shape, offset, decay };
-        offset = span.range().end;
-        span
-    };
-    shapes.into_iter().map(span).collect()
+fn hyper(step: u64) -> AdamW {
+    AdamW { learning_rate: 0.01 / step as f64, betas: (0.9, 0.999), eps: 1e-3, weight_decay: 0.1, step }
 }
 
-fn hyper(step: u64) -> AdamW {
-    AdamW {
-        learning_rate: 0.01 / step as f64,
-        betas: (0.9, 0.95),
-        eps: 1e-3,
-        weight_decay: 0.1,
-        step,
-        clip: if step == 2 { 0.25 } else { 1.0 },
+/// What the gradients of a step are multiplied by.
+fn factor(step: u64) -> f64 {
+    if step == 2 { 0.25 } else { 1.0 }
+}
+
+/// The gradient of a step. Every seventh parameter never gets one: 0 / 0 but for eps.
+fn gradient(step: u64, n: usize) -> Vec<f64> {
+    let mut gradient = random(DType::F32, &mut rng(100 + step), n, 1.0);
+    gradient.iter_mut().skip(2).step_by(7).for_each(|g| *g = 0.0);
+    gradient
+}
+
+/// Parameters on a device, and all that an update changes and reads beside them.
+struct State {
+    params: Params,
+    m: Tensor,
+    v: Tensor,
+    gradients: Tensor,
+    plan: Plan,
+}
+
+impl State {
+    /// `dtype`: what ops compute in.
+    fn new(device: &Device, dtype: DType, specs: &[ParamSpec], values: &[f64]) -> Self {
+        let master = dtype.accumulator();
+        let params = Params::new(specs, array(device, master, values)).unwrap().computed_in(dtype).unwrap();
+        let [m, v] = [(); 2].map(|()| params.zeros(device).unwrap());
+        let (gradients, plan) = (unwritten(device, master, values.len()), Plan::new(device, params.spans()).unwrap());
+        Self { params, m, v, gradients, plan }
+    }
+
+    fn update(&mut self, gradient: &[f64], hyper: &AdamW, clip_factor: f64) {
+        let device = self.gradients.device().clone();
+        self.gradients = array(&device, self.gradients.dtype(), gradient);
+        self.plan.set(hyper).unwrap();
+        let results = results(&device, &engine_step_results { clip_factor, ..ZEROS });
+        let moments = Moments { m: &mut self.m, v: &mut self.v };
+        adamw(&mut self.params, moments, &mut self.gradients, &self.plan, &results).unwrap();
+    }
+
+    /// Weights, first and second moments.
+    fn lists(&self) -> Vec<Vec<f64>> {
+        [&self.params.values, &self.m, &self.v].map(Tensor::to_f64).into()
     }
 }
 
-/// The gradient of a step.
-fn gradient(step: u64, n: usize) -> Vec<f64> {
-    random(&mut rng(100 + step), n, 1.0)
-}
-
-struct State {
-    params: Tensor,
-    gradients: Tensor,
-    m: Tensor,
-    v: Tensor,
-}
+const ZEROS: engine_step_results =
+    engine_step_results { loss: 0.0, entropy: 0.0, correct: 0.0, scored: 0.0, grad_norm: 0.0, clip_factor: 0.0 };
 
 const STEPS: u64 = 5;
 
-/// The state after [`STEPS`] updates.
-fn run<T: Real>() -> State {
-    let (device, spans) = (poisoned_device(), spans());
-    let n = spans.last().unwrap().range().end;
-    let zeros = || Tensor::zeros(&device, &[n], T::DTYPE).unwrap();
-    let mut state =
-        State { params: tensor::<T>(&device, &[n], &gradient(0, n)), gradients: zeros(), m: zeros(), v: zeros() };
-    for step in 1..=STEPS {
-        let g: Vec<T> = gradient(step, n).into_iter().map(T::from_f64).collect();
-        state.gradients.as_mut::<T>().unwrap().copy_from_slice(&g);
-        let State { params, gradients, m, v } = &mut state;
-        adamw(AdamWState { params, gradients, m, v }, &spans, &hyper(step)).unwrap();
-    }
+fn after_all_steps(device: &Device, dtype: DType, case: &Case) -> State {
+    let n = case.len();
+    let mut state = State::new(device, dtype, &case.specs(), &gradient(0, n));
+    (1..=STEPS).for_each(|step| state.update(&gradient(step, n), &hyper(step), factor(step)));
     state
 }
 
 /// The weights, first and second moments by the scalar formula.
-fn expected() -> Vec<Vec<f64>> {
-    let spans = spans();
-    let n = spans.last().unwrap().range().end;
+fn expected(case: &Case) -> Vec<Vec<f64>> {
+    let n = case.len();
+    let group = |(g, &length): (usize, &usize)| std::iter::repeat_n(g % 2 == 0, length);
+    let decays: Vec<bool> = case.lengths.iter().enumerate().flat_map(group).collect();
     let mut scalars: Vec<Scalar> = gradient(0, n).into_iter().map(|p| Scalar { p, m: 0.0, v: 0.0 }).collect();
     for step in 1..=STEPS {
-        let gradient = gradient(step, n);
-        for span in &spans {
-            for i in span.range() {
-                scalars[i].step(gradient[i], &hyper(step), span.decay);
-            }
+        for ((scalar, g), &decay) in scalars.iter_mut().zip(gradient(step, n)).zip(&decays) {
+            scalar.step(g * factor(step), &hyper(step), decay);
         }
     }
     let part = |of: fn(&Scalar) -> f64| scalars.iter().map(of).collect();
     vec![part(|s| s.p), part(|s| s.m), part(|s| s.v)]
 }
 
-fn lists(state: &State) -> Vec<Vec<f64>> {
-    vec![state.params.to_f64(), state.m.to_f64(), state.v.to_f64()]
+/// The copy of these weights after update `step`, by the host's `cast_stochastic`.
+fn copied(weights: &[f64], step: u64) -> Vec<f64> {
+    let device = engine::host::device();
+    let mut copy = unwritten(&device, DType::Bf16, weights.len());
+    array(&device, DType::F32, weights).cast_stochastic_into(&mut copy, step).unwrap();
+    copy.to_f64()
 }
 
 #[test]
-fn five_updates_equal_torch_s_formula() {
+fn five_updates_on_the_host_equal_torch_s_formula() {
     // Some twenty roundings an update.
-    check_close("f64", &lists(&run::<f64>()), &expected(), 100.0 * f64::EPSILON);
-    check_close("f32", &lists(&run::<f32>()), &expected(), 100.0 * f32::EPSILON as f64);
+    for case in cases() {
+        let after = |dtype| after_all_steps(&guarded::host(), dtype, &case).lists();
+        check_close(&format!("f64, {case:?}"), &after(DType::F64), &expected(&case), 100.0 * f64::EPSILON);
+        let tolerance = 100.0 * f64::from(f32::EPSILON);
+        check_close(&format!("f32, {case:?}"), &after(DType::F32), &expected(&case), tolerance);
+    }
 }
 
 #[test]
-fn an_update_zeroes_the_gradient() {
-    assert!(run::<f32>().gradients.to_f64().iter().all(|&g| g == 0.0));
+fn every_device_and_type_is_as_precise_as_plain_rounding() {
+    for case in cases() {
+        let (exact, plain) = (expected(&case), after_all_steps(&guarded::host(), DType::F32, &case).lists());
+        for place in places() {
+            let name = format!("{case:?} at {place:?}");
+            let (got, copy) = place.twice(&name, || {
+                let state = after_all_steps(&place.device(), place.dtype, &case);
+                assert!(state.gradients.to_f64().iter().all(|&g| g == 0.0), "{name}: the gradient is not zeroed");
+                let computed = state.params.spans().iter().flat_map(|s| state.params.get(&s.name).value.to_f64());
+                (state.lists(), computed.collect::<Vec<f64>>())
+            });
+            for (i, what) in ["weights", "m", "v"].into_iter().enumerate() {
+                check_twice_plain(&format!("{what} of {name}"), &got[i], &exact[i], &plain[i], 0.0);
+            }
+            let rounded = if place.dtype == DType::Bf16 { copied(&got[0], STEPS) } else { got[0].clone() };
+            assert!(copy == rounded, "the weights that ops compute with, of {name}");
+        }
+    }
+}
+
+#[test]
+fn the_second_moment_takes_1_minus_beta2_from_f64() {
+    // In f32 the difference would be off by 1.3e-5; what is left are the roundings of the factor and of two products.
+    for place in places() {
+        let g = [1.0, -0.75, 3.0, 1e-3].map(|g| round(DType::F32, g));
+        let specs = Case { lengths: vec![4] }.specs();
+        let mut state = State::new(&place.device(), place.dtype, &specs, &[1.0; 4]);
+        state.update(&g, &hyper(1), 1.0);
+        for (v, g) in state.v.to_f64().iter().zip(g) {
+            let error = (v / (g * g * (1.0 - 0.999)) - 1.0).abs();
+            assert!(error <= 2.0 * f64::from(f32::EPSILON), "{place:?}: v of gradient {g} is {v}: off by {error:.1e}");
+        }
+    }
 }
 
 #[test]
 fn the_first_update_moves_every_weight_by_the_learning_rate() {
-    // Bias correction makes m / sqrt(v) the sign of the gradient: without it the first step would be 0.1 / sqrt(0.05) as long.
-    let device = poisoned_device();
-    let spans = [Span { name: "p".into(), shape: vec![4], offset: 0, decay: false }];
-    let mut params = tensor::<f64>(&device, &[4], &[1.0; 4]);
-    let mut gradients = tensor::<f64>(&device, &[4], &[2.0, -3.0, 1e-3, -1e3]);
-    let (mut m, mut v) = (tensor::<f64>(&device, &[4], &[0.0; 4]), tensor::<f64>(&device, &[4], &[0.0; 4]));
-    let hyper = AdamW { eps: 0.0, clip: 1.0, ..hyper(1) };
-    let state = AdamWState { params: &mut params, gradients: &mut gradients, m: &mut m, v: &mut v };
-    adamw(state, &spans, &hyper).unwrap();
-    check_close("weights", &[params.to_f64()], &[vec![0.99, 1.01, 0.99, 1.01]], 1e-15);
+    // Bias correction makes m / sqrt(v) the sign of the gradient: without it the first step would be 3 times as long.
+    let expected = [0.99, 1.01, 0.99, 1.01];
+    let after = |device: &Device, dtype: DType| {
+        let mut state = State::new(device, dtype, &Case { lengths: vec![0, 4] }.specs(), &[1.0; 4]);
+        state.update(&[2.0, -3.0, 1e-3, -1e3], &AdamW { eps: 0.0, ..hyper(1) }, 1.0);
+        [state.params.values.to_f64()]
+    };
+    check_close("f64", &after(&guarded::host(), DType::F64), &[expected.into()], 1e-15);
+    for place in places() {
+        // The step's roundings are a hundredth of those of the weight.
+        let tolerance = f64::from(f32::EPSILON);
+        check_close(&format!("{place:?}"), &after(&place.device(), place.dtype), &[expected.into()], tolerance);
+    }
 }
 
 #[test]
 fn a_weight_without_a_gradient_only_decays() {
-    let device = poisoned_device();
-    let span = |name: &str, offset, decay| Span { name: name.into(), shape: vec![1], offset, decay };
-    let spans = [span("matrix", 0, true), span("norm", 1, false)];
-    let mut params = tensor::<f64>(&device, &[2], &[2.0, 2.0]);
-    let [mut gradients, mut m, mut v] = [(); 3].map(|_| tensor::<f64>(&device, &[2], &[0.0, 0.0]));
-    let state = AdamWState { params: &mut params, gradients: &mut gradients, m: &mut m, v: &mut v };
-    adamw(state, &spans, &hyper(1)).unwrap();
-    assert_eq!(params.to_f64(), [2.0 * (1.0 - 0.01 * 0.1), 2.0]);
+    let after = |device: &Device, dtype: DType| {
+        let mut state = State::new(device, dtype, &Case { lengths: vec![1, 1] }.specs(), &[2.0; 2]);
+        state.update(&[0.0; 2], &hyper(1), 1.0);
+        state.params.values.to_f64()
+    };
+    let kept = 2.0 * (1.0 - 0.01 * 0.1);
+    assert_eq!(after(&guarded::host(), DType::F64), [kept, 2.0]);
+    for place in places() {
+        let weights = after(&place.device(), place.dtype);
+        assert!((weights[0] - kept).abs() <= f64::from(f32::EPSILON) && weights[1] == 2.0, "{place:?}: {weights:?}");
+    }
+}
+
+/// The step's numbers for a launcher.
+fn numbers(device: &Device, hyper: &AdamW) -> Tensor {
+    let AdamW { learning_rate, betas: (beta1, beta2), eps, weight_decay, .. } = *hyper;
+    let numbers = [learning_rate, weight_decay, eps, beta1, beta2, 1.0 - beta1, 1.0 - beta2, 0.1, 1.5, 1.0];
+    assert_eq!(size_of_val(&numbers), size_of::<engine_adamw_step>());
+    array(device, DType::F64, &numbers)
+}
+
+/// Parameters, m, v, gradients and the copy after the launcher's update; each of the first four is 17 numbers of `before`.
+/// Groups begin at 0, 3 (empty), 3 and 10, with these `decays`.
+fn launched(device: &Device, before: [f64; 4], decays: [f64; 4], clip_factor: f64) -> [Vec<f64>; 5] {
+    let n = 17;
+    let mut flat = before.map(|x| array(device, DType::F32, &vec![x; n]));
+    let mut copy = unwritten(device, DType::Bf16, n);
+    let [p, m, v, g] = flat.each_mut().map(|x| x.address_mut().unwrap());
+    let results = results(device, &engine_step_results { clip_factor, ..ZEROS });
+    let (step, decays) = (numbers(device, &hyper(1)), array(device, DType::F32, &decays));
+    let starts = long_indices(device, &[0, 3, 3, 10, n as u64]);
+    let (out, starts, decays) = (copy.address_mut().unwrap(), starts.address().cast(), decays.address().cast());
+    let (driver, dtype) = (device.driver(), engine_dtype(DType::F32));
+    let (results, step, groups, n, stream) = (results.address(), step.address().cast(), 4, n as u64, driver.stream());
+    // SAFETY: arrays of the sizes that engine.h asks for.
+    unsafe {
+        launch!(driver, adamw { n }(p, m, v, g, out, results, step, starts, decays, groups, n, dtype, stream)).unwrap();
+    }
+    let [p, m, v, g] = flat.map(|x| x.to_f64());
+    [p, m, v, g, copy.to_f64()]
 }
 
 #[test]
-fn updates_repeat_to_the_bit_on_any_number_of_threads() {
-    let run = || lists(&run::<f32>());
-    let first = run();
-    for threads in [1, 3] {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        assert!(pool.install(run) == first, "{threads} threads");
+fn with_a_factor_of_nan_nothing_happens() {
+    for place in places() {
+        let before = [0.5, 0.25, 0.125, 2.0];
+        let [p, m, v, g, copy] = launched(&place.device(), before, [1.0; 4], f64::NAN);
+        assert_eq!([p, m, v, g], before.map(|x| vec![x; 17]), "{place:?}");
+        assert!(copy.iter().all(|x| x.is_nan()), "{place:?}: the copy is written");
     }
+}
+
+#[test]
+fn a_group_decays_by_its_own_share() {
+    for place in places() {
+        let [p, .., copy] = launched(&place.device(), [2.0, 0.0, 0.0, 0.0], [1.0, 64.0, 0.0, 16.0], 1.0);
+        let share = |i: usize| [1.0, 0.0, 16.0][usize::from(i >= 3) + usize::from(i >= 10)];
+        assert_eq!(copy, copied(&p, 1), "{place:?}");
+        for (i, p) in p.iter().enumerate() {
+            let expected = 2.0 * (1.0 - 0.01 * 0.1 * share(i));
+            assert!((p - expected).abs() <= 2.0 * f64::from(f32::EPSILON), "{place:?}: weight {i} is {p}");
+        }
+    }
+}
+
+#[test]
+fn kernels_refuse_f64() {
+    check_refusal("adamw", |device| {
+        let mut state = State::new(device, DType::F64, &Case { lengths: vec![4] }.specs(), &[1.0; 4]);
+        let (results, moments) = (results(device, &ZEROS), Moments { m: &mut state.m, v: &mut state.v });
+        adamw(&mut state.params, moments, &mut state.gradients, &state.plan, &results)
+    });
 }

@@ -1,19 +1,26 @@
 //! What every case owes, whatever the op: its formula's values, its gradient, and on every device in every type the precision of
 //! plain rounding and the same bits each time.
 
+use engine::autograd::Tape;
 use engine::device::{DType, Device};
+use engine::error::Result;
 
 use crate::differences::compare;
-use crate::lists::{Case, Pass, Values, round, tensor};
-use crate::places::{Place, places};
+use crate::guarded;
+use crate::lists::{Case, Pass, Values, round};
+use crate::places::{Place, devices, places};
 
-/// `checks!(list)`: a test of each kind over the cases that `list()` gives.
+/// `checks!(list())`: a test of each kind over the cases of a list. `checks!(small(), all())`: the gradient, which is the
+/// forward again and again, over the first list alone.
 #[macro_export]
 macro_rules! checks {
     ($cases:expr) => {
+        $crate::checks!($cases, $cases);
+    };
+    ($small:expr, $cases:expr) => {
         #[test]
         fn the_gradient_equals_central_differences() {
-            $crate::checks::check_gradients(&$cases);
+            $crate::checks::check_gradients(&$small);
         }
 
         #[test]
@@ -31,19 +38,6 @@ macro_rules! checks {
             $crate::checks::check_places(&$cases);
         }
     };
-}
-
-/// A host device whose pool holds freed storage full of NaN: an op that reads what it has not written shows it. (The
-/// emulated device's memory is NaN by itself.)
-pub fn poisoned_host() -> Device {
-    const COPIES: usize = 4;
-    let device = engine::host::device();
-    // The pool's size classes up to 256 KiB, in lines of 64 bytes.
-    let lines = (1..8).chain((0..9).flat_map(|power| (8..16).map(move |eighths| eighths << power)));
-    let nan = |lines: usize| tensor(&device, &[lines * 16], DType::F32, &vec![f64::NAN; lines * 16]);
-    let held: Vec<_> = lines.flat_map(|lines| (0..COPIES).map(move |_| lines)).map(nan).collect();
-    drop(held);
-    device
 }
 
 /// Every gradient in f64 against central differences.
@@ -80,7 +74,7 @@ pub fn check_formula(cases: &[Case]) {
     for case in cases {
         let values = case.values(DType::F64);
         let (inputs, params) = case.split(&values);
-        let got = case.forward(&poisoned_host(), DType::F64, &values);
+        let got = case.forward(&guarded::host(), DType::F64, &values);
         let expected = (case.formula)(inputs, params);
         let tolerance = 4.0 * tolerance(case, f64::EPSILON);
         check_close(&format!("{}, against its formula", case.name), &got, &expected, tolerance);
@@ -94,8 +88,8 @@ pub fn check_formula(cases: &[Case]) {
 pub fn check_precision(cases: &[Case]) {
     for case in cases {
         let values = case.values(DType::F32);
-        let wide = case.backward(&poisoned_host(), DType::F64, &values, 0.0);
-        let narrow = case.backward(&poisoned_host(), DType::F32, &values, 0.0);
+        let wide = case.backward(&guarded::host(), DType::F64, &values, 0.0);
+        let narrow = case.backward(&guarded::host(), DType::F32, &values, 0.0);
         let tolerance = 4.0 * tolerance(case, f64::from(f32::EPSILON));
         check_close(&format!("{}, f32 output", case.name), &narrow.outputs, &wide.outputs, tolerance);
         check_close(&format!("{}, f32 gradient", case.name), &narrow.gradients, &wide.gradients, tolerance);
@@ -138,7 +132,7 @@ pub fn check_place(case: &Case, place: Place, plain: impl Fn(Pass, &Values) -> P
     let name = format!("{} in {:?} on {:?}", case.name, place.dtype, place.kind);
     let values = case.values(place.dtype);
     let got = place.twice(&name, || case.backward(&place.device(), place.dtype, &values, START));
-    let [exact, narrow] = [DType::F64, DType::F32].map(|dtype| case.backward(&poisoned_host(), dtype, &values, START));
+    let [exact, narrow] = [DType::F64, DType::F32].map(|dtype| case.backward(&guarded::host(), dtype, &values, START));
     let narrow = plain(rounded(case, narrow, place.dtype), &values);
     let pairs = [("output", &got.outputs, &exact.outputs, &narrow.outputs)];
     let pairs = pairs.into_iter().chain([("gradient", &got.gradients, &exact.gradients, &narrow.gradients)]);
@@ -169,4 +163,24 @@ pub fn check_twice_plain(name: &str, got: &[f64], exact: &[f64], plain: &[f64], 
     let (error, plain) = (error(got), error(plain));
     let allowed = 2.0 * plain + largest * f64::from(f32::EPSILON);
     assert!(error <= allowed, "{name}: error {error:.3e}, allowed {allowed:.3e} (plain {plain:.3e})");
+}
+
+/// Every device that runs kernels says that they do not compute in f64.
+pub fn check_refusal(name: &str, run: impl Fn(&Device) -> Result<()>) {
+    for device in devices().iter().filter(|device| !device.driver().is_host()) {
+        let said = run(device).map_or_else(|error| error.to_string(), |()| "nothing".into());
+        assert!(said.contains("no kernel computes in dtype 2"), "{name} in f64 says: {said}");
+    }
+}
+
+/// [`check_refusal`] of a case's forward.
+pub fn check_f64_is_refused(case: &Case) {
+    check_refusal(&case.name, |device| {
+        let values = case.values(DType::F64);
+        let (inputs, params) = case.split(&values);
+        let (_table, params) = crate::lists::params(device, &case.params, DType::F64, params);
+        let mut tape = Tape::inference(device);
+        let vars = case.place(&mut tape, DType::F64, inputs);
+        (case.run)(&mut tape, &vars, &params).map(drop)
+    });
 }

@@ -1,54 +1,141 @@
 //! clip: the global norm of the gradients and the factor that limits it.
 
-use engine::device::Device;
-use engine::ops::clip::{clip_factor, global_norm};
+use engine::device::bindings::{ENGINE_CLIP_RUN, engine_step_results};
+use engine::device::{DType, Device};
+use engine::ops::clip::clip_factor;
+use engine::ops::results::StepResults;
 
-use crate::cases::{poisoned_device, random, rng, tensor};
+use crate::arrays::{array, results};
+use crate::checks::{check_refusal, check_twice_plain};
+use crate::guarded;
+use crate::lists::clip::cases;
+use crate::lists::{random, rng};
+use crate::places::places;
 
-/// Lengths around the blocks of the sum: 1,024 in f32, 65,536 to a task.
-const LENGTHS: [usize; 9] = [1, 2, 17, 1023, 1025, 65_535, 65_536, 65_537, 200_003];
+const RUN: usize = ENGINE_CLIP_RUN as usize;
+
+/// Norm and factor, beside a loss.
+fn run_with_loss(device: &Device, dtype: DType, gradients: &[f64], max_norm: f64, loss: f64) -> [f64; 2] {
+    let before =
+        engine_step_results { loss, entropy: 2.0, correct: 3.0, scored: 4.0, grad_norm: 5.0, clip_factor: 6.0 };
+    let mut results = results(device, &before);
+    clip_factor(&mut results, &array(device, dtype, gradients), max_norm).unwrap();
+    let after = results.read().unwrap();
+    let others = [after.loss, after.entropy, after.correct, after.scored].map(f64::to_bits);
+    assert_eq!(others, [loss, 2.0, 3.0, 4.0].map(f64::to_bits), "the other results stay as they are");
+    [after.grad_norm, after.clip_factor]
+}
+
+fn run(device: &Device, dtype: DType, gradients: &[f64], max_norm: f64) -> [f64; 2] {
+    run_with_loss(device, dtype, gradients, max_norm, 1.0)
+}
 
 fn norm(x: &[f64]) -> f64 {
     x.iter().map(|x| x * x).sum::<f64>().sqrt()
 }
 
+fn factor(norm: f64, max_norm: f64) -> f64 {
+    if max_norm > 0.0 { (max_norm / (norm + 1e-6)).min(1.0) } else { 1.0 }
+}
+
+fn gradients(n: usize) -> Vec<f64> {
+    random(DType::F32, &mut rng(n as u64), n, 3.0)
+}
+
 #[test]
-fn the_norm_is_the_root_of_the_sum_of_squares() {
-    for n in LENGTHS {
-        let x = random(&mut rng(n as u64), n, 3.0);
-        let (wide, narrow) = (tensor::<f64>(&Device::cpu(), &[n], &x), tensor::<f32>(&Device::cpu(), &[n], &x));
+fn the_norm_in_f64_is_the_root_of_the_sum_of_squares() {
+    for n in cases() {
+        let x = gradients(n);
         // 1e-16 an addition, of positive terms.
-        assert!((global_norm(&wide) / norm(&x) - 1.0).abs() < 1e-16 * (n as f64 + 8.0), "f64 of {n}");
-        // Squares and sums round in f32 within a block of 1,024 that is kept in 16 running sums: 64 + 16 additions.
-        assert!((global_norm(&narrow) / norm(&x) - 1.0).abs() < 81.0 * f32::EPSILON as f64, "f32 of {n}");
+        let [got, _] = run(&guarded::host(), DType::F64, &x, 0.0);
+        assert!((got / norm(&x) - 1.0).abs() < 1e-16 * (n as f64 + 8.0), "norm of {n}");
     }
 }
 
 #[test]
-fn the_norm_repeats_to_the_bit_on_any_number_of_threads() {
-    let x = random(&mut rng(1), 200_003, 3.0);
-    let run = || global_norm(&tensor::<f32>(&poisoned_device(), &[x.len()], &x)).to_bits();
-    let first = run();
-    for threads in [1, 3] {
-        assert_eq!(rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(run), first);
-    }
-}
-
-#[test]
-fn a_gradient_that_is_not_finite_has_a_norm_that_is_not_finite() {
-    for bad in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
-        let mut x = vec![1.0; 70_000];
-        x[69_999] = bad;
-        assert!(!global_norm(&tensor::<f32>(&Device::cpu(), &[x.len()], &x)).is_finite(), "{bad}");
+fn every_device_is_as_precise_as_plain_rounding() {
+    for n in cases() {
+        let x = gradients(n);
+        for place in places() {
+            let exact = norm(&x);
+            let [plain, _] = run(&guarded::host(), DType::F32, &x, 0.0);
+            for max_norm in [0.0, 1.0, 1e9] {
+                let name = format!("clip of {n} to {max_norm} on {:?}", place.kind);
+                let [got, clipped] = place.twice(&name, || run(&place.device(), DType::F32, &x, max_norm));
+                // At most 64 squares to a running sum and 16 such sums are added in f32: 81 roundings.
+                let error = (got / exact - 1.0).abs();
+                assert!(error < 81.0 * f64::from(f32::EPSILON), "{name}: relative error {error:.1e}");
+                check_twice_plain(&name, &[got], &[exact], &[plain], 0.0);
+                assert!((clipped / factor(got, max_norm) - 1.0).abs() < 4.0 * f64::EPSILON, "{name}: {clipped}");
+            }
+        }
     }
 }
 
 #[test]
 fn the_factor_brings_a_larger_norm_down_to_the_limit_and_leaves_a_smaller_one() {
     // torch.nn.utils.clip_grad_norm_ divides by norm + 1e-6.
-    assert_eq!(clip_factor(4.0, 1.0), 1.0 / (4.0 + 1e-6));
-    assert_eq!(clip_factor(0.5, 1.0), 1.0);
-    assert_eq!(clip_factor(1.0, 1.0), 1.0 / (1.0 + 1e-6));
-    assert_eq!(clip_factor(0.0, 1.0), 1.0);
-    assert_eq!(clip_factor(1e9, 0.0), 1.0, "a limit of 0 is no limit");
+    for place in places() {
+        let factor = |norm: f64, max_norm| run(&place.device(), DType::F32, &[norm], max_norm)[1];
+        assert_eq!(factor(4.0, 1.0), 1.0 / (4.0 + 1e-6));
+        assert_eq!(factor(0.5, 1.0), 1.0);
+        assert_eq!(factor(1.0, 1.0), 1.0 / (1.0 + 1e-6));
+        assert_eq!(factor(0.0, 1.0), 1.0);
+        assert_eq!(factor(1e9, 0.0), 1.0, "a limit of 0 is no limit");
+    }
+}
+
+#[test]
+fn no_gradient_has_norm_0_and_factor_1() {
+    for place in places() {
+        assert_eq!(run(&place.device(), DType::F32, &[], 1.0), [0.0, 1.0], "{place:?}");
+    }
+}
+
+#[test]
+fn a_norm_that_is_not_finite_gives_factor_nan() {
+    let (inf, nan) = (f64::INFINITY, f64::NAN);
+    for place in places() {
+        for max_norm in [0.0, 1.0] {
+            for bad in [nan, inf, -inf] {
+                let mut x = vec![1.0; 4 * RUN + 5];
+                x[4 * RUN + 3] = bad;
+                let [norm, factor] = run(&place.device(), DType::F32, &x, max_norm);
+                assert!(!norm.is_finite() && factor.is_nan(), "{bad} to {max_norm} at {place:?}: {norm}, {factor}");
+            }
+            // Finite elements whose squares are not.
+            let [norm, factor] = run(&place.device(), DType::F32, &[1e30, 1e30], max_norm);
+            assert!(norm == inf && factor.is_nan(), "1e30 to {max_norm} at {place:?}: {norm}, {factor}");
+        }
+    }
+}
+
+#[test]
+fn a_loss_that_is_not_finite_gives_factor_nan() {
+    let gradients = [3.0, 4.0];
+    for place in places() {
+        let with_loss = |loss| run_with_loss(&place.device(), DType::F32, &gradients, 10.0, loss);
+        for loss in [f64::INFINITY, f64::NEG_INFINITY, f64::NAN] {
+            let [norm, factor] = with_loss(loss);
+            assert!(norm == 5.0 && factor.is_nan(), "loss {loss} at {place:?}: norm {norm}, factor {factor}");
+        }
+        assert_eq!(with_loss(-1e300), [5.0, 1.0], "{place:?}");
+    }
+}
+
+#[test]
+fn runs_beyond_the_threads_of_a_block_count() {
+    // 257 runs for 256 threads; of a model's gradients there are 16 thousand.
+    let mut gradients = vec![0.0; 256 * RUN + 8];
+    (gradients[5], gradients[256 * RUN + 7]) = (3.0, 4.0);
+    for place in places() {
+        assert_eq!(run(&place.device(), DType::F32, &gradients, 0.0), [5.0, 1.0], "{place:?}");
+    }
+}
+
+#[test]
+fn kernels_refuse_f64() {
+    check_refusal("clip_factor", |device| {
+        clip_factor(&mut StepResults::zeros(device)?, &array(device, DType::F64, &[3.0, 4.0]), 1.0)
+    });
 }

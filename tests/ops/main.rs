@@ -3,11 +3,23 @@
 //! `lists/` has the cases of each op, [`checks`] what every case owes; a file per op runs them, and tests what only that op
 //! has. `ENGINE_TEST_DEVICE=cuda` runs them on the GPU.
 
+mod arrays;
 mod checks;
 mod differences;
+mod guarded;
 mod lists;
 mod places;
 
+mod adamw;
+mod add;
+mod cast;
+mod clip;
+mod embedding;
+mod exp;
+mod geglu;
+mod linear;
 mod residual;
 mod rmsnorm;
+mod sample;
 mod stochastic;
+mod tape;

@@ -19,11 +19,12 @@ pub struct Place {
     pub dtype: DType,
 }
 
-/// The host and the emulated device in f32 and bf16; with `ENGINE_TEST_DEVICE=cuda` the GPU alone. f64 is what they are
-/// compared with.
+/// The host and the emulated device in f32 and bf16; with `ENGINE_TEST_DEVICE` (`cuda`, `emulated`) that one alone. f64 is
+/// what they are compared with.
 pub fn places() -> Vec<Place> {
     let kinds: &[Kind] = match std::env::var("ENGINE_TEST_DEVICE").as_deref() {
         Ok("cuda") => &[Kind::Cuda],
+        Ok("emulated") if cfg!(engine_emulated) => &[Kind::Emulated],
         _ if cfg!(engine_emulated) => &[Kind::Host, Kind::Emulated],
         _ => &[Kind::Host],
     };
@@ -31,11 +32,16 @@ pub fn places() -> Vec<Place> {
     kinds.iter().flat_map(|&kind| types.map(|dtype| Place { kind, dtype })).collect()
 }
 
+/// A new device of each of these kinds.
+pub fn devices() -> Vec<Device> {
+    places().chunk_by(|a, b| a.kind == b.kind).map(|of_kind| of_kind[0].device()).collect()
+}
+
 impl Place {
     /// A new device of this kind.
     pub fn device(self) -> Device {
         match self.kind {
-            Kind::Host => engine::host::device(),
+            Kind::Host => crate::guarded::host(),
             Kind::Emulated => emulated(),
             Kind::Cuda => engine::cuda::device().unwrap_or_else(|error| panic!("{}", error.report())),
         }

@@ -3,36 +3,40 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use engine::autograd::Params;
-use engine::autograd::{Tape, Var};
-use engine::batch::mask::AttentionMask;
+use engine::autograd::{Backward, Params, Tape, Var};
+use engine::batch::Example;
+use engine::batch::inputs::Inputs;
+use engine::batch::mask::{AttentionMask, Placement};
+use engine::batch::tree::TokenTree;
 use engine::device::{DType, Device, Tensor};
+use engine::error::Result;
+use engine::host;
 use engine::ops::attention::attention;
 use engine::ops::cross_entropy::linear_cross_entropy;
-use engine::ops::embedding::embedding;
+use engine::ops::embedding::{TokenIds, embedding};
 use engine::ops::geglu::geglu;
 use engine::ops::linear::linear;
 use engine::ops::residual::residual_rmsnorm;
 use engine::ops::rmsnorm::rmsnorm;
-use engine::ops::rope::{Heads, Rotation, qkv_norm_rope};
+use engine::ops::rope::{Heads, NormRope, RotationTable, qkv_norm_rope};
 
-use crate::cases::{params, tensor};
-use crate::trees::{Shape, tree};
+use crate::lists::{params, tensor};
+use crate::places::{Place, places};
 
 fn no_params(device: &Device) -> Params {
-    params::<f64>(device, &[], &[]).0
+    params(device, &[], DType::F64, &[]).0
 }
 
 #[test]
 fn a_parameter_that_got_no_gradient_is_an_error_that_names_it() {
-    let device = Device::cpu();
-    let (table, params) = params::<f64>(&device, &[vec![1, 1], vec![1, 1]], &[vec![1.0], vec![2.0]]);
+    let device = host::device();
+    let (table, params) = params(&device, &[vec![1, 1], vec![1, 1]], DType::F64, &[vec![1.0], vec![2.0]]);
     let mut gradients = table.gradients().unwrap();
     let mut tape = Tape::recording(&device, &mut gradients);
-    let x = tape.var(tensor::<f64>(&device, &[1, 1], &[3.0]));
+    let x = tape.var(tensor(&device, &[1, 1], DType::F64, &[3.0]));
     let y = linear(&mut tape, &x, &params[0]).unwrap();
     tape.push("seed", move |ctx| {
-        let one = tensor::<f64>(y.value.device(), &[1, 1], &[1.0]);
+        let one = tensor(y.value.device(), &[1, 1], DType::F64, &[1.0]);
         ctx.give(&y, one)
     });
     let error = tape.backward().unwrap_err();
@@ -42,11 +46,11 @@ fn a_parameter_that_got_no_gradient_is_an_error_that_names_it() {
 
 #[test]
 fn an_op_that_no_gradient_reaches_gives_none_and_its_parameter_is_missed() {
-    let device = Device::cpu();
-    let (table, params) = params::<f64>(&device, &[vec![1, 1]], &[vec![1.0]]);
+    let device = host::device();
+    let (table, params) = params(&device, &[vec![1, 1]], DType::F64, &[vec![1.0]]);
     let mut gradients = table.gradients().unwrap();
     let mut tape = Tape::recording(&device, &mut gradients);
-    let x = tape.var(tensor::<f64>(&device, &[1, 1], &[3.0]));
+    let x = tape.var(tensor(&device, &[1, 1], DType::F64, &[3.0]));
     linear(&mut tape, &x, &params[0]).unwrap();
     assert_eq!(tape.backward().unwrap_err().to_string(), "internal: parameter `p0` received no gradient");
 }
@@ -55,24 +59,29 @@ fn an_op_that_no_gradient_reaches_gives_none_and_its_parameter_is_missed() {
 fn every_op(tape: &mut Tape, device: &Device) -> Params {
     let shapes = [vec![5, 4], vec![4], vec![6, 4], vec![2], vec![2]];
     let values: Vec<Vec<f64>> = shapes.iter().map(|s| vec![0.5; s.iter().product()]).collect();
-    let (table, p) = params::<f64>(device, &shapes, &values);
-    let h = embedding(tape, &[1u32, 2, 3].as_slice().into(), &p[0], 2.0).unwrap();
+    let (table, p) = params(device, &shapes, DType::F64, &values);
+    let tree =
+        TokenTree::from_examples(&[&Example { ids: vec![1, 2, 3], scored: vec![false; 3], origin: String::new() }]);
+    let inputs = Inputs::new(device, false);
+    let (ids, placement) = (TokenIds::new(&inputs, &tree.ids, 5).unwrap(), Placement::new(&inputs, &tree, tree.rows()));
+    let mask = Rc::new(AttentionMask::new(&inputs, &tree, tree.rows(), &placement, None, false));
+    inputs.send().unwrap();
+    let h = embedding(tape, &ids, &p[0], 2.0).unwrap();
     let x = rmsnorm(tape, &h, &p[1], 1e-6).unwrap();
     let h = residual_rmsnorm(tape, &h, &x, &p[1], 1e-6).unwrap();
     let qkv = linear(tape, &h, &p[2]).unwrap();
-    let rotation = Rc::new(Rotation::new(device, &[0, 1, 2], 2, 1e4, DType::F64));
-    let heads = Heads { query: 1, kv: 1, dim: 2 };
-    let (q, k, v) = qkv_norm_rope(tape, &qkv, (&p[3], &p[4]), &rotation, heads, 1e-6).unwrap();
-    let mask = Rc::new(AttentionMask::new(&tree(Shape::Row, 3), None));
-    let o = attention(tape, (&q, &k, &v), &mask, 1.0).unwrap();
-    geglu(tape, &o).unwrap();
+    let rotation = Rc::new(RotationTable::new(device, 3, 2, 1e4, DType::F64).unwrap().at(placement.positions.clone()));
+    let (q_norm, k_norm, heads) = (p[3].clone(), p[4].clone(), Heads { query: 1, kv: 1, dim: 2 });
+    let rotated = qkv_norm_rope(tape, &qkv, &NormRope { q_norm, k_norm, rotation, heads, eps: 1e-6 }).unwrap();
+    attention(tape, &rotated, &mask, 1.0).unwrap();
+    geglu(tape, &qkv).unwrap();
     linear_cross_entropy(tape, &h, &p[0], &[], 1.0).unwrap();
     table
 }
 
 #[test]
 fn an_inference_tape_records_nothing_and_holds_nothing() {
-    let device = Device::cpu();
+    let device = host::device();
     let mut tape = Tape::inference(&device);
     assert!(!tape.is_recording() && tape.gradients().is_none());
     let mut table = every_op(&mut tape, &device);
@@ -90,7 +99,7 @@ fn an_inference_tape_records_nothing_and_holds_nothing() {
 
 #[test]
 fn a_recording_tape_holds_what_it_captured_until_it_is_dropped() {
-    let device = Device::cpu();
+    let device = host::device();
     let table = no_params(&device);
     let mut gradients = table.gradients().unwrap();
     let mut tape = Tape::recording(&device, &mut gradients);
@@ -103,7 +112,7 @@ fn a_recording_tape_holds_what_it_captured_until_it_is_dropped() {
 
 #[test]
 fn writing_a_tensor_that_somebody_else_holds_is_an_error() {
-    let mut x = tensor::<f32>(&Device::cpu(), &[2, 3], &[1.0; 6]);
+    let mut x = tensor(&host::device(), &[2, 3], DType::F32, &[1.0; 6]);
     let view = x.view(3, &[3]);
     let error = x.as_mut::<f32>().unwrap_err();
     assert_eq!(error.to_string(), "internal: a tensor of shape [2, 3] is written while it is shared");
@@ -112,15 +121,20 @@ fn writing_a_tensor_that_somebody_else_holds_is_an_error() {
     assert_eq!(x.view(3, &[3]).as_slice::<f32>(), [1.0, 1.0, 7.0]);
 }
 
-/// Runs closures as the backward of a tape with one value of two elements; returns the gradient it ends with.
+/// Where the tape itself is tested: on the host, in f64.
+fn on_the_host() -> (Device, DType) {
+    (host::device(), DType::F64)
+}
+
+/// Runs a closure as the backward of a tape with one value of two elements; returns the gradient it ends with.
 fn gradient_after(
-    give: impl FnOnce(&mut engine::autograd::Backward<'_>, &Var) -> engine::error::Result<()> + 'static,
-) -> engine::error::Result<Option<Vec<f64>>> {
-    let device = Device::cpu();
-    let table = no_params(&device);
+    (device, dtype): (Device, DType),
+    give: impl FnOnce(&mut Backward<'_>, &Var) -> Result<()> + 'static,
+) -> Result<Option<Vec<f64>>> {
+    let table = no_params(&host::device());
     let mut gradients = table.gradients().unwrap();
     let mut tape = Tape::recording(&device, &mut gradients);
-    let x = tape.var(tensor::<f64>(&device, &[2], &[0.0; 2]));
+    let x = tape.var(tensor(&device, &[2], dtype, &[0.0; 2]));
     let caught = Rc::new(RefCell::new(None));
     let (sink, y) = (caught.clone(), x.clone());
     tape.push("catch", move |ctx| {
@@ -132,46 +146,68 @@ fn gradient_after(
     Ok(caught.take())
 }
 
-fn pair(a: f64, b: f64) -> Tensor {
-    tensor::<f64>(&Device::cpu(), &[2], &[a, b])
+/// A tensor of two numbers, as `x` is.
+fn pair(x: &Var, a: f64, b: f64) -> Tensor {
+    tensor(x.value.device(), &[2], x.value.dtype(), &[a, b])
 }
 
 #[test]
 fn a_gradient_that_arrives_twice_is_added() {
-    let sum = gradient_after(|ctx, x| {
-        ctx.give(x, pair(1.0, 2.0))?;
-        ctx.give(x, pair(10.0, 20.0))?;
-        ctx.give(x, pair(100.0, 200.0))
-    });
-    assert_eq!(sum.unwrap(), Some(vec![111.0, 222.0]));
+    for place in places() {
+        let sum = gradient_after((place.device(), place.dtype), |ctx, x| {
+            ctx.give(x, pair(x, 1.0, 2.0))?;
+            ctx.give(x, pair(x, 10.0, 20.0))?;
+            ctx.give(x, pair(x, 100.0, 200.0))
+        });
+        // In bf16 the second sum is 222 exactly, and 111 too.
+        assert_eq!(sum.unwrap(), Some(vec![111.0, 222.0]), "{place:?}");
+    }
 }
 
 #[test]
 fn adding_to_a_gradient_never_changes_a_tensor_that_somebody_else_holds() {
-    // Either of the two may be held elsewhere; the sum is made in the other.
-    let (kept, outer) = (pair(1.0, 2.0), Rc::new(Cell::new(0)));
-    for first in [true, false] {
-        let (held, copy, calls) = (kept.clone(), kept.clone(), outer.clone());
-        let sum = gradient_after(move |ctx, x| {
-            calls.set(calls.get() + 1);
-            let (a, b) = if first { (held, pair(10.0, 20.0)) } else { (pair(10.0, 20.0), held) };
-            ctx.give(x, a)?;
-            ctx.give(x, b)
-        });
-        assert_eq!(sum.unwrap(), Some(vec![11.0, 22.0]));
-        assert_eq!(copy.to_f64(), [1.0, 2.0]);
+    let calls = Rc::new(Cell::new(0));
+    for Place { kind, dtype } in places() {
+        let device = Place { kind, dtype }.device();
+        let kept = tensor(&device, &[2], dtype, &[1.0, 2.0]);
+        // Either of the two may be held elsewhere; the sum is made in the other.
+        for first in [true, false] {
+            let (held, calls) = (kept.clone(), calls.clone());
+            let sum = gradient_after((device.clone(), dtype), move |ctx, x| {
+                calls.set(calls.get() + 1);
+                let (a, b) = if first { (held, pair(x, 10.0, 20.0)) } else { (pair(x, 10.0, 20.0), held) };
+                ctx.give(x, a)?;
+                ctx.give(x, b)
+            });
+            assert_eq!(sum.unwrap(), Some(vec![11.0, 22.0]));
+            assert_eq!(kept.to_f64(), [1.0, 2.0]);
+        }
     }
-    assert_eq!(outer.get(), 2);
+    assert_eq!(calls.get(), 2 * places().len());
+}
+
+#[test]
+fn a_sum_of_two_tensors_that_are_both_held_elsewhere_is_an_error() {
+    let held = tensor(&host::device(), &[2], DType::F64, &[1.0, 2.0]);
+    let (a, b) = (held.clone(), held.clone());
+    let error = gradient_after(on_the_host(), move |ctx, x| {
+        ctx.give(x, a)?;
+        ctx.give(x, b)
+    });
+    assert!(error.unwrap_err().report().contains("is written while it is shared"));
+    assert_eq!(held.to_f64(), [1.0, 2.0]);
 }
 
 #[test]
 fn a_value_that_nothing_used_has_no_gradient() {
-    assert_eq!(gradient_after(|_, _| Ok(())).unwrap(), None);
+    assert_eq!(gradient_after(on_the_host(), |_, _| Ok(())).unwrap(), None);
 }
 
 #[test]
 fn a_gradient_of_another_shape_is_an_error_that_names_the_op() {
-    let error = gradient_after(|ctx, x| ctx.give(x, tensor::<f64>(&Device::cpu(), &[1, 2], &[0.0; 2]))).unwrap_err();
+    let error =
+        gradient_after(on_the_host(), |ctx, x| ctx.give(x, tensor(&host::device(), &[1, 2], DType::F64, &[0.0; 2])))
+            .unwrap_err();
     assert_eq!(
         error.report(),
         "error: in the backward of `give`\ncaused by: internal: gradient of shape [1, 2] for a value of shape [2]"
@@ -180,7 +216,7 @@ fn a_gradient_of_another_shape_is_an_error_that_names_the_op() {
 
 #[test]
 fn closures_run_in_reverse() {
-    let device = Device::cpu();
+    let device = host::device();
     let table = no_params(&device);
     let mut gradients = table.gradients().unwrap();
     let mut tape = Tape::recording(&device, &mut gradients);
@@ -198,15 +234,15 @@ fn closures_run_in_reverse() {
 
 #[test]
 fn gradients_of_parameters_add_up_over_tapes() {
-    let device = Device::cpu();
-    let (table, params) = params::<f64>(&device, &[vec![1, 1]], &[vec![1.0]]);
+    let device = host::device();
+    let (table, params) = params(&device, &[vec![1, 1]], DType::F64, &[vec![1.0]]);
     let mut gradients = table.gradients().unwrap();
     for x in [3.0, 4.0] {
         let mut tape = Tape::recording(&device, &mut gradients);
-        let x = tape.var(tensor::<f64>(&device, &[1, 1], &[x]));
+        let x = tape.var(tensor(&device, &[1, 1], DType::F64, &[x]));
         let y = linear(&mut tape, &x, &params[0]).unwrap();
         tape.push("seed", move |ctx| {
-            let one = tensor::<f64>(y.value.device(), &[1, 1], &[1.0]);
+            let one = tensor(y.value.device(), &[1, 1], DType::F64, &[1.0]);
             ctx.give(&y, one)
         });
         tape.backward().unwrap();
@@ -216,7 +252,7 @@ fn gradients_of_parameters_add_up_over_tapes() {
 
 #[test]
 fn freed_storage_is_used_again() {
-    let device = Device::cpu();
+    let device = host::device();
     let make = || Tensor::zeros(&device, &[1000], DType::F32).unwrap();
     drop((make(), make()));
     let peak = device.peak_bytes();

@@ -22,6 +22,10 @@ pub fn case(n: usize, d: usize, eps: f64) -> Case {
     }
 }
 
+pub fn model_case() -> Case {
+    case(270, 640, 1e-6)
+}
+
 pub fn cases() -> Vec<Case> {
     let shapes =
         [(1, 1, 0.5), (2, 16, 1e-6), (5, 33, 0.5), (17, 640, 0.1), (113, 19, 1e-6), (203, 24, 0.5), (1, 257, 0.5)];
