@@ -3,10 +3,10 @@
 use std::ffi::{CStr, CString, c_char, c_void};
 
 use engine::device::bindings::engine_status::{self, *};
-use engine::emulated::{Buffer, seed};
+use engine::emulated::seed;
 use half::bf16;
 
-use crate::array::{kernels, on_the_emulator};
+use crate::buffer::{Buffer, device};
 
 unsafe extern "C" {
     fn engine_emulator_test(name: *const c_char, fault: u32, out: *mut f32, input: *const c_void) -> engine_status;
@@ -14,7 +14,6 @@ unsafe extern "C" {
 
 /// Runs a test kernel; its status, its message and what it wrote.
 fn run(name: &str, fault: u32) -> (engine_status, String, Vec<f32>) {
-    on_the_emulator();
     let name = CString::new(name).unwrap();
     let mut out = Buffer::<f32>::new(if name.as_bytes() == b"product" { 128 } else { 64 }).unwrap();
     let floats: Vec<f32> = (0..64).map(|i| i as f32 - 20.0).collect();
@@ -26,7 +25,10 @@ fn run(name: &str, fault: u32) -> (engine_status, String, Vec<f32>) {
     // SAFETY: arrays of the sizes that the test kernels document; where one goes beyond, it stays in the guard bands.
     let status = unsafe { engine_emulator_test(name.as_ptr(), fault, out.as_mut_ptr(), input) };
     // SAFETY: a C string of this thread, copied at once.
-    let message = unsafe { CStr::from_ptr(kernels().table.last_error.unwrap()()) }.to_str().unwrap().to_string();
+    let message = unsafe { CStr::from_ptr(device().driver().kernels().table.last_error.unwrap()()) }
+        .to_str()
+        .unwrap()
+        .to_string();
     let result = out.as_slice().to_vec();
     // What was written beside the array is found once more at its end.
     let beside =

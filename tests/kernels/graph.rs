@@ -3,12 +3,12 @@
 use std::ffi::{CString, c_char, c_void};
 use std::rc::Rc;
 
+use engine::device::bindings::engine_dtype::ENGINE_F32 as F32;
 use engine::device::bindings::engine_status::{self, *};
 use engine::device::bindings::*;
-use engine::emulated::Buffer;
 use engine::launch;
 
-use crate::array::{Array, F32, kernels, on_the_emulator};
+use crate::buffer::{Buffer, device};
 
 unsafe extern "C" {
     fn engine_emulator_test(name: *const c_char, fault: u32, out: *mut f32, input: *const c_void) -> engine_status;
@@ -62,45 +62,47 @@ fn test_kernel(name: &str, fault: u32, out: *mut f32, input: *const f32) -> engi
 }
 
 /// h (2, 3) = scale * weight[ids]
-fn embedding(h: &mut Array, weight: &Array, ids: &Buffer<u32>, scale: f32) {
-    let (n, d, stream) = (2, 3, std::ptr::null_mut());
+fn embedding(h: &mut Buffer<f32>, weight: &Buffer<f32>, ids: &Buffer<u32>, scale: f64) {
+    let (device, n, d, stream) = (device(), 2, 3, std::ptr::null_mut());
     // SAFETY: arrays of these shapes.
     unsafe {
-        let (h, weight, ids) = (h.mut_ptr(), weight.ptr(), ids.as_ptr());
-        launch!(kernels(), embedding_forward { n, d }(h, weight, ids, n, d, scale, F32, stream)).unwrap();
+        let (h, weight, ids) = (h.as_mut_ptr().cast(), weight.as_ptr().cast(), ids.as_ptr());
+        launch!(device.driver(), embedding_forward { n, d }(h, weight, ids, n, d, scale, F32, stream)).unwrap();
     }
 }
 
 #[test]
 fn what_is_captured_runs_at_every_launch_with_the_data_of_then() {
-    on_the_emulator();
-    let weight = Array::new(F32, &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+    let weight = Buffer::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0]).unwrap();
     let mut ids = Buffer::from_slice(&[1_u32, 0]).unwrap();
-    let mut h = Array::empty(F32, 6);
+    let mut h = Buffer::<f32>::new(6).unwrap();
     let graph = Graph::capture(|| embedding(&mut h, &weight, &ids, 2.0));
-    assert!(h.values().iter().all(|x| x.is_nan()), "nothing runs while it is captured");
+    assert!(h.as_slice().iter().all(|x| x.is_nan()), "nothing runs while it is captured");
     assert_eq!(graph.launch(), ENGINE_OK);
-    assert_eq!(h.values(), [8.0, 10.0, 12.0, 2.0, 4.0, 6.0]);
+    assert_eq!(h.as_slice(), [8.0, 10.0, 12.0, 2.0, 4.0, 6.0]);
     ids.as_mut_slice().copy_from_slice(&[0, 0]);
     assert_eq!(graph.launch(), ENGINE_OK);
-    assert_eq!(h.values(), [2.0, 4.0, 6.0, 2.0, 4.0, 6.0]);
+    assert_eq!(h.as_slice(), [2.0, 4.0, 6.0, 2.0, 4.0, 6.0]);
     embedding(&mut h, &weight, &ids, 1.0);
-    assert_eq!(h.values(), [1.0, 2.0, 3.0, 1.0, 2.0, 3.0], "after the capture launches run at once");
+    assert_eq!(h.as_slice(), [1.0, 2.0, 3.0, 1.0, 2.0, 3.0], "after the capture launches run at once");
 }
 
 #[test]
 fn a_struct_is_kept_as_it_was_when_it_was_captured() {
-    on_the_emulator();
-    let qkv = Array::new(F32, &[3.0, 4.0, 5.0, 6.0, 7.0, 8.0]);
-    let (norm, cos, sin) = (Array::new(F32, &[0.0; 2]), Array::new(F32, &[1.0]), Array::new(F32, &[0.0]));
+    let qkv = Buffer::from_slice(&[3.0_f32, 4.0, 5.0, 6.0, 7.0, 8.0]).unwrap();
+    let (norm, cos, sin) = (
+        Buffer::from_slice(&[0.0f32; 2]).unwrap(),
+        Buffer::from_slice(&[1.0_f32]).unwrap(),
+        Buffer::from_slice(&[0.0_f32]).unwrap(),
+    );
     let positions = Buffer::from_slice(&[0_u32]).unwrap();
-    let mut out = [2; 3].map(|len| Array::empty(F32, len));
-    let [q, k, v] = out.each_mut().map(|x| x.mut_ptr());
+    let mut out = [2; 3].map(|len| Buffer::<f32>::new(len).unwrap());
+    let [q, k, v] = out.each_mut().map(|x| x.as_mut_ptr().cast());
     let mut rope = Box::new(engine_rope {
-        q_norm: norm.ptr(),
-        k_norm: norm.ptr(),
-        cos: cos.ptr(),
-        sin: sin.ptr(),
+        q_norm: norm.as_ptr().cast(),
+        k_norm: norm.as_ptr().cast(),
+        cos: cos.as_ptr().cast(),
+        sin: sin.as_ptr().cast(),
         positions: positions.as_ptr(),
         slots: std::ptr::null(),
         n: 1,
@@ -108,16 +110,17 @@ fn a_struct_is_kept_as_it_was_when_it_was_captured() {
         heads: engine_heads { query: 1, kv: 1, dim: 2 },
     });
     let mut sampling = Box::new(engine_sampling { temperature: 1.0, top_k: 1, top_p: 1.0 });
-    let uniforms = Array::new(F32, &[0.9]);
+    let uniforms = Buffer::from_slice(&[0.9_f32]).unwrap();
     let mut token = Buffer::<u32>::new(1).unwrap();
-    let (tokens, stream) = (token.as_mut_ptr(), std::ptr::null_mut());
+    let (device, tokens, stream) = (device(), token.as_mut_ptr(), std::ptr::null_mut());
     let graph = Graph::capture(|| {
         let (n, r, v_size) = (1, 1, 6);
         // SAFETY: arrays of the shapes that engine.h asks for.
         unsafe {
-            launch!(kernels(), rope_forward { n }(q, k, v, qkv.ptr(), &*rope, F32, stream)).unwrap();
-            let (logits, uniforms) = (qkv.ptr(), uniforms.ptr());
-            launch!(kernels(), sample { r }(tokens, logits, uniforms, &*sampling, r, v_size, F32, stream)).unwrap();
+            launch!(device.driver(), rope_forward { n }(q, k, v, qkv.as_ptr().cast(), &*rope, F32, stream)).unwrap();
+            let (logits, uniforms) = (qkv.as_ptr().cast(), uniforms.as_ptr().cast());
+            launch!(device.driver(), sample { r }(tokens, logits, uniforms, &*sampling, r, v_size, F32, stream))
+                .unwrap();
         }
     });
     rope.n = 1000;
@@ -125,13 +128,12 @@ fn a_struct_is_kept_as_it_was_when_it_was_captured() {
     sampling.temperature = f32::NAN;
     drop((rope, sampling));
     assert_eq!(graph.launch(), ENGINE_OK);
-    assert_eq!(out[2].values(), [7.0, 8.0]);
+    assert_eq!(out[2].as_slice(), [7.0, 8.0]);
     assert_eq!(token.as_slice(), [5]);
 }
 
 #[test]
 fn calls_keep_their_place_among_the_launches_and_are_dropped_once() {
-    on_the_emulator();
     let input = Buffer::from_slice(&[1.0_f32; 64]).unwrap();
     let (mut first, mut second) = (Buffer::<f32>::new(64).unwrap(), Buffer::<f32>::new(64).unwrap());
     let (a, b, source) = (first.as_mut_ptr(), second.as_mut_ptr(), input.as_ptr());
@@ -160,7 +162,6 @@ fn calls_keep_their_place_among_the_launches_and_are_dropped_once() {
 
 #[test]
 fn a_capture_that_is_given_up_drops_what_it_kept() {
-    on_the_emulator();
     let alive = Rc::new(());
     let kept = alive.clone();
     // SAFETY: captures of this thread.
@@ -177,7 +178,6 @@ fn a_capture_that_is_given_up_drops_what_it_kept() {
 
 #[test]
 fn a_fault_in_a_replay_names_the_kernel_and_ends_it() {
-    on_the_emulator();
     let input = Buffer::from_slice(&[1.0_f32; 64]).unwrap();
     let mut out = Buffer::<f32>::new(64).unwrap();
     let mut after = Buffer::<f32>::new(64).unwrap();
@@ -188,14 +188,13 @@ fn a_fault_in_a_replay_names_the_kernel_and_ends_it() {
         assert_eq!(test_kernel("sum", 0, after.as_mut_ptr(), source), ENGINE_OK);
     });
     assert_eq!(graph.launch(), ENGINE_RACE);
-    let message = kernels().check(ENGINE_RACE, "the step").unwrap_err().to_string();
+    let message = device().driver().kernels().check(ENGINE_RACE, "the step").unwrap_err().to_string();
     assert!(message.contains("reverse_kernel") && message.contains("race"), "{message}");
     assert!(after.as_slice().iter().all(|x| x.is_nan()), "what comes after does not run");
 }
 
 #[test]
 fn a_call_that_fails_ends_the_replay() {
-    on_the_emulator();
     let mut out = Buffer::<f32>::new(64).unwrap();
     let input = Buffer::from_slice(&[1.0_f32; 64]).unwrap();
     let graph = Graph::capture(|| {
@@ -208,30 +207,16 @@ fn a_call_that_fails_ends_the_replay() {
 
 #[test]
 fn a_launch_that_no_gpu_takes_fails_while_it_is_captured() {
-    on_the_emulator();
     // More rows than a grid has blocks in its second dimension, at 128 columns each.
-    let (n, d) = (1, 65_536 * 128);
+    let (device, n, d) = (device(), 1, 65_536 * 128);
     let null = std::ptr::null_mut();
     let mut status = Ok(());
     let graph = Graph::capture(|| {
         // SAFETY: no kernel runs.
         status = unsafe {
             launch!(
-                kernels(),
-                rmsnorm_backward { n, d }(
-                    null,
-                    null.cast(),
-                    null.cast(),
-                    null.cast(),
-                    null,
-                    null,
-                    null,
-                    null,
-                    n,
-                    d,
-                    F32,
-                    null
-                )
+                device.driver(),
+                rmsnorm_backward { n, d }(null, null, null, null, null, null, null, null, n, d, F32, null)
             )
         };
     });

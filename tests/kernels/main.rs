@@ -1,50 +1,12 @@
-//! The kernels on the emulated device against the CPU ops, and the emulator against kernels with planted faults.
+//! The emulator against kernels with planted faults, its graphs, the table of kernels and its bindings. What the kernels
+//! compute is tested in `tests/ops`.
 
 #[cfg(engine_emulated)]
-mod array;
-#[cfg(engine_emulated)]
-mod oracle;
-
-/// What `trees` takes from the tests of the CPU ops.
-#[cfg(engine_emulated)]
-mod cases {
-    pub fn rng(seed: u64) -> rand_chacha::ChaCha8Rng {
-        rand::SeedableRng::seed_from_u64(seed)
-    }
-}
-#[cfg(engine_emulated)]
-#[path = "../ops/trees.rs"]
-#[allow(dead_code)]
-mod trees;
-
-#[cfg(engine_emulated)]
-mod adamw;
-#[cfg(engine_emulated)]
-mod attention;
-#[cfg(engine_emulated)]
-mod attention_decode;
-#[cfg(engine_emulated)]
-mod attention_formula;
-#[cfg(engine_emulated)]
-mod cast;
-#[cfg(engine_emulated)]
-mod clip;
-#[cfg(engine_emulated)]
-mod cross_entropy;
-#[cfg(engine_emulated)]
-mod embedding;
+mod buffer;
 #[cfg(engine_emulated)]
 mod emulator;
 #[cfg(engine_emulated)]
-mod geglu;
-#[cfg(engine_emulated)]
 mod graph;
-#[cfg(engine_emulated)]
-mod rmsnorm;
-#[cfg(engine_emulated)]
-mod rope;
-#[cfg(engine_emulated)]
-mod sample;
 #[cfg(engine_emulated)]
 mod table;
 
