@@ -15,7 +15,7 @@ pub struct Mutation {
     /// Files that are compiled with it.
     #[cfg_attr(not(engine_emulated), allow(dead_code))]
     pub sources: Vec<String>,
-    /// Tests of `tests/kernels` whose names begin so: one of them must turn red.
+    /// Tests of `tests/ops` whose names begin so: one of them must turn red.
     #[cfg_attr(not(engine_emulated), allow(dead_code))]
     pub tests: Vec<String>,
 }

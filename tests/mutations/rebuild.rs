@@ -1,4 +1,4 @@
-//! tests/kernels linked again with other objects: seconds, where building the crate anew takes a minute.
+//! tests/ops linked again with other objects: seconds, where building the crate anew takes a minute.
 //!
 //! The linker takes the kernels from an archive, and only for symbols that no object defines: an object that stands before
 //! it on the command line replaces the archive's.
@@ -35,7 +35,7 @@ impl fmt::Display for Outcome {
 }
 
 pub struct Rebuild {
-    /// The shell command that links tests/kernels.
+    /// The shell command that links tests/ops.
     link: String,
     folder: PathBuf,
 }
@@ -71,7 +71,7 @@ impl Rebuild {
 
     /// Runs the tests whose names contain one of `tests`, with these objects in place of those of the build.
     pub fn run(&self, objects: &[PathBuf], tests: &[String], limit: Duration) -> (Outcome, Duration) {
-        let binary = self.folder.join("kernels-tests");
+        let binary = self.folder.join("ops-tests");
         let line = with_objects(&self.link, objects, &binary);
         let output = Command::new("sh").arg("-c").arg(line).output().unwrap();
         assert!(output.status.success(), "the linker says:\n{}", String::from_utf8_lossy(&output.stderr));
