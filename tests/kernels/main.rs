@@ -5,32 +5,12 @@ mod array;
 #[cfg(engine_emulated)]
 mod oracle;
 
-/// What `trees` takes from the tests of the CPU ops.
-#[cfg(engine_emulated)]
-mod cases {
-    pub fn rng(seed: u64) -> rand_chacha::ChaCha8Rng {
-        rand::SeedableRng::seed_from_u64(seed)
-    }
-}
-#[cfg(engine_emulated)]
-#[path = "../ops/trees.rs"]
-#[allow(dead_code)]
-mod trees;
-
 #[cfg(engine_emulated)]
 mod adamw;
-#[cfg(engine_emulated)]
-mod attention;
-#[cfg(engine_emulated)]
-mod attention_decode;
-#[cfg(engine_emulated)]
-mod attention_formula;
 #[cfg(engine_emulated)]
 mod cast;
 #[cfg(engine_emulated)]
 mod clip;
-#[cfg(engine_emulated)]
-mod cross_entropy;
 #[cfg(engine_emulated)]
 mod embedding;
 #[cfg(engine_emulated)]
@@ -41,8 +21,6 @@ mod geglu;
 mod graph;
 #[cfg(engine_emulated)]
 mod rmsnorm;
-#[cfg(engine_emulated)]
-mod rope;
 #[cfg(engine_emulated)]
 mod sample;
 #[cfg(engine_emulated)]

@@ -3,10 +3,16 @@
 //! `lists/` has the cases of each op, [`checks`] what every case owes; a file per op runs them, and tests what only that op
 //! has. `ENGINE_TEST_DEVICE=cuda` runs them on the GPU.
 
+mod altered;
 mod checks;
 mod differences;
 mod lists;
 mod places;
 
+mod attention;
+mod attention_mask;
+mod cross_entropy;
+mod cross_entropy_launcher;
 mod residual;
 mod rmsnorm;
+mod rope;

@@ -12,8 +12,12 @@ use half::bf16;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+pub mod attention;
+pub mod cross_entropy;
 pub mod residual;
 pub mod rmsnorm;
+pub mod rope;
+pub mod trees;
 
 /// What an op leaves on the tape.
 pub enum Output {
