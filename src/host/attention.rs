@@ -128,12 +128,15 @@ unsafe fn query_tiles(attention: &engine_attention, tile_rows: usize) -> Vec<Til
     // SAFETY: the caller's promise.
     let slots = unsafe { elements::<u32>(attention.slots.cast(), n) };
     // SAFETY: as above.
+    let end = unsafe { elements::<u32>(attention.end.cast(), s) };
+    // SAFETY: as above.
     let lists = unsafe { lists(attention.key_starts, attention.key_tiles, n.div_ceil(tile_rows)) };
     let tile = |(t, tiles): (usize, &[u32])| {
         let own = t * tile_rows..((t + 1) * tile_rows).min(n);
-        // Slots ascend, and nobody sees what comes after it.
-        let end = s.min(slots[own.end - 1] as usize + 1);
-        Tile { own, other: ranges(tiles, 0..end) }
+        // Slots ascend, and nobody sees what comes after it. A slot that holds nothing may hold NaN.
+        let last = s.min(slots[own.end - 1] as usize + 1);
+        let other = ranges(tiles, 0..last).into_iter().flat_map(|range| held(range, end)).collect();
+        Tile { own, other }
     };
     lists.into_iter().enumerate().map(tile).collect()
 }
@@ -174,6 +177,18 @@ fn ranges(tiles: &[u32], bounds: Range<usize>) -> Vec<Range<usize>> {
         }
     }
     ranges
+}
+
+/// The parts of a range of slots that hold something.
+fn held(range: Range<usize>, end: &[u32]) -> Vec<Range<usize>> {
+    let first = range.start;
+    let runs = end[range].chunk_by(|a, b| (*a == 0) == (*b == 0));
+    let runs = runs.scan(first, |at, run| {
+        let slots = *at..*at + run.len();
+        *at = slots.end;
+        Some((slots, run[0] > 0))
+    });
+    runs.filter(|(_, holds)| *holds).map(|(slots, _)| slots).collect()
 }
 
 fn width(ranges: &[Range<usize>]) -> usize {

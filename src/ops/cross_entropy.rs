@@ -125,6 +125,9 @@ pub fn linear_cross_entropy_into(
     let scratch = device.of(Purpose::Scratch);
     let (r, d) = (targets.num_rows, shape[1]);
     let recording = tape.is_recording();
+    if let Some(gradients) = tape.gradients() {
+        gradients.address(weight)?; // It has one even where no row has a target: 0.
+    }
     let mut dx = if recording { Some(Tensor::empty(&scratch, &[r, d], dtype)?) } else { None };
     for rows in chunks(&device, r, weight.shape()[0] * dtype.size()) {
         let mut chunk = Chunk::new(&scratch, hidden, weight, targets, rows)?;

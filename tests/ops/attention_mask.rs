@@ -1,22 +1,58 @@
-//! The mask: what is visible, and tiles that leave nothing visible out.
+//! The mask: tiles that leave nothing visible out, and little else in.
 
-use engine::batch::mask::AttentionMask;
+use engine::batch::inputs::{DeviceArray, Inputs};
 use engine::batch::tree::TokenTree;
 
-use crate::trees::{Shape, sees, tree};
+use crate::altered::with_tile;
+use crate::lists::attention::Attention;
+use crate::lists::trees::{Shape, tree};
 
 const SHAPES: [Shape; 5] = [Shape::Row, Shape::Rows(9), Shape::Comb, Shape::Random(1), Shape::Random(2)];
 
+/// Pairs of tiles in the lists of a mask, those of the queries' lists and those of the keys'; in their order.
+struct Listed {
+    by_query: Vec<(usize, usize)>,
+    by_key: Vec<(usize, usize)>,
+}
+
+/// What attention lists on a device of tiles of `tile` rows and slots.
+fn listed(attention: &Attention, tile: usize) -> Listed {
+    let inputs = Inputs::new(&with_tile(engine::host::device(), tile), false);
+    let mask = attention.mask(&inputs);
+    inputs.send().unwrap();
+    let queries = attention.slots.len().div_ceil(if attention.decoding { 1 } else { tile });
+    let keys = attention.tree.end.len().div_ceil(tile);
+    let by_query = pairs(&mask.key_starts, &mask.key_tiles, queries);
+    let by_key = pairs(&mask.query_starts, &mask.query_tiles, keys).into_iter().map(|(key, query)| (query, key));
+    Listed { by_query, by_key: by_key.collect() }
+}
+
+/// (owner, entry) of each entry of the lists of some owners.
+fn pairs(starts: &DeviceArray, entries: &DeviceArray, owners: usize) -> Vec<(usize, usize)> {
+    let array = |array: &DeviceArray, len: usize| -> Vec<usize> {
+        let address = array.address().unwrap();
+        // SAFETY: sent to the host's memory, with as many words as asked for.
+        unsafe { std::slice::from_raw_parts(address, len) }.iter().map(|&word| word as usize).collect()
+    };
+    let starts = array(starts, owners + 1);
+    let entries = array(entries, starts[owners]);
+    (0..owners).flat_map(|owner| entries[starts[owner]..starts[owner + 1]].iter().map(move |&e| (owner, e))).collect()
+}
+
+fn of(tree: TokenTree, window: Option<usize>) -> Attention {
+    Attention::of(tree, (1, 1, 1), window, 1.0)
+}
+
 #[test]
-fn a_row_sees_exactly_what_the_definition_says() {
+fn every_visible_pair_lies_in_a_listed_tile() {
     for shape in SHAPES {
-        for (n, window) in [(1, None), (17, Some(1)), (17, Some(17)), (113, None), (113, Some(5)), (203, Some(300))] {
-            let tree = tree(shape, n);
-            let mask = AttentionMask::new(&tree, window);
-            for i in 0..n {
-                for j in 0..n {
-                    let expected = sees(&tree, i, j, window);
-                    assert_eq!(mask.sees(i, j), expected, "{shape:?}, N {n}, window {window:?}: {i} sees {j}");
+        for (n, window) in [(1, None), (17, Some(1)), (113, None), (113, Some(5)), (203, Some(40)), (203, Some(300))] {
+            for tile in [8, 32, 64] {
+                let attention = of(tree(shape, n), window);
+                let listed = listed(&attention, tile);
+                for (i, j) in (0..n).flat_map(|i| (0..=i).map(move |j| (i, j))).filter(|&(i, j)| attention.sees(i, j)) {
+                    let pair = (i / tile, j / tile);
+                    assert!(listed.by_query.contains(&pair), "{shape:?}, N {n}, {window:?}, tiles of {tile}: {i}, {j}");
                 }
             }
         }
@@ -24,71 +60,60 @@ fn a_row_sees_exactly_what_the_definition_says() {
 }
 
 #[test]
-fn tiles_cover_every_row_and_every_visible_pair_once() {
+fn both_lists_hold_the_same_pairs_in_ascending_order_once_each() {
     for shape in SHAPES {
-        for (n, window) in [(1, None), (113, None), (113, Some(5)), (203, Some(40))] {
-            let tree = tree(shape, n);
-            let mask = AttentionMask::new(&tree, window);
-            for (tiles, by_query) in [(&mask.query_tiles, true), (&mask.key_tiles, false)] {
-                let rows: Vec<usize> = tiles.iter().flat_map(|t| t.own.clone()).collect();
-                assert!(rows.iter().copied().eq(0..n), "{shape:?}, N {n}: tiles in order");
-                let mut covered = vec![0; n * n];
-                for tile in tiles.iter() {
-                    for own in tile.own.clone() {
-                        for other in tile.other.iter().flat_map(|range| range.clone()) {
-                            let (i, j) = if by_query { (own, other) } else { (other, own) };
-                            covered[i * n + j] += 1;
-                        }
-                    }
-                }
-                for (pair, &times) in covered.iter().enumerate() {
-                    let visible = sees(&tree, pair / n, pair % n, window);
-                    assert!(
-                        times == 1 || (times == 0 && !visible),
-                        "{shape:?}, N {n}, window {window:?}: {times} times"
-                    );
-                }
-            }
+        for (n, window, tile) in [(1, None, 8), (113, Some(5), 8), (203, Some(40), 32), (203, None, 64)] {
+            let Listed { by_query, mut by_key } = listed(&of(tree(shape, n), window), tile);
+            let name = format!("{shape:?}, N {n}, window {window:?}, tiles of {tile}");
+            assert!(by_query.is_sorted_by(|a, b| a < b), "{name}");
+            assert!(by_key.is_sorted_by(|a, b| (a.1, a.0) < (b.1, b.0)), "{name}");
+            by_key.sort();
+            assert_eq!(by_query, by_key, "{name}");
         }
     }
 }
 
 #[test]
 fn rows_that_share_nothing_are_not_computed_against_each_other() {
-    let mask = AttentionMask::new(&tree(Shape::Rows(64), 64 * 8), None);
-    let pairs: usize = mask.query_tiles.iter().flat_map(|t| t.other.iter().map(|r| r.len() * t.own.len())).sum();
-    // Per row of 64: two tiles of 32, one sees 32 keys and one 64.
-    assert_eq!(pairs, 8 * (32 * 32 + 32 * 64));
+    // Per row of 64: two tiles of 32, one sees one tile of keys and one two.
+    assert_eq!(listed(&of(tree(Shape::Rows(64), 64 * 8), None), 32).by_query.len(), 8 * 3);
+}
+
+#[test]
+fn tiles_beyond_the_window_are_left_out() {
+    let n = 203_usize;
+    let listed = listed(&of(tree(Shape::Row, n), Some(8)), 8);
+    // Its own tile and the one before.
+    assert_eq!(listed.by_query.len(), 2 * n.div_ceil(8) - 1);
 }
 
 #[test]
 fn queries_decoded_together_are_not_computed_against_each_other_s_prompts() {
     let prompts: Vec<Vec<u32>> = (0..3).map(|p| (0..64).map(|t| 100 * p + t).collect()).collect();
     let mut tree = TokenTree::with_reserve(&prompts.iter().map(|p| &p[..]).collect::<Vec<_>>(), 20);
-    let slots: Vec<u32> = (0..3).map(|example| tree.fill_reserved(example, 0, 64)).collect();
-    let mask = AttentionMask::of_queries(&tree, &slots, &[64; 3], None);
-    let pairs: usize = mask.query_tiles.iter().flat_map(|t| t.other.iter().map(|r| r.len() * t.own.len())).sum();
-    assert_eq!(pairs, 3 * 65);
-}
-
-#[test]
-fn a_window_beyond_any_position_is_no_window() {
-    let tree = tree(Shape::Comb, 67);
-    let all = AttentionMask::new(&tree, None);
-    for window in [1 << 31, (1 << 32) - 1, 1 << 32, (1 << 32) + 1, usize::MAX] {
-        let mask = AttentionMask::new(&tree, Some(window));
-        assert!((0..67 * 67).all(|p| mask.sees(p / 67, p % 67) == all.sees(p / 67, p % 67)), "window {window}");
+    for example in 0..3 {
+        tree.fill_reserved(example, 0, 64);
     }
+    let attention = Attention::decoding(tree, &[1; 3], (1, 1, 1), None);
+    // Prompts begin at slots 0, 84 and 168: each has 65 slots in three tiles of 32.
+    let expected = [(0, 0), (0, 1), (0, 2), (1, 2), (1, 3), (1, 4), (2, 5), (2, 6), (2, 7)];
+    assert_eq!(listed(&attention, 32).by_query, expected);
 }
 
 #[test]
-fn a_free_slot_is_seen_by_nobody() {
+fn a_free_slot_is_seen_by_nobody_and_its_tile_is_left_out() {
     let prompts: [&[u32]; 2] = [&[2, 5, 6], &[2, 5]];
-    let mut tree = TokenTree::with_reserve(&prompts, 3);
-    let slot = tree.fill_reserved(1, 0, 2);
-    let mask = AttentionMask::of_queries(&tree, &[slot], &[2], None);
-    let seen: Vec<u32> = (0..mask.num_slots()).filter(|&j| mask.sees(0, j)).map(|j| j as u32).collect();
-    let mut expected = tree.slots[..2].to_vec();
-    expected.push(slot);
-    assert_eq!(seen, expected);
+    let mut tree = TokenTree::with_reserve(&prompts, 30);
+    tree.fill_reserved(1, 0, 2);
+    tree.fill_reserved(0, 0, 3);
+    let attention = Attention::decoding(tree.clone(), &[1, 1], (1, 1, 1), None);
+    // The second prompt ends first, in slot 1: its reserve is slots 2 to 31. The first goes on in slot 32.
+    for (row, example) in [(0, 1), (1, 0)] {
+        let seen: Vec<u32> = (0..tree.end.len() as u32).filter(|&j| attention.sees(row, j as usize)).collect();
+        let mut expected = tree.slots[..prompts[example].len()].to_vec();
+        expected.push(tree.reserved[example]);
+        assert_eq!(seen, expected);
+    }
+    // Slots 3 to 31 are free: tiles 1 to 3.
+    assert_eq!(listed(&attention, 8).by_query, [(0, 0), (1, 0), (1, 4)]);
 }

@@ -3,6 +3,7 @@
 //! `lists/` has the cases of each op, [`checks`] what every case owes; a file per op runs them, and tests what only that op
 //! has. `ENGINE_TEST_DEVICE=cuda` runs them on the GPU.
 
+mod altered;
 mod arrays;
 mod checks;
 mod differences;
@@ -12,14 +13,19 @@ mod places;
 
 mod adamw;
 mod add;
+mod attention;
+mod attention_mask;
 mod cast;
 mod clip;
+mod cross_entropy;
+mod cross_entropy_launcher;
 mod embedding;
 mod exp;
 mod geglu;
 mod linear;
 mod residual;
 mod rmsnorm;
+mod rope;
 mod sample;
 mod stochastic;
 mod tape;

@@ -16,14 +16,18 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 pub mod adamw;
+pub mod attention;
 pub mod cast;
 pub mod clip;
+pub mod cross_entropy;
 pub mod embedding;
 pub mod geglu;
 pub mod linear;
 pub mod residual;
 pub mod rmsnorm;
+pub mod rope;
 pub mod sample;
+pub mod trees;
 
 /// What an op leaves on the tape.
 pub enum Output {

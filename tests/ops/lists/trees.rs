@@ -4,7 +4,7 @@ use engine::batch::Example;
 use engine::batch::tree::TokenTree;
 use rand::RngExt;
 
-use crate::cases::rng;
+use super::rng;
 
 /// Shapes of a batch.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -59,10 +59,26 @@ pub fn tree(shape: Shape, n: usize) -> TokenTree {
     tree
 }
 
-/// The mask's definition.
-pub fn sees(tree: &TokenTree, i: usize, j: usize, window: Option<usize>) -> bool {
-    j <= i && i < tree.end[j] as usize && {
-        let distance = (tree.positions[i] - tree.positions[j]) as usize;
-        window.is_none_or(|window| distance < window)
+/// Prompts that share `shared` tokens and go on alone for `own` of them each, with `made[example]` generated tokens in
+/// the 20 slots reserved.
+pub fn decoding_tree(shared: u32, own: &[u32], made: &[usize]) -> TokenTree {
+    let prompt = |(example, &own): (usize, &u32)| -> Vec<u32> {
+        (0..shared).chain((0..own).map(|t| 1000 * (1 + example as u32) + t)).collect()
+    };
+    let prompts: Vec<Vec<u32>> = own.iter().enumerate().map(prompt).collect();
+    let mut tree = TokenTree::with_reserve(&prompts.iter().map(|p| &p[..]).collect::<Vec<_>>(), 20);
+    for (example, &made) in made.iter().enumerate() {
+        for index in 0..made {
+            tree.fill_reserved(example, index, (prompts[example].len() + index) as u32);
+        }
     }
+    tree
+}
+
+/// The batch of the tutorial's size: four rows that share a prompt of 142 tokens and go on for 32 each, which are scored.
+pub fn tutorial_tree() -> TokenTree {
+    let row = |r: u32| (0..174).map(|t| if t < 142 { t } else { 1000 * (r + 1) + t }).collect::<Vec<u32>>();
+    let example = |r| Example { ids: row(r), scored: (0..174).map(|t| t >= 142).collect(), origin: String::new() };
+    let examples: Vec<Example> = (0..4).map(example).collect();
+    TokenTree::from_examples(&examples.iter().collect::<Vec<_>>())
 }
