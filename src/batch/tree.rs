@@ -110,14 +110,6 @@ impl TokenTree {
         self
     }
 
-    /// Puts a token at `position` into free slot `index` of an example's reserve; returns the slot.
-    pub fn fill_reserved(&mut self, example: usize, index: usize, position: u32) -> u32 {
-        let slot = self.reserved[example] + index as u32;
-        self.end[slot as usize] = self.reserved[example] + self.reserve as u32;
-        self.slot_positions[slot as usize] = position;
-        slot
-    }
-
     fn build(rows: &[(&[u32], &[bool])], reserve: usize) -> Self {
         let mut nodes = vec![Node::default()];
         let mut child_of: HashMap<(usize, u32), usize> = HashMap::new();

@@ -2,6 +2,9 @@
 
 #[path = "../ops/differences.rs"]
 mod differences;
+#[path = "../ops/guarded.rs"]
+mod guarded;
+#[allow(dead_code)] // what only tests/ops uses
 #[path = "../ops/places.rs"]
 mod places;
 

@@ -13,7 +13,7 @@ use engine::launch;
 use crate::checks::{check_close, check_formula, check_gradients, check_place, check_precision, check_twice_plain};
 use crate::guarded;
 use crate::lists::attention::{Attention, decoded, prompts, trained};
-use crate::lists::trees::{Shape, rows, tree, tree_of};
+use crate::lists::trees::{Shape, fill_reserved, rows, tree, tree_of};
 use crate::lists::{Case, Pass, Values, random, rng, round, tensor};
 use crate::places::{Kind, Place, places};
 
@@ -57,7 +57,8 @@ fn the_gradients_equal_the_formula() {
 #[test]
 fn every_device_and_type_is_as_precise_as_plain_rounding() {
     for place in places() {
-        for attention in trained() {
+        // In f32 large scores have a bound of their own: see below.
+        for attention in trained().into_iter().filter(|case| place.dtype != DType::F32 || case.scale < 100.0) {
             check_place(&attention.clone().case(), place, |plain, values| rounded_inside(&attention, plain, values));
         }
     }
@@ -84,6 +85,24 @@ fn rounded_inside(attention: &Attention, plain: Pass, values: &Values) -> Pass {
 fn further(exact: &[f64], a: &[f64], b: &[f64]) -> Vec<f64> {
     let each = exact.iter().zip(a).zip(b);
     each.map(|((exact, a), b)| if (b - exact).abs() > (a - exact).abs() { *b } else { *a }).collect()
+}
+
+#[test]
+fn large_scores_in_f32_are_as_precise_as_their_rounding() {
+    // A score s is off by about eps * |s|, and the power of it by as much relative to itself: whose rounding is larger at the
+    // worst element, the host's or the kernel's, is chance.
+    for attention in trained().into_iter().filter(|case| case.scale >= 100.0) {
+        let case = attention.clone().case();
+        let values = case.values(DType::F32);
+        let exact = case.backward(&guarded::host(), DType::F64, &values, 0.0);
+        let largest = attention.scale * attention.heads.2 as f64 * case.amplitude * case.amplitude;
+        for place in places().into_iter().filter(|place| place.dtype == DType::F32) {
+            let got = case.backward(&place.device(), DType::F32, &values, 0.0);
+            let tolerance = 2.0 * f64::from(f32::EPSILON) * largest;
+            check_close(&format!("{place:?}, o"), &got.outputs, &exact.outputs, tolerance);
+            check_close(&format!("{place:?}, gradients"), &got.gradients, &exact.gradients, tolerance);
+        }
+    }
 }
 
 #[test]
@@ -160,7 +179,7 @@ fn continued(made: &[usize]) -> (Vec<&'static [u32]>, TokenTree) {
     let mut tree = TokenTree::with_reserve(&prompts, 20);
     for (example, &made) in made.iter().enumerate() {
         for index in 0..made {
-            tree.fill_reserved(example, index, (prompts[example].len() + index) as u32);
+            fill_reserved(&mut tree, example, index, (prompts[example].len() + index) as u32);
         }
     }
     (prompts, tree)

@@ -5,7 +5,7 @@ use engine::batch::tree::TokenTree;
 
 use crate::altered::with_tile;
 use crate::lists::attention::Attention;
-use crate::lists::trees::{Shape, tree};
+use crate::lists::trees::{Shape, fill_reserved, tree};
 
 const SHAPES: [Shape; 5] = [Shape::Row, Shape::Rows(9), Shape::Comb, Shape::Random(1), Shape::Random(2)];
 
@@ -92,7 +92,7 @@ fn queries_decoded_together_are_not_computed_against_each_other_s_prompts() {
     let prompts: Vec<Vec<u32>> = (0..3).map(|p| (0..64).map(|t| 100 * p + t).collect()).collect();
     let mut tree = TokenTree::with_reserve(&prompts.iter().map(|p| &p[..]).collect::<Vec<_>>(), 20);
     for example in 0..3 {
-        tree.fill_reserved(example, 0, 64);
+        fill_reserved(&mut tree, example, 0, 64);
     }
     let attention = Attention::decoding(tree, &[1; 3], (1, 1, 1), None);
     // Prompts begin at slots 0, 84 and 168: each has 65 slots in three tiles of 32.
@@ -104,8 +104,8 @@ fn queries_decoded_together_are_not_computed_against_each_other_s_prompts() {
 fn a_free_slot_is_seen_by_nobody_and_its_tile_is_left_out() {
     let prompts: [&[u32]; 2] = [&[2, 5, 6], &[2, 5]];
     let mut tree = TokenTree::with_reserve(&prompts, 30);
-    tree.fill_reserved(1, 0, 2);
-    tree.fill_reserved(0, 0, 3);
+    fill_reserved(&mut tree, 1, 0, 2);
+    fill_reserved(&mut tree, 0, 0, 3);
     let attention = Attention::decoding(tree.clone(), &[1, 1], (1, 1, 1), None);
     // The second prompt ends first, in slot 1: its reserve is slots 2 to 31. The first goes on in slot 32.
     for (row, example) in [(0, 1), (1, 0)] {

@@ -69,7 +69,7 @@ pub fn decoding_tree(shared: u32, own: &[u32], made: &[usize]) -> TokenTree {
     let mut tree = TokenTree::with_reserve(&prompts.iter().map(|p| &p[..]).collect::<Vec<_>>(), 20);
     for (example, &made) in made.iter().enumerate() {
         for index in 0..made {
-            tree.fill_reserved(example, index, (prompts[example].len() + index) as u32);
+            fill_reserved(&mut tree, example, index, (prompts[example].len() + index) as u32);
         }
     }
     tree
@@ -81,4 +81,11 @@ pub fn tutorial_tree() -> TokenTree {
     let example = |r| Example { ids: row(r), scored: (0..174).map(|t| t >= 142).collect(), origin: String::new() };
     let examples: Vec<Example> = (0..4).map(example).collect();
     TokenTree::from_examples(&examples.iter().collect::<Vec<_>>())
+}
+
+/// Puts a token at `position` into free slot `index` of an example's reserve, as generation does.
+pub fn fill_reserved(tree: &mut TokenTree, example: usize, index: usize, position: u32) {
+    let (first, slot) = (tree.reserved[example], tree.reserved[example] as usize + index);
+    tree.end[slot] = first + tree.reserve as u32;
+    tree.slot_positions[slot] = position;
 }
