@@ -13,12 +13,16 @@ pub enum Room {
     Fixed,
 }
 
-/// N tokens of a vocabulary V, width D. The last id comes first; the others are drawn from half of the vocabulary: some
-/// repeat, some never come.
-pub fn case(n: usize, v: usize, d: usize, room: Room) -> Case {
+/// The last id of a vocabulary V, then n - 1 drawn from half of it: some repeat, some never come.
+pub fn ids(n: usize, v: usize) -> Vec<u32> {
     let mut rng = rng(11);
     let drawn = |i| if i == 0 { v - 1 } else { rng.random_range(0..v.div_ceil(2)) };
-    let ids: Vec<u32> = (0..n).map(drawn).map(|id| id as u32).collect();
+    (0..n).map(drawn).map(|id| id as u32).collect()
+}
+
+/// N tokens of a vocabulary V, width D.
+pub fn case(n: usize, v: usize, d: usize, room: Room) -> Case {
+    let ids = ids(n, v);
     let (scale, same) = ((d as f64).sqrt(), ids.clone());
     Case {
         name: format!("embedding of N {n}, V {v}, D {d}, {room:?} room"),
@@ -39,8 +43,12 @@ pub fn case(n: usize, v: usize, d: usize, room: Room) -> Case {
     }
 }
 
+/// N, V and D of the model.
+pub const MODEL: (usize, usize, usize) = (270, 262_144, 640);
+
 pub fn model_case() -> Case {
-    case(270, 262_144, 640, Room::Own)
+    let (n, v, d) = MODEL;
+    case(n, v, d, Room::Own)
 }
 
 /// 16, 24 and 640 take the paths of 16 bytes; 203 rows of 4099 are more than one task of rows.

@@ -128,7 +128,7 @@ pub fn cases() -> Vec<Case> {
 }
 
 /// The heads of FunctionGemma at the tutorial's batch.
-pub fn model_case() -> Case {
+pub fn model_case() -> Rope {
     let heads = Heads { query: 4, kv: 1, dim: 256 };
-    Rope { positions: tutorial_tree().positions, heads, theta: 1e4, eps: 1e-6 }.case()
+    Rope { positions: tutorial_tree().positions, heads, theta: 1e4, eps: 1e-6 }
 }
