@@ -39,18 +39,22 @@ fn every_pair_of_types_is_cast_to_nearest() {
 
 #[test]
 fn addresses_that_are_not_aligned_take_the_slow_path() {
-    let values = random(DType::F32, &mut rng(1), 33, 1.0);
-    for device in devices() {
-        let (from, mut to) = (array(&device, DType::F32, &values), unwritten(&device, DType::Bf16, 33));
+    let values = random(DType::F32, &mut rng(1), 41, 1.0);
+    // Elements that are skipped of either: 8 are a multiple of 16 bytes.
+    for (device, skipped) in devices().iter().flat_map(|device| [(1, 1), (8, 1), (1, 8)].map(|skip| (device, skip))) {
+        let (from, mut to) = (array(device, DType::F32, &values), unwritten(device, DType::Bf16, 41));
         let (driver, n, [f32, bf16]) = (device.driver(), 32, NARROW.map(engine_dtype));
-        // SAFETY: 32 elements lie behind the first of each.
+        // SAFETY: at least 33 elements lie behind those that are skipped.
         unsafe {
-            let (to, from) = (to.address_mut().unwrap().cast::<u16>().add(1), from.address().cast::<f32>().add(1));
+            let to = to.address_mut().unwrap().cast::<u16>().add(skipped.0);
+            let from = from.address().cast::<f32>().add(skipped.1);
             launch!(driver, cast { n }(to.cast(), from.cast(), n, bf16, f32, driver.stream())).unwrap();
         }
         let got = to.to_f64();
-        assert!(got[0].is_nan());
-        assert!(got[1..].iter().zip(&values[1..]).all(|(got, &x)| *got == round(DType::Bf16, x)), "{got:?}");
+        let (before, part, after) = (&got[..skipped.0], &got[skipped.0..][..32], &got[skipped.0 + 32..]);
+        assert!(before.iter().chain(after).all(|x| x.is_nan()), "{skipped:?} skipped: {got:?}");
+        let expected: Vec<f64> = values[skipped.1..][..32].iter().map(|&x| round(DType::Bf16, x)).collect();
+        assert_eq!(part, expected, "{skipped:?} skipped on {}", driver.name());
     }
 }
 

@@ -134,6 +134,17 @@ fn runs_beyond_the_threads_of_a_block_count() {
 }
 
 #[test]
+fn runs_are_added_in_f64() {
+    // In f32 the 1 of each other run would be lost beside 2^24.
+    let mut gradients = vec![0.0; 3 * RUN];
+    (gradients[1], gradients[RUN + 2], gradients[2 * RUN + 3]) = (4096.0, 1.0, 1.0);
+    for place in places() {
+        let [norm, factor] = run(&place.device(), DType::F32, &gradients, 0.0);
+        assert_eq!([norm, factor], [16_777_218f64.sqrt(), 1.0], "{place:?}");
+    }
+}
+
+#[test]
 fn kernels_refuse_f64() {
     check_refusal("clip_factor", |device| {
         clip_factor(&mut StepResults::zeros(device)?, &array(device, DType::F64, &[3.0, 4.0]), 1.0)

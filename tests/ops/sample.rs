@@ -6,7 +6,7 @@ use engine::ops::sample::{Draw, sample};
 use crate::checks::check_refusal;
 use crate::lists::sample::{Case, cases};
 use crate::lists::{random, rng, round, tensor};
-use crate::places::{Place, places};
+use crate::places::{Kind, Place, places};
 
 /// Sums of weights in f32 may differ by this much of the whole.
 const TOLERANCE: f64 = 1e-6;
@@ -99,7 +99,9 @@ fn argmax_of_what_is_no_number() {
 #[test]
 fn draws_equal_those_from_a_sorted_row() {
     for place in places() {
-        for (i, case) in cases().iter().enumerate() {
+        // The emulator is slow: there half of the cases have one type, half the other.
+        let half = |i: usize| place.kind == Kind::Emulated && (i + i / 8) % 2 == usize::from(place.dtype == DType::F32);
+        for (i, case) in cases().iter().enumerate().filter(|(i, _)| !half(*i)) {
             let Case { rows, vocabulary, draw } = case;
             let logits = random(place.dtype, &mut rng(i as u64), rows * vocabulary, 8.0);
             check(place, &format!("{case:?}"), &logits, *vocabulary, draw);
