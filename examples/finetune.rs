@@ -3,7 +3,8 @@
 use engine::chat::tokenizer::LossOn;
 use engine::data::{dataset::load_rows, rows::RowOptions, tools::load_tools};
 use engine::error::Result;
-use engine::io::{folder::OutputFolder, safetensors::SaveDtype};
+use engine::io::folder::{Existing, OutputFolder};
+use engine::io::safetensors::SaveDtype;
 use engine::session::{Checkpoint, DeviceName, ExampleOptions, Examples, Generation, Run, devices, score};
 use engine::train::{options::TrainOptions, schedule::ScheduleKind};
 
@@ -18,7 +19,7 @@ fn main() -> Result<()> {
     let options = ExampleOptions { loss: Some(LossOn::Completion), ..Default::default() };
     let examples = |rows| Examples::new(&checkpoint, rows, &options);
     let (train, eval) = (examples(&train)?.examples, examples(&test)?.examples);
-    let before = score(&checkpoint, &model, &test, &Generation::default(), |_, _| ())?;
+    let before = score(&checkpoint, &model, &test, &Generation::default(), |_, _| Ok(()))?;
 
     let options = TrainOptions {
         num_train_epochs: 8.0,
@@ -31,9 +32,10 @@ fn main() -> Result<()> {
     let mut run = Run::prepare(model, train, eval, options)?;
     run.run_to_end()?;
     let model = run.finish().model;
-    checkpoint.save(&model, &OutputFolder::claim("target/quickstart/finetuned".as_ref())?, SaveDtype::Bf16)?;
+    let mut folder = OutputFolder::claim("target/quickstart/finetuned".as_ref(), Existing::Overwrite)?;
+    checkpoint.save(&model, &mut folder, SaveDtype::Bf16)?;
 
-    let after = score(&checkpoint, &model, &test, &Generation::default(), |_, _| ())?;
+    let after = score(&checkpoint, &model, &test, &Generation::default(), |_, _| Ok(()))?;
     let [before, after] = [before, after].map(|report| report.map_or(0, |report| report.score.correct));
     println!("right tool, of 20 prompts: {before} before, {after} after");
     Ok(())

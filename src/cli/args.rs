@@ -106,6 +106,37 @@ pub enum EvalStrategyArg {
     Steps,
 }
 
+/// When the run is saved as a checkpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SaveStrategyArg {
+    /// Never, unless the run is interrupted
+    No,
+    /// After every epoch and at the end
+    Epoch,
+    /// Every `--save-steps` updates and at the end
+    Steps,
+    /// After every evaluation that is the best so far
+    Best,
+}
+
+/// What the best model is the best by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub enum MetricArg {
+    /// The loss on the evaluation rows
+    EvalLoss,
+    /// Answers with the right tool, by the tutorial's rule
+    Score,
+    /// Answers that keep to the grammar
+    Format,
+    /// And call the right functions
+    Name,
+    /// And with the right arguments
+    Arguments,
+    /// And say nothing else
+    Exact,
+}
+
 /// When answers are generated and judged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ScoreArg {
@@ -212,11 +243,45 @@ pub struct TrainArgs {
         help_heading = "Evaluation"
     )]
     pub score: Vec<ScoreArg>,
+    /// What the best model is the best by; for all but eval_loss, answers are generated at each evaluation
+    #[arg(long, value_name = "METRIC", value_enum, default_value = "eval_loss", help_heading = "Evaluation")]
+    pub metric_for_best_model: MetricArg,
+    /// End with the weights of the best evaluation, not the last ones
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_value_t = false, default_missing_value = "true", action = ArgAction::Set, help_heading = "Evaluation")]
+    pub load_best_model_at_end: bool,
+    /// Stop when this many evaluations in a row were not the best so far
+    #[arg(long, value_name = "N", value_parser = positive, help_heading = "Evaluation")]
+    pub early_stopping_patience: Option<u64>,
     #[command(flatten)]
     pub generation: GenerationArgs,
-    /// Folder for the trained model, metrics.jsonl and loss.svg
+    /// Folder for the trained model, checkpoints, metrics.jsonl and loss.svg
     #[arg(long, value_name = "DIR", help_heading = "Output")]
     pub output_dir: PathBuf,
+    /// Start anew in a folder that holds a run: its checkpoints go at once, its model stays until the new one is whole
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_value_t = false, default_missing_value = "true", action = ArgAction::Set, help_heading = "Output")]
+    pub overwrite_output_dir: bool,
+    /// Go on with a run that was stopped, from its newest whole checkpoint or the one in DIR
+    #[arg(
+        long,
+        value_name = "latest|DIR",
+        num_args = 0..=1,
+        default_missing_value = "latest",
+        conflicts_with = "overwrite_output_dir",
+        help_heading = "Output"
+    )]
+    pub resume_from_checkpoint: Option<String>,
+    /// When to save the run, so that it can go on from there
+    #[arg(long, value_name = "WHEN", value_enum, default_value = "epoch", help_heading = "Output")]
+    pub save_strategy: SaveStrategyArg,
+    /// Updates between checkpoints with `--save-strategy steps`
+    #[arg(long, value_name = "N", default_value_t = 500, value_parser = positive, help_heading = "Output")]
+    pub save_steps: u64,
+    /// Checkpoints to keep, the newest and the best; 0: all
+    #[arg(long, value_name = "N", default_value_t = 2, help_heading = "Output")]
+    pub save_total_limit: u64,
+    /// Folder for the model if the disk of the output folder is full at the end [default: wait for room]
+    #[arg(long, value_name = "DIR", help_heading = "Output")]
+    pub fallback_dir: Option<PathBuf>,
     /// Number format of the saved weights
     #[arg(long, value_name = "DTYPE", value_enum, default_value = "bf16", help_heading = "Output")]
     pub save_dtype: SaveDtypeArg,
@@ -323,6 +388,9 @@ pub struct ImportArgs {
     /// Folder to write
     #[arg(long, value_name = "DIR")]
     pub output: PathBuf,
+    /// Replace the model that the folder holds
+    #[arg(long)]
+    pub overwrite_output_dir: bool,
     /// Number format of the saved weights
     #[arg(long, value_name = "DTYPE", value_enum, default_value = "bf16")]
     pub save_dtype: SaveDtypeArg,
@@ -342,6 +410,9 @@ pub struct InitArgs {
     /// Folder to write
     #[arg(long, value_name = "DIR")]
     pub output: PathBuf,
+    /// Replace the model that the folder holds
+    #[arg(long)]
+    pub overwrite_output_dir: bool,
     /// Number format of the saved weights
     #[arg(long, value_name = "DTYPE", value_enum, default_value = "f32")]
     pub save_dtype: SaveDtypeArg,

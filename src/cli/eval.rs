@@ -2,7 +2,9 @@
 
 use crate::cli::args::EvalArgs;
 use crate::cli::options::explain_device;
+use crate::cli::out::print;
 use crate::cli::score::{examples, score, stdout_width};
+use crate::cli::signals;
 use crate::data::dataset::load_rows;
 use crate::err;
 use crate::error::{Kind, Result};
@@ -17,18 +19,16 @@ pub fn run(args: &EvalArgs) -> Result<()> {
     let examples = if args.loss { examples(&checkpoint, &rows, &args.rows, "evaluation")? } else { Vec::new() };
     let model = checkpoint.load(&device)?;
     explain_device(&device);
+    signals::listen("stopping; nothing will be written");
     let mut report = score(&checkpoint, &model, &rows, &args.generation, "score")?
         .ok_or_else(|| err!("`{}` has no row with an answer to score", args.dataset).of_kind(Kind::Data))?;
     if args.loss {
-        let sums = evaluate(&model, &examples)?;
+        let sums = evaluate(&model, &examples, || signals::go_on("the loss was not computed"))?;
         report.eval_loss = Some(sums.loss / sums.scored.max(1.0));
     }
-    print!("{}", examples_table(&report, stdout_width()));
-    if let Some(loss) = report.eval_loss {
-        println!("evaluation loss {loss:.4}");
+    if let Some(path) = &args.report {
+        report.write(path)?;
     }
-    match &args.report {
-        Some(path) => report.write(path),
-        None => Ok(()),
-    }
+    let loss = report.eval_loss.map(|loss| format!("evaluation loss {loss:.4}\n")).unwrap_or_default();
+    print(&format!("{}{loss}", examples_table(&report, stdout_width())))
 }

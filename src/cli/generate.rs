@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use crate::cli::args::GenerateArgs;
 use crate::cli::options::explain_device;
+use crate::cli::out::{print, say};
 use crate::data::rows::{Origin, Row, RowOptions, TUTORIAL_SYSTEM};
 use crate::data::tools::load_tools;
 use crate::error::Result;
@@ -16,7 +17,7 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
         Some(path) => load_tools(path)?,
         None => Default::default(),
     };
-    warnings.iter().for_each(|w| eprintln!("warning: {w}"));
+    warnings.iter().for_each(|w| say(&format!("warning: {w}")));
     let checkpoint = Checkpoint::open(&args.model.model)?;
     let messages = messages(args, !tools.is_empty());
     let row = json!({"messages": messages, "tools": tools});
@@ -24,9 +25,9 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
     let prompt = checkpoint.tokenizer.prompt(&row)?;
     let model = checkpoint.load(&device)?;
     explain_device(&device);
-    let outputs = generate(&model, &[&prompt.ids], &checkpoint.generate_options(&args.generation.options()), |_| ())?;
-    println!("{}", checkpoint.tokenizer.decode(&outputs[0]));
-    Ok(())
+    let outputs =
+        generate(&model, &[&prompt.ids], &checkpoint.generate_options(&args.generation.options()), |_| Ok(()))?;
+    print(&format!("{}\n", checkpoint.tokenizer.decode(&outputs[0])))
 }
 
 fn messages(args: &GenerateArgs, has_tools: bool) -> Vec<Value> {

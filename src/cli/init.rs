@@ -8,8 +8,11 @@ use rand_distr::StandardNormal;
 
 use crate::chat::template::FUNCTIONGEMMA_TEMPLATE;
 use crate::cli::args::InitArgs;
+use crate::cli::options::existing;
+use crate::cli::out::print;
 use crate::error::{Context, Result};
-use crate::io::folder::{OutputFolder, SavedModel};
+use crate::io::folder::OutputFolder;
+use crate::io::model_files::{SavedModel, TokenizerFiles};
 use crate::model::gemma3::config::Gemma3Config;
 use crate::model::gemma3::table::{ParamKind, parameters};
 use crate::model::generation_config::GenerationConfig;
@@ -21,20 +24,23 @@ pub fn run(args: &InitArgs) -> Result<()> {
     let config = Gemma3Config::from_value(value).context(|| format!("cannot use `{shown}`"))?;
     let beside = args.config.parent().unwrap_or(Path::new(""));
     let tokenizer = args.tokenizer.as_deref().unwrap_or(beside);
-    OutputFolder::check(&args.output)?;
+    let existing = existing(args.overwrite_output_dir, false);
+    OutputFolder::check(&args.output, existing)?;
+    let files = TokenizerFiles::read(tokenizer)?;
     let flat = random_weights(&config, args.seed);
     let template = std::fs::read_to_string(tokenizer.join("chat_template.jinja"));
-    let folder = OutputFolder::claim(&args.output)?;
-    folder.save_model(&SavedModel {
-        source: tokenizer,
+    let mut folder = OutputFolder::claim(&args.output, existing)?;
+    let generation_config = GenerationConfig::load(tokenizer, &config)?;
+    let model = SavedModel {
+        tokenizer: &files,
         config: &config,
-        generation_config: &GenerationConfig::load(tokenizer, &config)?,
+        generation_config: &generation_config,
         flat: &flat,
         dtype: args.save_dtype.into(),
         chat_template: Some(template.as_deref().unwrap_or(FUNCTIONGEMMA_TEMPLATE)),
-    })?;
-    println!("{}", folder.path().display());
-    Ok(())
+    };
+    folder.save_model(&model, &[])?;
+    print(&format!("{}\n", folder.path().display()))
 }
 
 /// As transformers initialises Gemma 3: matrices normal with `initializer_range` (0.02), norms 0 (they multiply by 1 + w).

@@ -1,12 +1,12 @@
 //! The commands: flags become a call of [`crate::session`], and what it gives back is printed. Data goes to stdout, talk to
 //! stderr; the exit code follows from the [kind](crate::error::Kind) of the error: 0 for done, 1 for a failure, 2 for a
-//! usage error, 130 for Ctrl-C.
+//! usage error, 128 and the signal for a job that was asked to stop (130 for Ctrl-C).
 
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches};
 
-use crate::error::Result;
+use crate::error::{Kind, Result};
 
 pub mod args;
 mod config_file;
@@ -15,9 +15,11 @@ mod generate;
 mod info;
 mod init;
 pub mod options;
+mod out;
 mod preview;
 pub mod progress;
 mod score;
+mod signals;
 mod train;
 
 use args::{Cli, Command};
@@ -27,13 +29,15 @@ pub fn main() -> ExitCode {
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("{}", error.report());
-            ExitCode::from(error.exit_code())
+            out::say(&error.report());
+            let interrupted = error.kind() == Kind::Interrupted;
+            ExitCode::from(if interrupted { signals::exit_code() } else { error.exit_code() })
         }
     }
 }
 
 fn run() -> Result<()> {
+    signals::survive_file_size_limit();
     let arguments = config_file::expand(std::env::args_os().collect())?;
     // A flag given twice: the last one wins. That is how flags win over the config file.
     let command = Cli::command().mut_subcommands(|c| c.args_override_self(true));
@@ -45,10 +49,10 @@ fn run() -> Result<()> {
         Command::Generate(args) => generate::run(&args),
         Command::Preview(args) => preview::run(&args),
         Command::Import(args) => {
-            let folder =
-                crate::io::import::import_gguf(&args.gguf, &args.tokenizer, &args.output, args.save_dtype.into())?;
-            println!("{}", folder.display());
-            Ok(())
+            let existing = options::existing(args.overwrite_output_dir, false);
+            let dtype = args.save_dtype.into();
+            let folder = crate::io::import::import_gguf(&args.gguf, &args.tokenizer, &args.output, existing, dtype)?;
+            out::print(&format!("{}\n", folder.display()))
         }
         Command::Init(args) => init::run(&args),
         Command::Info(args) => info::run(&args),

@@ -2,14 +2,16 @@
 
 use crate::chat::tokenizer::LossOn;
 use crate::cli::args::*;
+use crate::cli::out::say;
 use crate::data::length::Overlong;
 use crate::data::rows::RowOptions;
 use crate::data::tools::load_tools;
 use crate::device::DType;
 use crate::error::{Error, Result};
+use crate::io::folder::Existing;
 use crate::io::safetensors::SaveDtype;
 use crate::session::{ComputeDevice, ExampleOptions, Generation, devices};
-use crate::train::options::{EvalStrategy, TrainOptions};
+use crate::train::options::{EvalStrategy, Metric, SaveStrategy, TrainOptions};
 use crate::train::schedule::ScheduleKind;
 
 impl From<SaveDtypeArg> for SaveDtype {
@@ -43,10 +45,32 @@ impl ModelArgs {
     }
 }
 
+impl From<MetricArg> for Metric {
+    fn from(metric: MetricArg) -> Self {
+        match metric {
+            MetricArg::EvalLoss => Metric::EvalLoss,
+            MetricArg::Score => Metric::Score,
+            MetricArg::Format => Metric::Format,
+            MetricArg::Name => Metric::Name,
+            MetricArg::Arguments => Metric::Arguments,
+            MetricArg::Exact => Metric::Exact,
+        }
+    }
+}
+
+/// What becomes of an earlier run in the output folder.
+pub fn existing(overwrite: bool, resume: bool) -> Existing {
+    match (overwrite, resume) {
+        (true, _) => Existing::Overwrite,
+        (_, true) => Existing::Resume,
+        _ => Existing::Refuse,
+    }
+}
+
 /// Why `--device auto` did not take a GPU, for stderr: said when all else is well.
 pub fn explain_device(device: &ComputeDevice) {
     if let Some(reason) = &device.fallback {
-        eprintln!("computing on the CPU: {reason}");
+        say(&format!("computing on the CPU: {reason}"));
     }
 }
 
@@ -57,7 +81,7 @@ impl RowArgs {
             None => None,
             Some(path) => {
                 let (tools, warnings) = load_tools(path)?;
-                warnings.iter().for_each(|w| eprintln!("warning: {w}"));
+                warnings.iter().for_each(|w| say(&format!("warning: {w}")));
                 Some(tools)
             }
         };
@@ -116,6 +140,15 @@ impl TrainArgs {
                 EvalStrategyArg::Epoch => EvalStrategy::Epoch,
                 EvalStrategyArg::Steps => EvalStrategy::Steps(self.eval_steps),
             },
+            save_strategy: match self.save_strategy {
+                SaveStrategyArg::No => SaveStrategy::No,
+                SaveStrategyArg::Epoch => SaveStrategy::Epoch,
+                SaveStrategyArg::Steps => SaveStrategy::Steps(self.save_steps),
+                SaveStrategyArg::Best => SaveStrategy::Best,
+            },
+            metric_for_best_model: self.metric_for_best_model.into(),
+            load_best_model_at_end: self.load_best_model_at_end,
+            early_stopping_patience: self.early_stopping_patience,
             logging_steps: self.logging_steps,
             cuda_graphs: o.cuda_graphs,
             ..TrainOptions::default()

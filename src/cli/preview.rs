@@ -5,6 +5,7 @@ use std::io::IsTerminal;
 use crate::chat::preview::preview;
 use crate::chat::tokenizer::ChatTokenizer;
 use crate::cli::args::PreviewArgs;
+use crate::cli::out::print;
 use crate::data::dataset::load_rows;
 use crate::err;
 use crate::error::{Kind, Result};
@@ -20,6 +21,5 @@ pub fn run(args: &PreviewArgs) -> Result<()> {
     let tokenizer = ChatTokenizer::load(resolve_model(&args.model)?.folder())?;
     let loss = args.rows.example_options()?.loss.unwrap_or_else(|| default_loss(row));
     let example = tokenizer.example(row, loss)?;
-    println!("{}", preview(&example, &tokenizer, std::io::stdout().is_terminal()));
-    Ok(())
+    print(&format!("{}\n", preview(&example, &tokenizer, std::io::stdout().is_terminal())))
 }

@@ -17,6 +17,8 @@ pub struct Progress {
     name: String,
     total: u64,
     done: u64,
+    /// What was done before this job began.
+    before: u64,
     started: Instant,
 }
 
@@ -32,9 +34,11 @@ impl fmt::Debug for Progress {
 }
 
 impl Progress {
-    /// Training for `total_steps` optimizer steps. Where stderr is no terminal, each record is a line.
-    pub fn training(total_steps: u64) -> Self {
-        Self::on(stderr_output(total_steps, "{prefix} {bar:20} {pos}/{len}  {msg}"), "training", total_steps)
+    /// Training for `total_steps` optimizer steps, `before` of which are done. Where stderr is no terminal, each record is a
+    /// line.
+    pub fn training(total_steps: u64, before: u64) -> Self {
+        let output = stderr_output(total_steps, "{prefix} {bar:20} {pos}/{len}  {msg}");
+        Self { before, done: before, ..Self::on(output, "training", total_steps) }
     }
 
     /// Anything that is counted up to `total`, e.g. prompts under `score before`. Where stderr is no terminal, one line at
@@ -58,7 +62,7 @@ impl Progress {
             bar.set_prefix(name.to_owned());
             bar.enable_steady_tick(Duration::from_millis(500));
         }
-        Self { output, name: name.to_owned(), total, done: 0, started: Instant::now() }
+        Self { output, name: name.to_owned(), total, done: 0, before: 0, started: Instant::now() }
     }
 
     /// Shows what training steps up to `record.step` measured.
@@ -114,7 +118,7 @@ impl Progress {
     /// The time that the rest takes if it goes on as it went so far.
     fn time_left(&self) -> Duration {
         let left = self.total.saturating_sub(self.done) as f64;
-        let seconds = self.started.elapsed().as_secs_f64() * left / self.done.max(1) as f64;
+        let seconds = self.started.elapsed().as_secs_f64() * left / self.done.saturating_sub(self.before).max(1) as f64;
         Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
     }
 }

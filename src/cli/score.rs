@@ -2,7 +2,9 @@
 
 use crate::batch::Example;
 use crate::cli::args::{GenerationArgs, RowArgs};
+use crate::cli::out::say;
 use crate::cli::progress::Progress;
+use crate::cli::signals;
 use crate::data::rows::Row;
 use crate::error::Result;
 use crate::eval::report::Report;
@@ -23,6 +25,7 @@ pub fn score(
     let mut progress = None;
     let report = session::score(checkpoint, model, rows, &args.options(), |done, total| {
         progress.get_or_insert_with(|| Progress::counter(title, total as u64)).set_done(done as u64);
+        signals::go_on("the answers were not scored")
     })?;
     progress.iter_mut().for_each(Progress::finish);
     Ok(report)
@@ -31,8 +34,8 @@ pub fn score(
 /// The examples of `rows`; what should be known about them goes to stderr.
 pub fn examples(checkpoint: &Checkpoint, rows: &[Row], args: &RowArgs, name: &str) -> Result<Vec<Example>> {
     let Examples { examples, warnings, too_long } = Examples::new(checkpoint, rows, &args.example_options()?)?;
-    warnings.iter().for_each(|w| eprintln!("warning: {w}"));
-    too_long.iter().for_each(|line| eprintln!("{name}: {line}"));
+    warnings.iter().for_each(|w| say(&format!("warning: {w}")));
+    too_long.iter().for_each(|line| say(&format!("{name}: {line}")));
     Ok(examples)
 }
 

@@ -1,82 +1,91 @@
-//! `engine train`: score, train with evaluation, save, plot, score again.
+//! `engine train`: score, train with evaluation and checkpoints, save, score again.
 
 use std::io::IsTerminal;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::Duration;
 
 use crate::batch::Example;
 use crate::chat::preview::preview;
 use crate::cli::args::{ScoreArg, TrainArgs};
-use crate::cli::options::explain_device;
+use crate::cli::options::{existing, explain_device};
+use crate::cli::out::{print, say};
 use crate::cli::progress::Progress;
 use crate::cli::score::{examples, score, stdout_width};
+use crate::cli::signals;
 use crate::data::dataset::{load_rows, train_test_split};
 use crate::data::rows::Row;
 use crate::device::{Device, Purpose};
 use crate::error::{Error, Kind, Result};
-use crate::eval::report::Report;
+use crate::eval::report::{Report, Score};
 use crate::eval::table::{before_after, examples_table};
-use crate::io::folder::OutputFolder;
+use crate::io::folder::{Existing, OutputFolder};
 use crate::model::gemma3::Gemma3;
-use crate::session::{Checkpoint, LossPlot, Outcome, Run};
-use crate::train::metrics::MetricsWriter;
+use crate::session::saves::{METRICS, PLOT, best_of};
+use crate::session::{self, Checkpoint, Identity, LossPlot, Outcome, Run, SavedRun, Saves};
+use crate::train::metrics::{MetricsWriter, read_records};
+use crate::train::options::Metric;
 
-static STOP: AtomicBool = AtomicBool::new(false);
+/// While the final model waits for room on the disk, this long between two attempts.
+const RETRY: Duration = Duration::from_secs(5);
 
 /// A run's data and places, all checked before the first long computation.
 struct Job<'a> {
     args: &'a TrainArgs,
-    checkpoint: Checkpoint,
-    folder: OutputFolder,
     eval_rows: Vec<Row>,
     train: Vec<Example>,
     eval: Vec<Example>,
     total_steps: usize,
+    /// What the run goes on from.
+    resumed: Option<SavedRun>,
 }
 
-/// How a run ended. The model holds the weights of the last good update in every case.
+/// How the steps of a run ended.
 enum Ended {
     Finished,
-    /// Ctrl-C: the step was finished, the rest was not run.
-    Interrupted {
-        step: u64,
-    },
+    /// Somebody asked to stop: the step was finished, the rest was not run.
+    Interrupted,
     Diverged(Error),
 }
 
 pub fn run(args: &TrainArgs) -> Result<()> {
     let device = args.model.open_device()?;
-    OutputFolder::check(&args.output_dir)?;
-    let mut job = Job::prepare(args)?;
-    let model = job.checkpoint.load(&device)?;
+    OutputFolder::check(&args.output_dir, mode(args))?;
+    if let Some(fallback) = &args.fallback_dir {
+        OutputFolder::check(fallback, Existing::Refuse)?;
+    }
+    let (mut job, checkpoint, folder) = Job::prepare(args)?;
+    let model = checkpoint.load(&device)?;
     explain_device(&device);
-    job.introduce(&model);
-    listen_for_ctrl_c();
-    let before = job.score_if(&model, ScoreArg::Before, "score before")?;
-    model.device().trim();
-    if STOP.load(Ordering::Relaxed) {
-        return Err(Error::interrupted("nothing was trained, it was before the first step"));
+    let identity = Identity::new(&model, &job.train, &job.eval, &args.options())?;
+    if let Some(saved) = &job.resumed {
+        saved.check(&identity)?.iter().for_each(|difference| say(&format!("warning: {difference}")));
     }
-    let (model, ended) = job.train(model)?;
-    report_memory(model.device());
+    job.introduce(&model, &checkpoint);
+    signals::listen("stopping after this step, and saving; Ctrl-C again to quit at once, without saving");
+    let score_before = job.score_before(&model, &checkpoint)?;
     model.device().trim();
-    job.checkpoint.save(&model, &job.folder, args.save_dtype.into())?;
-    let saved = job.folder.path().display();
-    match ended {
-        Ended::Finished => eprintln!("saved the model in `{saved}`"),
-        Ended::Interrupted { step } => {
-            return Err(Error::interrupted(format!("the model as of step {step} is saved in `{saved}`")));
-        }
-        Ended::Diverged(error) => {
-            return Err(error.context(format!("training stopped; the model before that step is saved in `{saved}`")));
-        }
-    }
-    let after = job.score_if(&model, ScoreArg::After, "score after")?;
-    report(before, after);
-    Ok(())
+    signals::go_on("nothing was trained, it was before the first step")?;
+    let limit = (args.save_total_limit > 0).then_some(args.save_total_limit as usize);
+    let dtype = args.save_dtype.into();
+    let checkpoint = Rc::new(checkpoint);
+    let mut saves = Saves { checkpoint, folder, identity, score_before, dtype, limit };
+    let model = job.train(model, &mut saves)?;
+    let checkpoint = &saves.checkpoint;
+    let after = match args.score.contains(&ScoreArg::After) {
+        true => score(checkpoint, &model, &job.eval_rows, &args.generation, "score after")?,
+        false => None,
+    };
+    report(saves.score_before, after)
+}
+
+/// What becomes of an earlier run in the output folder.
+fn mode(args: &TrainArgs) -> Existing {
+    existing(args.overwrite_output_dir, args.resume_from_checkpoint.is_some())
 }
 
 impl<'a> Job<'a> {
-    fn prepare(args: &'a TrainArgs) -> Result<Self> {
+    fn prepare(args: &'a TrainArgs) -> Result<(Self, Checkpoint, OutputFolder)> {
         let row_options = args.rows.row_options()?;
         let rows = load_rows(&args.dataset, &row_options)?;
         let (train_rows, eval_rows) = match (&args.eval_dataset, args.test_size) {
@@ -90,52 +99,176 @@ impl<'a> Job<'a> {
         if train.is_empty() {
             return Err(Error::new(format!("`{}` has no row to train on", args.dataset)).of_kind(Kind::Data));
         }
-        let total_steps = args.options().schedule(train.len())?.total_steps;
-        let folder = OutputFolder::claim(&args.output_dir)?;
+        let options = args.options();
+        options.check_evaluated(!eval.is_empty())?;
+        let total_steps = options.schedule(train.len())?.total_steps;
+        let folder = OutputFolder::claim(&args.output_dir, mode(args))?;
         folder.require_space(checkpoint.saved_bytes(args.save_dtype.into()))?;
-        Ok(Self { args, checkpoint, folder, eval_rows, train, eval, total_steps })
+        let resumed = resumed(args, &folder)?;
+        Ok((Self { args, eval_rows, train, eval, total_steps, resumed }, checkpoint, folder))
     }
 
     /// What is about to happen, and one example with its scored tokens marked.
-    fn introduce(&self, model: &Gemma3) {
-        eprintln!(
+    fn introduce(&self, model: &Gemma3, checkpoint: &Checkpoint) {
+        say(&format!(
             "{} parameters; {} training rows, {} evaluation rows; {} steps",
             model.params.len(),
             self.train.len(),
             self.eval.len(),
             self.total_steps
-        );
+        ));
+        if let Some(saved) = &self.resumed {
+            return say(&format!("going on after step {} from `{}`", saved.step(), saved.path().display()));
+        }
         if let Some(example) = self.train.first() {
             let color = std::io::stderr().is_terminal();
-            eprintln!("first example, scored tokens marked:\n{}", preview(example, &self.checkpoint.tokenizer, color));
+            say(&format!("first example, scored tokens marked:\n{}", preview(example, &checkpoint.tokenizer, color)));
         }
     }
 
-    fn score_if(&self, model: &Gemma3, when: ScoreArg, title: &str) -> Result<Option<Report>> {
-        if !self.args.score.contains(&when) {
+    /// Taken once in a run: one that goes on has it from its checkpoint.
+    fn score_before(&self, model: &Gemma3, checkpoint: &Checkpoint) -> Result<Option<Score>> {
+        if let Some(saved) = &self.resumed {
+            return Ok(saved.score_before().cloned());
+        }
+        if !self.args.score.contains(&ScoreArg::Before) {
             return Ok(None);
         }
-        score(&self.checkpoint, model, &self.eval_rows, &self.args.generation, title)
+        let report = score(checkpoint, model, &self.eval_rows, &self.args.generation, "score before")?;
+        if let (Some(report), false) = (&report, self.args.score.contains(&ScoreArg::After)) {
+            print(&format!("{}\n", examples_table(report, stdout_width())))?;
+        }
+        Ok(report.map(|report| report.score))
     }
 
-    fn train(&mut self, model: Gemma3) -> Result<(Gemma3, Ended)> {
+    /// The trained model, saved. Whatever ends the run, what was trained is on the disk before a word is said of it.
+    fn train(&mut self, model: Gemma3, saves: &mut Saves) -> Result<Gemma3> {
         let (train, eval) = (std::mem::take(&mut self.train), std::mem::take(&mut self.eval));
         let mut run = Run::prepare(model, train, eval, self.args.options())?;
-        run.observe(MetricsWriter::create(&self.folder.path().join("metrics.jsonl"))?);
-        run.observe(LossPlot::new(&self.folder.path().join("loss.svg")));
-        run.observe(Progress::training(run.total_steps()));
-        let ended = loop {
-            match run.step()? {
-                Outcome::Finished => break Ended::Finished,
-                Outcome::Diverged(error) => break Ended::Diverged(error),
-                Outcome::Updated | Outcome::Evaluated => {}
+        let mut lines = Vec::new();
+        if let Some(saved) = &self.resumed {
+            saved.restore(&mut run)?;
+            lines = saved.metrics()?;
+        }
+        run.observe(MetricsWriter::create(&saves.folder.live(METRICS), &lines)?);
+        run.observe(LossPlot::new(&saves.folder.live(PLOT), read_records(&lines)));
+        run.observe(Progress::training(run.total_steps(), run.position().step));
+        run.stop_when(signals::stopped);
+        self.judge(&mut run, &saves.checkpoint)?;
+        match steps(&mut run, saves)? {
+            Ended::Finished => self.finish(run, saves),
+            Ended::Interrupted => {
+                let saved = saves.save_checkpoint(&run)?;
+                let step = run.position().step;
+                run.finish();
+                Err(Error::interrupted(format!("the run as of step {step} is saved in `{}`", saved.display()))
+                    .hint("the same command with `--resume-from-checkpoint` goes on from there"))
             }
-            if STOP.load(Ordering::Relaxed) && !run.is_trained() {
-                break Ended::Interrupted { step: run.position().step };
+            Ended::Diverged(error) => {
+                let step = run.position().step;
+                let saved = saves.save_diverged(run.model(), step)?;
+                run.finish();
+                let text = format!("training stopped; the model before that step is saved in `{}`", saved.display());
+                Err(error.context(text))
             }
-        };
-        Ok((run.finish().model, ended))
+        }
     }
+
+    /// Scores the model at each evaluation, if that is what tells the best one.
+    fn judge(&self, run: &mut Run, checkpoint: &Rc<Checkpoint>) -> Result<()> {
+        let options = run.options();
+        if !options.selects() || options.metric_for_best_model == Metric::EvalLoss {
+            return Ok(());
+        }
+        let prompts = session::Prompts::new(checkpoint, &self.eval_rows)?;
+        if prompts.is_empty() {
+            return Err(Error::usage("no evaluation row has an answer to score, so no score tells the best model")
+                .hint("give `--metric-for-best-model eval_loss`"));
+        }
+        let checkpoint = checkpoint.clone();
+        let options = checkpoint.generate_options(&self.args.generation.options());
+        run.judge_with(move |model| {
+            let asked = "the evaluation was asked to stop";
+            let report = prompts.score(model, &checkpoint.tokenizer, &options, |_, _| signals::go_on(asked))?;
+            Ok(report.score)
+        });
+        Ok(())
+    }
+
+    fn finish(&self, mut run: Run, saves: &mut Saves) -> Result<Gemma3> {
+        let best = match self.args.load_best_model_at_end {
+            true => best_of(&run, &saves.folder)?,
+            false => None,
+        };
+        if let Some(best) = &best {
+            best.restore_weights(&mut run)?;
+        }
+        let early = (run.position().step < run.total_steps()).then_some(run.position().step);
+        let model = run.finish().model;
+        let saved = saves.save_final(&model, self.args.fallback_dir.as_deref(), wait_for_room)?;
+        if let Some(step) = early {
+            say(&format!("stopped early, after step {step}: the evaluations did not get better"));
+        }
+        if let Some(best) = &best {
+            say(&format!("the best model is that of step {}", best.step()));
+        }
+        report_memory(model.device());
+        model.device().trim();
+        say(&format!("saved the model in `{}`", saved.display()));
+        Ok(model)
+    }
+}
+
+/// The checkpoint that the run goes on from, if it does.
+fn resumed(args: &TrainArgs, folder: &OutputFolder) -> Result<Option<SavedRun>> {
+    match args.resume_from_checkpoint.as_deref() {
+        None => Ok(None),
+        Some("latest") => {
+            let mut passed_over = Vec::new();
+            let saved = SavedRun::latest(folder.path(), &mut passed_over)?;
+            passed_over.iter().for_each(|error| say(&error.warning()));
+            if saved.is_none() {
+                let shown = folder.path().display();
+                say(&format!("there is no whole checkpoint in `{shown}`: starting from the beginning"));
+            }
+            Ok(saved)
+        }
+        Some(path) => SavedRun::open(&PathBuf::from(path)).map(Some),
+    }
+}
+
+/// Steps until the run ends, one way or another, with a checkpoint whenever one is due. That one cannot be written does not end
+/// the run.
+fn steps(run: &mut Run, saves: &Saves) -> Result<Ended> {
+    loop {
+        match run.step()? {
+            Outcome::Finished => return Ok(Ended::Finished),
+            Outcome::Diverged(error) => return Ok(Ended::Diverged(error)),
+            Outcome::Interrupted => return Ok(Ended::Interrupted),
+            Outcome::SaveDue => {
+                if let Err(error) = saves.save_checkpoint(run) {
+                    run.warn(&error.context("no checkpoint was written; the run goes on"));
+                }
+            }
+            Outcome::Updated | Outcome::Evaluated => {}
+        }
+        if signals::stopped() && !run.is_finished() {
+            return Ok(Ended::Interrupted);
+        }
+    }
+}
+
+/// The disk has no room for the final model: tries again until somebody made some, or asks to stop.
+fn wait_for_room(error: &Error) -> bool {
+    say(&format!("{}\n\nwaiting for room on the disk; Ctrl-C gives the model up", error.warning()));
+    let begun = std::time::Instant::now();
+    while begun.elapsed() < RETRY {
+        if signals::stopped() {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    true
 }
 
 /// What tensors took at most, by purpose: the bill of this run.
@@ -144,27 +277,15 @@ fn report_memory(device: &Device) {
     let part =
         |purpose| format!("{} {}", format!("{purpose:?}").to_lowercase(), gigabytes(device.peak_bytes_of(purpose)));
     let parts: Vec<String> = Purpose::ALL.into_iter().map(part).collect();
-    eprintln!("peak memory of tensors {}: {}", gigabytes(device.peak_bytes()), parts.join(", "));
+    say(&format!("peak memory of tensors {}: {}", gigabytes(device.peak_bytes()), parts.join(", ")));
 }
 
-/// The table of the last score, then before and after side by side: the last thing on the screen.
-fn report(before: Option<Report>, after: Option<Report>) {
-    let Some(last) = after.as_ref().or(before.as_ref()) else { return };
-    println!("{}", examples_table(last, stdout_width()));
-    if let (Some(before), Some(after)) = (&before, &after) {
-        print!("{}", before_after(&before.score, &after.score));
+/// The table of answers after training, then before and after side by side: the last thing on the screen.
+fn report(before: Option<Score>, after: Option<Report>) -> Result<()> {
+    let Some(after) = after else { return Ok(()) };
+    let mut text = format!("{}\n", examples_table(&after, stdout_width()));
+    if let Some(before) = &before {
+        text += &before_after(before, &after.score);
     }
-}
-
-/// The first Ctrl-C asks the run to stop after its step, the second ends the process.
-fn listen_for_ctrl_c() {
-    let handler = || {
-        if STOP.swap(true, Ordering::Relaxed) {
-            std::process::exit(Kind::Interrupted.exit_code().into());
-        }
-        eprintln!("\nstopping after this step; Ctrl-C again to quit at once, without saving");
-    };
-    if let Err(error) = ctrlc::set_handler(handler) {
-        eprintln!("warning: Ctrl-C will end the run without saving: {error}");
-    }
+    print(&text)
 }

@@ -2,14 +2,14 @@
 
 use std::path::Path;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::verdict::{Expected, Verdict};
 use crate::error::{Context, Result};
 use crate::io::atomic::write_atomically;
 
 /// How many of `total` outputs were right.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Score {
     /// Right by the tutorial's rule: the expected tool is named and no other.
     pub correct: usize,
@@ -20,7 +20,7 @@ pub struct Score {
 }
 
 /// Counts of outputs, each of the `total`; see [`Verdict`] for what each means.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StrictScore {
     /// Kept to the grammar.
     pub format_valid: usize,

@@ -30,12 +30,13 @@ pub struct GenerateOptions {
 
 /// Generates from every prompt. Returns the new tokens of each, the stopping one included.
 ///
-/// `progress` is called with the number of outputs that have ended. An empty prompt is an error.
+/// `progress` is called with the number of outputs that have ended, after every token; its error ends the generation. An empty
+/// prompt is an error.
 pub fn generate(
     model: &Gemma3,
     prompts: &[&[u32]],
     options: &GenerateOptions,
-    mut progress: impl FnMut(usize),
+    mut progress: impl FnMut(usize) -> Result<()>,
 ) -> Result<Vec<Vec<u32>>> {
     if let Some(i) = prompts.iter().position(|p| p.is_empty()) {
         bail!("prompt {} is empty", i + 1);
@@ -62,7 +63,7 @@ pub fn generate(
                     ended += 1;
                 }
             }
-            progress(ended);
+            progress(ended)?;
         }
     }
     Ok(outputs)

@@ -24,10 +24,23 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
     if target.file_name().is_none() {
         bail!("cannot write `{}`: it names no file", path.display());
     }
-    let folder = target.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut file = temporary(folder).context(place)?;
-    file.write_all(bytes).and_then(|()| file.as_file().sync_all()).context(place)?;
-    file.persist(&target).map_err(|failed| failed.error).context(place)?;
+    replace(&target, bytes).context(place)
+}
+
+/// [`write_atomically`] for a file of a folder that strangers may have touched: a link of the name goes, and what it leads to
+/// stays as it is.
+///
+/// # Errors
+/// `path` is a folder, is in none, or the disk refuses; the error names it.
+pub fn replace_file(path: &Path, bytes: &[u8]) -> Result<()> {
+    replace(path, bytes).context(|| format!("cannot write `{}`", path.display()))
+}
+
+fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut file = temporary(folder)?;
+    file.write_all(bytes).and_then(|()| file.as_file().sync_all())?;
+    file.persist(path).map_err(|failed| failed.error)?;
     Ok(())
 }
 

@@ -1,73 +1,70 @@
-//! The output folder: whose it is, and how a model gets into it whole or not at all.
+//! The output folder: whose it is, who writes to it, and how a model gets into it whole or not at all.
 //!
-//! A folder is ours when it holds [`MARKER`]. A model is written to `.tmp-<name>-<pid>` beside the target, every file
-//! synced, and renamed into place; the folder it replaces waits as `.old-<name>-<pid>` until that is done. A process
-//! killed at any moment leaves the old model or the new one; [`OutputFolder::claim`] tidies up after it.
+//! A folder is ours when it holds [`MARKER`], and a run's while the run holds the [lock](super::lock) on that file. What is
+//! written to it is made as a [`NewFolder`] first. A checkpoint is then renamed to its place inside; a model changes places
+//! with the whole folder in one step, and takes the files that are not of a model along afterwards. A process killed at any
+//! moment leaves the old model or the new one; [`OutputFolder::claim`] tidies up after it.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
-use serde_json::{Value, json};
-
-use super::safetensors::{SaveDtype, write_model};
+use super::lock::lock;
+use super::manifest::{MARKER, Manifest};
+use super::model_files::{SavedModel, WEIGHTS, is_of_a_model};
+use super::new_folder::{NewFolder, PREFIX, is_unfinished, removal_name, sync_folder};
+use super::swap::{exchange, old_name};
 use crate::error::{Context, Error, Result};
-use crate::model::gemma3::config::Gemma3Config;
-use crate::model::gemma3::table::parameter_specs;
-use crate::model::generation_config::GenerationConfig;
 use crate::{bail, err};
 
-/// The file that says a folder was made by this program and may be replaced by it.
-pub const MARKER: &str = "engine.json";
+/// What a run writes beside its model, and replaces with it.
+const RUN_FILES: [&str; 2] = ["metrics.jsonl", "loss.svg"];
+/// While an older model is in the folder, a run that has not ended keeps its files under these names.
+const UNFINISHED: &str = "unfinished-";
+/// A checkpoint is in the folder of this name and its step.
+const CHECKPOINT: &str = "checkpoint-";
 
-/// Tokenizer files copied from the source where it has them; the first one is required.
-const TOKENIZER_FILES: [&str; 5] =
-    ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.model"];
-/// The other files of a model; a new model replaces them all, and leaves the rest of the folder alone.
-const MODEL_FILES: [&str; 5] =
-    ["model.safetensors", "config.json", "generation_config.json", "chat_template.jinja", MARKER];
-
-/// A model to save.
-pub struct SavedModel<'a> {
-    /// The folder that the tokenizer files are copied from.
-    pub source: &'a Path,
-    /// Written as `config.json` with the dtype updated.
-    pub config: &'a Gemma3Config,
-    /// Written as `generation_config.json`.
-    pub generation_config: &'a GenerationConfig,
-    /// The weights, laid out by [`parameter_specs`].
-    pub flat: &'a [f32],
-    /// What the weights are rounded to.
-    pub dtype: SaveDtype,
-    /// Written as `chat_template.jinja`; `None` leaves it to what `tokenizer_config.json` may hold.
-    pub chat_template: Option<&'a str>,
+/// What to do when the folder holds a model or checkpoints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Existing {
+    /// Refuse the folder.
+    Refuse,
+    /// Start anew: checkpoints go at once, the model stays until a new one is whole.
+    Overwrite,
+    /// Go on: everything stays until a new model is whole.
+    Resume,
 }
 
-/// A folder that this run may write to.
+/// A folder that this run, and no other, may write to.
 #[derive(Debug)]
 pub struct OutputFolder {
     /// Absolute, its parent resolved.
     path: PathBuf,
     parent: PathBuf,
     name: String,
+    /// What holds the locks, of this folder's marker and of those that replace it.
+    locks: Vec<File>,
 }
 
 impl OutputFolder {
     /// Whether `path` may become the output folder. Touches nothing.
     ///
     /// # Errors
-    /// It is a file, a folder with files in it that are not ours, the current folder, or the root of a file system.
-    pub fn check(path: &Path) -> Result<()> {
+    /// It is a file, a folder with files in it that are not ours, one with an earlier run in it while `existing` does not
+    /// allow that, the current folder, or the root of a file system.
+    pub fn check(path: &Path, existing: Existing) -> Result<()> {
         let Ok(metadata) = fs::metadata(path) else { return Ok(()) };
         let shown = path.display();
         if !metadata.is_dir() {
             return Err(err!("`{shown}` is a file, not a folder").hint("choose another output folder"));
         }
         let mut entries = fs::read_dir(path).context(|| format!("cannot read the folder `{shown}`"))?;
-        if entries.next().is_some() && !path.join(MARKER).is_file() {
+        if entries.next().is_some() && !is_plain_file(&path.join(MARKER)) {
             return Err(err!("`{shown}` exists and was not made by this program (it has no `{MARKER}`)")
                 .hint("choose another output folder, or empty this one"));
         }
+        refuse_existing(path, existing)?;
         let full = path.canonicalize().context(|| format!("cannot resolve `{shown}`"))?;
         if std::env::current_dir().is_ok_and(|current| current.starts_with(&full)) || is_mount(&full) {
             return Err(err!("`{shown}` cannot be replaced: it is the current folder, above it, or a mount")
@@ -76,25 +73,35 @@ impl OutputFolder {
         Ok(())
     }
 
-    /// Makes `path` ours: creates it with its parents, marks it, and finishes what a killed run left beside it.
+    /// Makes `path` ours: creates it with its parents, locks it, and finishes what a killed run left.
     ///
     /// # Errors
-    /// As [`OutputFolder::check`], or the disk refuses.
-    pub fn claim(path: &Path) -> Result<Self> {
-        Self::check(path)?;
-        let failed = || format!("cannot create the output folder `{}`", path.display());
-        let folder = Self::locate(path).context(failed)?;
-        folder.recover().context(failed)?;
+    /// As [`OutputFolder::check`], another run holds the lock, or the disk refuses.
+    pub fn claim(path: &Path, existing: Existing) -> Result<Self> {
+        Self::check(path, existing)?;
+        let failed = || format!("cannot use the output folder `{}`", path.display());
+        let mut folder = Self::locate(path).context(failed)?;
         fs::create_dir_all(&folder.path).context(failed)?;
-        write_text(&folder.path.join(MARKER), &marker()).context(failed)?;
-        let trial = folder.beside("tmp");
-        fs::create_dir(&trial).and_then(|()| fs::remove_dir(&trial)).context(failed)?;
+        folder.locks.push(lock(&folder.path).context(failed)?);
+        folder.recover().context(failed)?;
+        refuse_existing(path, existing)?;
+        if existing == Existing::Overwrite {
+            folder.remove_checkpoints().context(failed)?;
+        }
+        // Whether a folder can be made beside it is better known now than after a long run.
+        drop(folder.begin_model().context(failed)?);
         Ok(folder)
     }
 
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Where a run that has not ended keeps its file `name`: never where the file of the run that made the folder's model is.
+    pub fn live(&self, name: &str) -> PathBuf {
+        let prefix = if holds_model(&self.path) { UNFINISHED } else { "" };
+        self.path.join(format!("{prefix}{name}"))
     }
 
     /// An error when the disk has no room for `bytes` more: better known before a long run than after it.
@@ -112,20 +119,74 @@ impl OutputFolder {
         Ok(())
     }
 
-    /// Replaces the model in the folder and keeps its other files. What transformers and vLLM load unchanged.
+    /// The files of the run so far: the names that they will have beside its model, and where they are.
+    pub fn run_files(&self) -> Vec<(&'static str, PathBuf)> {
+        RUN_FILES.into_iter().map(|name| (name, self.live(name))).collect()
+    }
+
+    /// Replaces the model in the folder, and the files of its run by `files`, those of this run that exist. Other files stay.
     ///
     /// # Errors
-    /// The disk is full or refuses, the source has no tokenizer, or a weight is not finite. The folder is then as before.
-    pub fn save_model(&self, model: &SavedModel) -> Result<()> {
-        let new = self.beside("tmp");
-        let old = self.beside("old");
-        let swapped = fill(&new, model).and_then(|()| self.swap(&new, &old));
-        swapped.map_err(|error| {
-            let _ = fs::remove_dir_all(&new);
+    /// The disk is full or refuses, or a weight is not finite. The error says whether the new model is in place.
+    pub fn save_model(&mut self, model: &SavedModel, files: &[(&str, PathBuf)]) -> Result<()> {
+        let made = self.begin_model().and_then(|mut new| {
+            model.write_to(&mut new)?;
+            add_files(&mut new, files)?;
+            new.seal()?;
+            self.locks.push(lock(new.path())?);
+            Ok(new)
+        });
+        let as_it_was = |error: Error| {
             with_disk_hint(error).context(format!("cannot save the model; `{}` is as it was", self.path.display()))
-        })?;
-        self.absorb(&old)
-            .context(|| format!("the model is saved, but other files of the folder are still in `{}`", old.display()))
+        };
+        let leftover = exchange(made.map_err(as_it_was)?, &self.path).map_err(as_it_was)?;
+        let after = sync_folder(&self.parent).context(|| format!("cannot sync `{}`", self.parent.display()));
+        after.and_then(|()| leftover.map_or(Ok(()), |old| self.absorb(&old))).map_err(|error| {
+            with_disk_hint(error)
+                .context(format!("the new model is in `{}`, but what follows failed", self.path.display()))
+        })
+    }
+
+    /// Puts a folder into this one, in the place of one of the same name: `fill` writes its files.
+    ///
+    /// # Errors
+    /// The disk is full or refuses, or `fill` fails. What had the name is then as it was, unless the error says otherwise.
+    pub fn save_inside(&self, name: &str, fill: impl FnOnce(&mut NewFolder) -> Result<()>) -> Result<PathBuf> {
+        let place = self.path.join(name);
+        let failed = |error: Error| with_disk_hint(error).context(format!("cannot write `{}`", place.display()));
+        let mut new = NewFolder::create(&self.path, name).map_err(failed)?;
+        fill(&mut new).and_then(|()| new.seal()).map_err(failed)?;
+        let old = exchange(new, &place).map_err(failed)?;
+        sync_folder(&self.path).context(|| format!("cannot sync `{}`", self.path.display())).map_err(failed)?;
+        if let Some(old) = old {
+            fs::remove_dir_all(&old).context(|| format!("cannot remove `{}`", old.display()))?;
+        }
+        Ok(place)
+    }
+
+    /// The checkpoints in the folder by step, the newest last.
+    ///
+    /// # Errors
+    /// The folder cannot be read.
+    pub fn checkpoints(&self) -> Result<Vec<(u64, PathBuf)>> {
+        checkpoints(&self.path)
+    }
+
+    /// Removes a checkpoint in one step: it is never there in part.
+    ///
+    /// # Errors
+    /// The disk refuses.
+    pub fn remove_checkpoint(&self, step: u64) -> Result<()> {
+        let name = Self::checkpoint_name(step);
+        let path = self.path.join(&name);
+        let going = self.path.join(removal_name(&name));
+        let removed = fs::rename(&path, &going).and_then(|()| fs::remove_dir_all(&going));
+        removed.context(|| format!("cannot remove `{}`", path.display()))
+    }
+
+    /// The place of a checkpoint, as [`save_inside`](Self::save_inside) takes it.
+    pub fn checkpoint_name(step: u64) -> String {
+        format!("{CHECKPOINT}{step}")
     }
 
     fn locate(path: &Path) -> Result<Self> {
@@ -137,153 +198,185 @@ impl OutputFolder {
         fs::create_dir_all(parent).context(|| format!("cannot create `{}`", parent.display()))?;
         let parent = parent.canonicalize().context(|| format!("cannot resolve `{}`", parent.display()))?;
         let Some(name) = name.to_str() else { bail!("the name is not UTF-8") };
-        Ok(Self { path: parent.join(name), name: name.into(), parent })
+        Ok(Self { path: parent.join(name), name: name.into(), parent, locks: Vec::new() })
     }
 
-    fn beside(&self, kind: &str) -> PathBuf {
-        self.parent.join(format!(".{kind}-{}-{}", self.name, std::process::id()))
+    fn begin_model(&self) -> Result<NewFolder> {
+        NewFolder::create(&self.parent, &self.name)
     }
 
-    /// Puts `new` in the folder's place; what was there moves to `old`.
-    fn swap(&self, new: &Path, old: &Path) -> Result<()> {
-        let failed = || format!("cannot rename a folder in `{}`", self.parent.display());
-        fs::rename(&self.path, old).or_else(absent_is_fine).context(failed)?;
-        if let Err(error) = fs::rename(new, &self.path) {
-            let _ = fs::rename(old, &self.path);
-            return Err(error).context(failed);
-        }
-        sync_folder(&self.parent).context(failed)
-    }
-
-    /// Moves what is not part of a model from `old` into the folder, and removes `old`.
+    /// Moves what is of no model and no run from `old` into the folder, and removes `old`.
     fn absorb(&self, old: &Path) -> Result<()> {
-        let failed = || format!("cannot move the files of `{}`", old.display());
-        let entries = match fs::read_dir(old) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            entries => entries.context(failed)?,
-        };
-        for entry in entries {
+        self.move_all(old, |name| !is_replaced(name))?;
+        sync_folder(&self.path).context(|| format!("cannot sync `{}`", self.path.display()))?;
+        fs::remove_dir_all(old).context(|| format!("cannot remove `{}`", old.display()))
+    }
+
+    /// Moves the entries of `from` that are `wanted` and not here yet. A link is moved, not followed.
+    fn move_all(&self, from: &Path, wanted: impl Fn(&OsStr) -> bool) -> Result<()> {
+        let failed = || format!("cannot move the files of `{}`", from.display());
+        for entry in fs::read_dir(from).context(failed)? {
             let name = entry.context(failed)?.file_name();
             let target = self.path.join(&name);
-            let of_model = MODEL_FILES.iter().chain(&TOKENIZER_FILES).any(|file| name == *file);
-            if !of_model && !target.exists() {
-                fs::rename(old.join(&name), target).context(failed)?;
-            }
-        }
-        sync_folder(&self.path).context(failed)?;
-        fs::remove_dir_all(old).context(failed)
-    }
-
-    /// Finishes the swap of a run that was killed in it, and removes what it had not finished writing.
-    fn recover(&self) -> Result<()> {
-        let entries = fs::read_dir(&self.parent).context(|| format!("cannot read `{}`", self.parent.display()))?;
-        let names: Vec<String> = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
-        for name in names {
-            let path = self.parent.join(&name);
-            if self.is_leftover(&name, "tmp") {
-                let _ = fs::remove_dir_all(&path);
-            } else if self.is_leftover(&name, "old") {
-                match self.path.exists() {
-                    true => self.absorb(&path)?,
-                    false => {
-                        fs::rename(&path, &self.path).context(|| format!("cannot restore `{}`", path.display()))?
-                    }
-                }
+            if wanted(&name) && fs::symlink_metadata(&target).is_err() {
+                fs::rename(from.join(&name), target).context(failed)?;
             }
         }
         Ok(())
     }
 
-    /// Whether `name` is `.kind-<our name>-<pid>` of a process that is gone.
-    fn is_leftover(&self, name: &str, kind: &str) -> bool {
-        let pid = name.strip_prefix(&format!(".{kind}-{}-", self.name)).and_then(|pid| pid.parse::<u32>().ok());
-        pid.is_some_and(|pid| pid == std::process::id() || !Path::new("/proc").join(pid.to_string()).exists())
-    }
-}
-
-/// Writes every file of the model to the new folder `folder`, synced.
-fn fill(folder: &Path, model: &SavedModel) -> Result<()> {
-    fs::create_dir(folder).context(|| format!("cannot create `{}`", folder.display()))?;
-    let text = |name: &str, text: &str| write_text(&folder.join(name), text);
-    text(MARKER, &marker())?;
-    let specs = parameter_specs(model.config);
-    write_file(&folder.join("model.safetensors"), |file| write_model(file, &specs, model.flat, model.dtype))?;
-    text("config.json", &pretty(&model.config.to_value(model.dtype.config_name())))?;
-    text("generation_config.json", &pretty(&model.generation_config.to_value()))?;
-    if let Some(template) = model.chat_template {
-        text("chat_template.jinja", template)?;
-    }
-    for name in TOKENIZER_FILES {
-        let source = model.source.join(name);
-        if name == TOKENIZER_FILES[0] || source.exists() {
-            copy_file(&source, &folder.join(name))?;
+    /// Finishes the swap of a run that was killed in it, and removes what it had not finished writing.
+    fn recover(&mut self) -> Result<()> {
+        for (name, path) in folders(&self.path)? {
+            match name.strip_prefix(&old_name("")) {
+                // Waited while a checkpoint was replaced.
+                Some(place) if !self.path.join(place).exists() => fs::rename(&path, self.path.join(place)),
+                Some(_) => fs::remove_dir_all(&path),
+                None if is_unfinished_inside(&name) => fs::remove_dir_all(&path),
+                None => Ok(()),
+            }
+            .context(|| format!("cannot tidy up `{}`", path.display()))?;
         }
-    }
-    sync_folder(folder).context(|| format!("cannot sync `{}`", folder.display()))
-}
-
-/// Creates `path`, writes it and syncs it.
-fn write_file(path: &Path, write: impl FnOnce(&mut File) -> Result<()>) -> Result<()> {
-    let failed = || format!("cannot write `{}`", path.display());
-    let mut file = File::create(path).context(failed)?;
-    write(&mut file).context(failed)?;
-    file.sync_all().context(failed)
-}
-
-fn write_text(path: &Path, text: &str) -> Result<()> {
-    write_file(path, |file| file.write_all(text.as_bytes()).context(|| "the disk refuses"))
-}
-
-/// A copy with the permissions of a new file: what comes from a cache is often read-only.
-fn copy_file(from: &Path, to: &Path) -> Result<()> {
-    let mut source = File::open(from).context(|| format!("cannot read `{}`", from.display()))?;
-    write_file(to, |file| io::copy(&mut source, file).map(drop).context(|| format!("cannot copy `{}`", from.display())))
-}
-
-fn marker() -> String {
-    pretty(&json!({"made_by": env!("CARGO_PKG_NAME"), "version": env!("CARGO_PKG_VERSION")}))
-}
-
-fn pretty(value: &Value) -> String {
-    format!("{value:#}\n")
-}
-
-fn absent_is_fine(error: io::Error) -> io::Result<()> {
-    if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
-}
-
-/// Says what to do when some cause of `error` is a full disk.
-fn with_disk_hint(error: Error) -> Error {
-    let mut cause: Option<&dyn std::error::Error> = Some(&error);
-    while let Some(current) = cause {
-        let kind = current.downcast_ref::<io::Error>().map(io::Error::kind);
-        if let Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge) = kind {
-            return error.hint("free some space, or choose an output folder on another disk");
+        let (own, old) = (self.name.clone(), old_name(&self.name));
+        let beside = folders(&self.parent)?;
+        // What was to be the new model comes first, then the one it was to replace.
+        for (_, path) in beside.iter().filter(|(name, _)| is_unfinished(name, &own)) {
+            let whole = || Manifest::read(path).is_ok_and(|manifest| manifest.verify(path).is_ok());
+            self.recover_from(path, whole)?;
         }
-        cause = current.source();
+        for (_, path) in beside.iter().filter(|(name, _)| *name == old) {
+            self.recover_from(path, || true)?;
+        }
+        Ok(())
     }
-    error
+
+    /// Takes what is needed of a folder that a killed run left, and removes it. `whole`: whether a model in it is.
+    fn recover_from(&mut self, path: &Path, whole: impl FnOnce() -> bool) -> Result<()> {
+        if !is_plain_file(&path.join(MARKER)) {
+            // Killed before its first file. Somebody else's folder is not empty, and stays.
+            let _ = fs::remove_dir(path);
+            return Ok(());
+        }
+        if !holds_model(&self.path) && holds_model(path) && whole() {
+            self.restore(path)?;
+        }
+        self.absorb(path)
+    }
+
+    /// Moves a whole model into this folder, which has none: the weights and the manifest last.
+    fn restore(&mut self, from: &Path) -> Result<()> {
+        let last = |name: &OsStr| name == WEIGHTS || name == MARKER;
+        self.move_all(from, |name| !last(name))?;
+        self.locks.push(lock(from)?);
+        for name in [WEIGHTS, MARKER] {
+            let failed = || format!("cannot restore `{}`", self.path.join(name).display());
+            fs::rename(from.join(name), self.path.join(name)).context(failed)?;
+        }
+        sync_folder(&self.path).context(|| format!("cannot sync `{}`", self.path.display()))
+    }
+
+    fn remove_checkpoints(&self) -> Result<()> {
+        self.checkpoints()?.into_iter().try_for_each(|(step, _)| self.remove_checkpoint(step))
+    }
 }
 
-#[cfg(unix)]
-fn sync_folder(path: &Path) -> io::Result<()> {
-    File::open(path)?.sync_all()
-}
-
-#[cfg(not(unix))]
-fn sync_folder(_: &Path) -> io::Result<()> {
+fn add_files(new: &mut NewFolder, files: &[(&str, PathBuf)]) -> Result<()> {
+    for (name, path) in files.iter().filter(|(_, path)| is_plain_file(path)) {
+        new.put(name, &fs::read(path).context(|| format!("cannot read `{}`", path.display()))?)?;
+    }
     Ok(())
 }
 
+/// The checkpoints in `folder` by step, the newest last.
+///
+/// # Errors
+/// The folder cannot be read.
+pub fn checkpoints(folder: &Path) -> Result<Vec<(u64, PathBuf)>> {
+    let step = |name: &str| name.strip_prefix(CHECKPOINT)?.parse().ok();
+    let mut found: Vec<_> =
+        folders(folder)?.into_iter().filter_map(|(name, path)| Some((step(&name)?, path))).collect();
+    found.sort();
+    Ok(found)
+}
+
+/// Whether a model's weights are in the folder.
+pub fn holds_model(folder: &Path) -> bool {
+    folder.join(WEIGHTS).exists()
+}
+
+fn refuse_existing(path: &Path, existing: Existing) -> Result<()> {
+    let shown = path.display();
+    let what = match existing {
+        Existing::Overwrite | Existing::Resume => return Ok(()),
+        Existing::Refuse if holds_model(path) => "a model",
+        Existing::Refuse if path.is_dir() && !checkpoints(path)?.is_empty() => "the checkpoints of a run",
+        Existing::Refuse => return Ok(()),
+    };
+    Err(err!("`{shown}` holds {what} already").hint(
+        "choose another output folder; or `--overwrite-output-dir` to start anew in it, \
+         `--resume-from-checkpoint` to go on with an unfinished run",
+    ))
+}
+
+/// The folders in `folder` by name. Links are none, wherever they lead.
+fn folders(folder: &Path) -> Result<Vec<(String, PathBuf)>> {
+    let failed = || format!("cannot read `{}`", folder.display());
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).context(failed)? {
+        let entry = entry.context(failed)?;
+        if entry.file_type().is_ok_and(|kind| kind.is_dir())
+            && let Ok(name) = entry.file_name().into_string()
+        {
+            found.push((name, entry.path()));
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// Whether a new model replaces what has this name in its folder.
+fn is_replaced(name: &OsStr) -> bool {
+    let Some(name) = name.to_str() else { return false };
+    is_of_a_model(name) || RUN_FILES.contains(&name.strip_prefix(UNFINISHED).unwrap_or(name))
+}
+
+/// Whether `name` is that of an unfinished folder for any place.
+fn is_unfinished_inside(name: &str) -> bool {
+    let place = name.strip_prefix(PREFIX).and_then(|rest| rest.rsplit_once('-'));
+    place.is_some_and(|(place, _)| is_unfinished(name, place))
+}
+
+fn is_plain_file(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|found| found.is_file())
+}
+
+/// Says what to do when some cause of `error` is that there is no room.
+fn with_disk_hint(error: Error) -> Error {
+    match is_disk_full(&error) || has_cause(&error, io::ErrorKind::FileTooLarge) {
+        true => error.hint("free some space, or choose an output folder on another disk"),
+        false => error,
+    }
+}
+
+/// Whether some cause of `error` is a full disk or quota, which may have room again later.
+pub fn is_disk_full(error: &Error) -> bool {
+    has_cause(error, io::ErrorKind::StorageFull) || has_cause(error, io::ErrorKind::QuotaExceeded)
+}
+
+fn has_cause(error: &Error, kind: io::ErrorKind) -> bool {
+    let mut cause: Option<&dyn std::error::Error> = Some(error);
+    while let Some(current) = cause {
+        if current.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == kind) {
+            return true;
+        }
+        cause = current.source();
+    }
+    false
+}
+
 /// Whether the folder is where another file system begins: it can then not be renamed.
-#[cfg(unix)]
 fn is_mount(path: &Path) -> bool {
     use std::os::unix::fs::MetadataExt;
     let device = |path: &Path| fs::metadata(path).map(|metadata| metadata.dev()).ok();
     path.parent().is_none_or(|parent| device(parent) != device(path))
-}
-
-#[cfg(not(unix))]
-fn is_mount(path: &Path) -> bool {
-    path.parent().is_none()
 }

@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use super::folder::{OutputFolder, SavedModel};
+use super::folder::{Existing, OutputFolder};
+use super::model_files::{SavedModel, TokenizerFiles};
 use super::safetensors::SaveDtype;
 use super::source::ModelSource;
 use crate::err;
@@ -14,27 +15,35 @@ use crate::model::generation_config::GenerationConfig;
 ///
 /// # Errors
 /// The GGUF or the tokenizer folder cannot be used, or `output` is not ours; nothing is left behind.
-pub fn import_gguf(file: &Path, tokenizer: &Path, output: &Path, dtype: SaveDtype) -> Result<PathBuf> {
+pub fn import_gguf(
+    file: &Path,
+    tokenizer: &Path,
+    output: &Path,
+    existing: Existing,
+    dtype: SaveDtype,
+) -> Result<PathBuf> {
     if !tokenizer.join("tokenizer.json").is_file() {
         return Err(err!("`{}` has no `tokenizer.json`", tokenizer.display()).hint(
             "give `--tokenizer` the folder of the original checkpoint, or of any model with the same tokenizer",
         ));
     }
-    OutputFolder::check(output)?;
+    OutputFolder::check(output, existing)?;
     let gguf = super::gguf::GgufFile::open(file)?;
     let config = gguf.config(tokenizer)?;
     let generation_config = GenerationConfig::load(tokenizer, &config)?;
     let template = read_template(tokenizer)?;
+    let files = TokenizerFiles::read(tokenizer)?;
     let flat = ModelSource::Gguf(file.into()).load_flat(&config)?;
-    let folder = OutputFolder::claim(output)?;
-    folder.save_model(&SavedModel {
-        source: tokenizer,
+    let mut folder = OutputFolder::claim(output, existing)?;
+    let model = SavedModel {
+        tokenizer: &files,
         config: &config,
         generation_config: &generation_config,
         flat: &flat,
         dtype,
         chat_template: template.as_deref(),
-    })?;
+    };
+    folder.save_model(&model, &[])?;
     Ok(folder.path().into())
 }
 

@@ -1,5 +1,6 @@
 //! Models in and out: the hub's, Hugging Face folders, safetensors, GGUF; files that are written whole or not at all.
 
+pub mod arrays;
 pub mod atomic;
 mod convert;
 #[cfg(feature = "hub")]
@@ -9,5 +10,10 @@ pub mod gguf;
 mod gguf_blocks;
 mod gguf_model;
 pub mod import;
+pub mod lock;
+pub mod manifest;
+pub mod model_files;
+pub mod new_folder;
 pub mod safetensors;
 pub mod source;
+mod swap;

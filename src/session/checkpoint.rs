@@ -4,7 +4,8 @@ use crate::chat::tokenizer::ChatTokenizer;
 use crate::device::{DType, Purpose, Tensor};
 use crate::error::{Kind, Result};
 use crate::generate::{GenerateOptions, Sampling};
-use crate::io::folder::{OutputFolder, SavedModel};
+use crate::io::folder::OutputFolder;
+use crate::io::model_files::{SavedModel, TokenizerFiles};
 use crate::io::safetensors::SaveDtype;
 use crate::io::source::{ModelSource, resolve_model};
 use crate::model::gemma3::Gemma3;
@@ -19,6 +20,8 @@ pub struct Checkpoint {
     pub config: Gemma3Config,
     pub generation_config: GenerationConfig,
     pub tokenizer: ChatTokenizer,
+    /// The tokenizer as it is saved again.
+    pub files: TokenizerFiles,
 }
 
 /// How answers are generated. The defaults are those of the command line.
@@ -49,7 +52,8 @@ impl Checkpoint {
             let config = source.load_config()?;
             let generation_config = GenerationConfig::load(source.folder(), &config)?;
             let tokenizer = ChatTokenizer::load(source.folder())?.with_model_vocab(config.vocab_size);
-            Ok(Self { source, config, generation_config, tokenizer })
+            let files = TokenizerFiles::read(source.folder())?;
+            Ok(Self { source, config, generation_config, tokenizer, files })
         };
         open().map_err(|e: crate::error::Error| e.or_kind(Kind::Model))
     }
@@ -70,15 +74,20 @@ impl Checkpoint {
     ///
     /// # Errors
     /// As [`OutputFolder::save_model`].
-    pub fn save(&self, model: &Gemma3, folder: &OutputFolder, dtype: SaveDtype) -> Result<()> {
-        folder.save_model(&SavedModel {
-            source: self.source.folder(),
+    pub fn save(&self, model: &Gemma3, folder: &mut OutputFolder, dtype: SaveDtype) -> Result<()> {
+        folder.save_model(&self.saved_model(&model.params.values.read::<f32>()?, dtype), &[])
+    }
+
+    /// A model with this checkpoint's tokenizer and configs, as it is written.
+    pub fn saved_model<'a>(&'a self, flat: &'a [f32], dtype: SaveDtype) -> SavedModel<'a> {
+        SavedModel {
+            tokenizer: &self.files,
             config: &self.config,
             generation_config: &self.generation_config,
-            flat: &model.params.values.read::<f32>()?,
+            flat,
             dtype,
             chat_template: Some(self.tokenizer.template().source()),
-        })
+        }
     }
 
     /// About what [`save`](Self::save) writes, in bytes: the weights, and room for the tokenizer and the metrics.

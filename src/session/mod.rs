@@ -6,6 +6,7 @@
 //! | [`Checkpoint`] | a model folder: its tokenizer and configs, its weights, saving |
 //! | [`Examples`] | rows as the loss sees them |
 //! | [`Run`] | a training run: prepare, step, finish; its [`State`] can be taken out and put back |
+//! | [`Saves`], [`SavedRun`] | checkpoints of a run on disk, and the final model; [`Identity`]: what a run that goes on must be of |
 //! | [`Observer`] | who is told what a run measures: `metrics.jsonl`, the plot, the terminal |
 //! | [`score`](fn@score) | generates the answers to prompts and judges them |
 //!
@@ -15,15 +16,22 @@
 pub mod checkpoint;
 pub mod devices;
 pub mod examples;
+pub mod identity;
 pub mod observer;
+pub mod restore;
 pub mod run;
+pub mod saves;
 pub mod score;
+pub mod selection;
 pub mod state;
 
 pub use checkpoint::{Checkpoint, Generation};
 pub use devices::{ComputeDevice, DeviceName};
 pub use examples::{ExampleOptions, Examples};
+pub use identity::Identity;
 pub use observer::{LossPlot, Observer};
+pub use restore::Array;
 pub use run::{Outcome, Run, Trained};
-pub use score::score;
-pub use state::{Position, State};
+pub use saves::{SavedRun, Saves};
+pub use score::{Prompts, score};
+pub use state::{Position, Progress, State};

@@ -36,9 +36,9 @@ pub struct LossPlot {
 }
 
 impl LossPlot {
-    /// An SVG at `path`.
-    pub fn new(path: &Path) -> Self {
-        Self { path: path.to_owned(), records: Vec::new() }
+    /// An SVG at `path` of what the run has measured `before` and will yet.
+    pub fn new(path: &Path, before: Vec<Record>) -> Self {
+        Self { path: path.to_owned(), records: before }
     }
 }
 

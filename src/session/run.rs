@@ -4,17 +4,18 @@
 use std::time::Instant;
 
 use super::observer::Observer;
-use super::state::{Position, State, Unlogged};
+use super::selection::{Selection, score_lines};
+use super::state::{Position, Unlogged};
 use crate::batch::Example;
 use crate::batch::tree::TokenTree;
-use crate::device::{DType, Purpose, Tensor};
 use crate::err;
 use crate::error::{Error, Kind, Result};
+use crate::eval::report::Score;
 use crate::model::gemma3::Gemma3;
 use crate::ops::adamw::AdamW;
 use crate::train::evaluate::evaluate;
 use crate::train::metrics::{EvalRecord, Record, SummaryRecord, TrainRecord, peak_memory_bytes};
-use crate::train::options::{EvalStrategy, TrainOptions};
+use crate::train::options::{EvalStrategy, Metric, SaveStrategy, TrainOptions};
 use crate::train::order::{Window, windows};
 use crate::train::schedule::Schedule;
 use crate::train::step::Step;
@@ -26,6 +27,10 @@ pub enum Outcome {
     Updated,
     /// The loss of the evaluation examples was computed.
     Evaluated,
+    /// Nothing: this is the moment for a checkpoint, if somebody wants to keep one.
+    SaveDue,
+    /// Nothing: it was asked to stop in the middle of an evaluation, which is still due.
+    Interrupted,
     /// Nothing: the run has done all that it should.
     Finished,
     /// Nothing: the loss or the gradient of the update is not finite. The weights are those of the last good update.
@@ -39,25 +44,32 @@ pub struct Trained {
     pub failures: Vec<Error>,
 }
 
+/// What judges the model at each evaluation.
+type Judge = Box<dyn FnMut(&Gemma3) -> Result<Score>>;
+
 /// A run in progress.
 pub struct Run {
-    model: Gemma3,
-    train: Vec<Example>,
-    eval: Vec<Example>,
-    options: TrainOptions,
-    schedule: Schedule,
-    updates: Step,
-    position: Position,
+    pub(super) model: Gemma3,
+    pub(super) train: Vec<Example>,
+    pub(super) eval: Vec<Example>,
+    pub(super) options: TrainOptions,
+    pub(super) schedule: Schedule,
+    pub(super) updates: Step,
+    pub(super) position: Position,
     /// Of the epoch that the position is in.
-    windows: Vec<Window>,
-    evaluation_due: bool,
-    num_tokens: u64,
-    unlogged: Unlogged,
-    started: Instant,
+    pub(super) windows: Vec<Window>,
+    pub(super) evaluation_due: bool,
+    pub(super) save_due: bool,
+    pub(super) num_tokens: u64,
+    pub(super) unlogged: Unlogged,
+    pub(super) selection: Selection,
+    pub(super) judge: Option<Judge>,
+    pub(super) stop: fn() -> bool,
+    pub(super) started: Instant,
     /// Before it was put back from a state.
-    seconds_before: f64,
-    observers: Vec<Box<dyn Observer>>,
-    failures: Vec<Error>,
+    pub(super) seconds_before: f64,
+    pub(super) observers: Vec<Box<dyn Observer>>,
+    pub(super) failures: Vec<Error>,
 }
 
 impl Run {
@@ -69,6 +81,7 @@ impl Run {
         if train.is_empty() {
             return Err(err!("there is no example to train on").of_kind(Kind::Data));
         }
+        options.check_evaluated(!eval.is_empty())?;
         let schedule = options.schedule(train.len())?;
         let updates = Step::new(&model, options.max_grad_norm, options.cuda_graphs)?;
         Ok(Self {
@@ -81,8 +94,12 @@ impl Run {
             updates,
             position: Position::default(),
             evaluation_due: false,
+            save_due: false,
             num_tokens: 0,
             unlogged: Unlogged::default(),
+            selection: Selection::default(),
+            judge: None,
+            stop: || false,
             started: Instant::now(),
             seconds_before: 0.0,
             observers: Vec::new(),
@@ -90,50 +107,24 @@ impl Run {
         })
     }
 
-    /// The run that `state` was taken out of, with the same examples and options. `model` gives its shape and its device;
-    /// its weights are replaced by those of the state.
-    ///
-    /// # Errors
-    /// As [`Run::prepare`], or the state is not of such a run.
-    pub fn from_state(
-        state: State,
-        model: Gemma3,
-        train: Vec<Example>,
-        eval: Vec<Example>,
-        options: TrainOptions,
-    ) -> Result<Self> {
-        let mut run = Self::prepare(with_weights(model, &state)?, train, eval, options)?;
-        run.check_fits(&state)?;
-        run.updates.set_moments(&state.moments)?;
-        run.windows = windows(&run.options, run.train.len(), state.position.epoch);
-        run.position = state.position;
-        run.evaluation_due = state.evaluation_due;
-        run.num_tokens = state.num_tokens;
-        run.unlogged = state.unlogged;
-        run.seconds_before = state.seconds;
-        Ok(run)
+    /// Generates and judges answers at each evaluation, for a metric that needs them.
+    pub fn judge_with(&mut self, judge: impl FnMut(&Gemma3) -> Result<Score> + 'static) {
+        self.judge = Some(Box::new(judge));
     }
 
-    /// All that a run needs to go on from here, copied out of it.
-    ///
-    /// # Errors
-    /// The device fails, or the master weights are not f32.
-    pub fn state(&self) -> Result<State> {
-        let values = &self.model.params.values;
-        if values.dtype() != DType::F32 {
-            return Err(err!("internal: the state of a run whose master weights are {:?}", values.dtype()));
-        }
-        let (m, v) = self.updates.moments();
-        Ok(State {
-            weights: values.download()?,
-            moments: [m.download()?, v.download()?],
-            position: self.position,
-            shuffle_seed: self.shuffle_seed(),
-            evaluation_due: self.evaluation_due,
-            num_tokens: self.num_tokens,
-            unlogged: self.unlogged.clone(),
-            seconds: self.seconds(),
-        })
+    /// What is asked in long evaluations whether to stop there.
+    pub fn stop_when(&mut self, stop: fn() -> bool) {
+        self.stop = stop;
+    }
+
+    /// The settings of the run.
+    pub fn options(&self) -> &TrainOptions {
+        &self.options
+    }
+
+    /// What the evaluations so far have shown.
+    pub fn selection(&self) -> &Selection {
+        &self.selection
     }
 
     /// Tells `observer` of everything from now on.
@@ -156,9 +147,21 @@ impl Run {
         self.schedule.total_steps as u64
     }
 
-    /// Whether all updates are done. An evaluation may still be due.
+    /// Whether all updates are done. An evaluation and a checkpoint may still be due.
     pub fn is_trained(&self) -> bool {
-        self.position.step >= self.total_steps()
+        let patience = self.options.early_stopping_patience;
+        let stopped_early = patience.is_some_and(|most| self.selection.without_improvement >= most);
+        stopped_early || self.position.step >= self.total_steps()
+    }
+
+    /// Whether nothing at all is left to do.
+    pub fn is_finished(&self) -> bool {
+        self.is_trained() && !self.evaluation_due && !self.save_due
+    }
+
+    /// Tells the observers of something that went wrong and does not end the run.
+    pub fn warn(&mut self, warning: &Error) {
+        self.observers.iter_mut().for_each(|observer| observer.warning(warning));
     }
 
     /// Does the next thing: an update, or the evaluation that is due after one. Between two steps a run may be stopped,
@@ -168,10 +171,19 @@ impl Run {
     /// The device fails.
     pub fn step(&mut self) -> Result<Outcome> {
         if self.evaluation_due {
-            let record = self.evaluate()?;
-            self.evaluation_due = false;
-            self.tell(&Record::Eval(record));
-            return Ok(Outcome::Evaluated);
+            return match self.evaluate() {
+                Ok(record) => {
+                    self.evaluation_due = false;
+                    self.select(&record);
+                    self.tell(&Record::Eval(record));
+                    Ok(Outcome::Evaluated)
+                }
+                Err(error) if error.kind() == Kind::Interrupted => Ok(Outcome::Interrupted),
+                Err(error) => Err(error),
+            };
+        }
+        if std::mem::take(&mut self.save_due) {
+            return Ok(Outcome::SaveDue);
         }
         if self.is_trained() {
             return Ok(Outcome::Finished);
@@ -180,6 +192,7 @@ impl Run {
             return Ok(Outcome::Diverged(error));
         }
         self.evaluation_due = self.evaluates_here();
+        self.save_due = self.saves_here();
         if self.is_trained() || self.position.step.is_multiple_of(self.options.logging_steps.max(1)) {
             let record = self.record();
             self.tell(&Record::Train(record));
@@ -194,7 +207,8 @@ impl Run {
     pub fn run_to_end(&mut self) -> Result<()> {
         loop {
             match self.step()? {
-                Outcome::Updated | Outcome::Evaluated => {}
+                Outcome::Updated | Outcome::Evaluated | Outcome::SaveDue => {}
+                Outcome::Interrupted => return Err(Error::interrupted("the run was asked to stop")),
                 Outcome::Finished => return Ok(()),
                 Outcome::Diverged(error) => return Err(error),
             }
@@ -267,9 +281,38 @@ impl Run {
         }
     }
 
-    fn evaluate(&self) -> Result<EvalRecord> {
+    /// Whether a checkpoint follows the update that was just done.
+    fn saves_here(&self) -> bool {
+        match self.options.save_strategy {
+            SaveStrategy::No | SaveStrategy::Best => false,
+            SaveStrategy::Epoch => self.is_trained() || self.position.window == 0,
+            SaveStrategy::Steps(n) => self.is_trained() || self.position.step.is_multiple_of(n.max(1)),
+        }
+    }
+
+    /// Takes in what an evaluation measured: the best model is kept, a run that got no better ends.
+    fn select(&mut self, record: &EvalRecord) {
+        if !self.options.selects() {
+            return;
+        }
+        let metric = self.options.metric_for_best_model;
+        let value = match metric {
+            Metric::EvalLoss => Some(record.eval_loss),
+            _ => record.scores.get(metric.name()).copied(),
+        };
+        let improved = self.selection.improves(metric, value.unwrap_or(f64::NAN), self.position.step);
+        let keeps_best = self.options.load_best_model_at_end || self.options.save_strategy == SaveStrategy::Best;
+        self.save_due |= improved && keeps_best;
+        self.save_due |=
+            self.is_trained() && !matches!(self.options.save_strategy, SaveStrategy::No | SaveStrategy::Best);
+    }
+
+    fn evaluate(&mut self) -> Result<EvalRecord> {
         let started = Instant::now();
-        let sums = evaluate(&self.model, &self.eval)?;
+        let stop = self.stop;
+        let go_on = || if stop() { Err(Error::interrupted("the evaluation was asked to stop")) } else { Ok(()) };
+        let sums = evaluate(&self.model, &self.eval, go_on)?;
+        let judged = self.judge.as_mut().map(|judge| judge(&self.model)).transpose()?;
         let scored = sums.scored.max(1.0);
         Ok(EvalRecord {
             step: self.position.step,
@@ -278,6 +321,7 @@ impl Run {
             eval_entropy: sums.entropy / scored,
             eval_mean_token_accuracy: sums.correct / scored,
             eval_seconds: started.elapsed().as_secs_f64(),
+            scores: judged.map(|score| score_lines(&score)).unwrap_or_default(),
         })
     }
 
@@ -304,26 +348,8 @@ impl Run {
         self.position.step as f64 / self.options.steps_per_epoch(self.train.len()) as f64
     }
 
-    fn seconds(&self) -> f64 {
+    pub(super) fn seconds(&self) -> f64 {
         self.seconds_before + self.started.elapsed().as_secs_f64()
-    }
-
-    fn shuffle_seed(&self) -> Option<u64> {
-        self.options.shuffle.then_some(self.options.seed)
-    }
-
-    fn check_fits(&self, state: &State) -> Result<()> {
-        if state.shuffle_seed != self.shuffle_seed() {
-            let [state, run] = [state.shuffle_seed, self.shuffle_seed()].map(|seed| match seed {
-                Some(seed) => format!("`--seed {seed}`"),
-                None => "`--shuffle false`".into(),
-            });
-            return Err(Error::usage(format!("the state is of a run with {state}, this one has {run}")));
-        }
-        if state.position.window >= self.windows.len() {
-            return Err(err!("the state is of a run with more updates in an epoch than {}", self.windows.len()));
-        }
-        Ok(())
     }
 
     fn tell(&mut self, record: &Record) {
@@ -344,22 +370,4 @@ impl Run {
             self.observers.iter_mut().for_each(|observer| observer.warning(failure));
         }
     }
-}
-
-/// A model of the same shape on the same device, with the weights of a state.
-fn with_weights(model: Gemma3, state: &State) -> Result<Gemma3> {
-    let parameters = model.params.len();
-    if [&state.weights, &state.moments[0], &state.moments[1]].iter().any(|values| values.len() != parameters) {
-        return Err(err!("the state is of another model: this one has {parameters} parameters").of_kind(Kind::Model));
-    }
-    let (config, device) = (model.config.clone(), model.device().of(Purpose::Weights));
-    let dtype = model.params.dtype();
-    drop(model);
-    let mut values = Tensor::empty(&device, &[parameters], DType::F32)?;
-    values.upload(&state.weights)?;
-    let mut model = Gemma3::new(config, values)?.computed_in(dtype)?;
-    if state.position.step > 0 {
-        model.params.renew_copy(Some(state.position.step))?;
-    }
-    Ok(model)
 }

@@ -1,42 +1,81 @@
 //! Generates the answers to the prompts of a dataset and judges them.
 
+use crate::chat::tokenizer::{ChatTokenizer, Prompt};
 use crate::data::rows::{Row, RowContent};
 use crate::data::tools::tool_name;
 use crate::error::{Context, Result};
 use crate::eval::report::{Answer, Report};
 use crate::eval::verdict::Expected;
-use crate::generate::generate;
+use crate::generate::{GenerateOptions, generate};
 use crate::model::gemma3::Gemma3;
 use crate::session::{Checkpoint, Generation};
 
 /// The report on all rows that have an expected answer; None when no row has one. `progress` is told how many answers have
-/// been generated, of how many.
+/// been generated, of how many; its error ends the scoring.
+///
+/// # Errors
+/// A row cannot be rendered, the device fails, or `progress` says so.
 pub fn score(
     checkpoint: &Checkpoint,
     model: &Gemma3,
     rows: &[Row],
     generation: &Generation,
-    mut progress: impl FnMut(usize, usize),
+    progress: impl FnMut(usize, usize) -> Result<()>,
 ) -> Result<Option<Report>> {
-    let tokenizer = &checkpoint.tokenizer;
-    let rows = rows.iter().filter(|row| has_prompt(row));
-    let mut prompts: Vec<_> = rows.map(|row| tokenizer.prompt(row)).collect::<Result<_>>()?;
-    prompts.retain(|prompt| !prompt.expected.is_empty());
+    let prompts = Prompts::new(checkpoint, rows)?;
     if prompts.is_empty() {
         return Ok(None);
     }
-    let ids: Vec<&[u32]> = prompts.iter().map(|p| &p.ids[..]).collect();
-    progress(0, ids.len());
-    let options = checkpoint.generate_options(generation);
-    let outputs = generate(model, &ids, &options, |done| progress(done, ids.len()))?;
-    let mut report = Report::default();
-    for (prompt, token_ids) in prompts.into_iter().zip(outputs) {
-        let expected = Expected::from_messages(&prompt.expected).context(|| prompt.origin.clone())?;
-        let names: Vec<String> = prompt.tools.iter().filter_map(tool_name).map(str::to_owned).collect();
-        let output = tokenizer.decode(&token_ids);
-        report.add(Answer { origin: prompt.origin, prompt: prompt.user, output, token_ids }, expected, &names);
+    prompts.score(model, &checkpoint.tokenizer, &checkpoint.generate_options(generation), progress).map(Some)
+}
+
+/// The prompts of a dataset, tokenized, and the answers that are due.
+pub struct Prompts(Vec<(Prompt, Expected)>);
+
+impl Prompts {
+    /// Of all rows that have an expected answer.
+    ///
+    /// # Errors
+    /// A row cannot be rendered.
+    pub fn new(checkpoint: &Checkpoint, rows: &[Row]) -> Result<Self> {
+        let mut prompts = Vec::new();
+        for row in rows.iter().filter(|row| has_prompt(row)) {
+            let prompt = checkpoint.tokenizer.prompt(row)?;
+            if !prompt.expected.is_empty() {
+                let expected = Expected::from_messages(&prompt.expected).context(|| prompt.origin.clone())?;
+                prompts.push((prompt, expected));
+            }
+        }
+        Ok(Self(prompts))
     }
-    Ok(Some(report))
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Answers and judges them all.
+    ///
+    /// # Errors
+    /// The device fails, or `progress` says so.
+    pub fn score(
+        &self,
+        model: &Gemma3,
+        tokenizer: &ChatTokenizer,
+        options: &GenerateOptions,
+        mut progress: impl FnMut(usize, usize) -> Result<()>,
+    ) -> Result<Report> {
+        let ids: Vec<&[u32]> = self.0.iter().map(|(prompt, _)| &prompt.ids[..]).collect();
+        progress(0, ids.len())?;
+        let outputs = generate(model, &ids, options, |done| progress(done, ids.len()))?;
+        let mut report = Report::default();
+        for ((prompt, expected), token_ids) in self.0.iter().zip(outputs) {
+            let names: Vec<String> = prompt.tools.iter().filter_map(tool_name).map(str::to_owned).collect();
+            let output = tokenizer.decode(&token_ids);
+            let answer = Answer { origin: prompt.origin.clone(), prompt: prompt.user.clone(), output, token_ids };
+            report.add(answer, expected.clone(), &names);
+        }
+        Ok(report)
+    }
 }
 
 /// Plain text asks nothing.

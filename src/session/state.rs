@@ -1,6 +1,9 @@
 //! All that a run knows beside its settings and its data: a run that goes on from its state is equal to the bit to one that
 //! never stopped.
 
+use serde::{Deserialize, Serialize};
+
+use super::selection::Selection;
 use crate::ops::results::LossSums;
 
 /// The state of a run between two of its steps. It belongs to no device.
@@ -10,6 +13,12 @@ pub struct State {
     pub weights: Vec<f32>,
     /// AdamW's first and second moments, in the same order.
     pub moments: [Vec<f32>; 2],
+    pub progress: Progress,
+}
+
+/// The state but for its three long runs of numbers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Progress {
     /// Where the run is in its data.
     pub position: Position,
     /// What the order of the rows follows from, together with the epoch: all that is random in training. None: the rows
@@ -17,16 +26,20 @@ pub struct State {
     pub shuffle_seed: Option<u64>,
     /// An evaluation is due before the next update.
     pub evaluation_due: bool,
+    /// A checkpoint is due before the next update.
+    pub save_due: bool,
     /// Input tokens seen, prompts included, shared prefixes counted in every row.
     pub num_tokens: u64,
     /// What no record has told yet.
     pub unlogged: Unlogged,
     /// Seconds that the run has taken.
     pub seconds: f64,
+    /// What the evaluations so far have shown.
+    pub selection: Selection,
 }
 
 /// Where a run is in its data.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Position {
     /// Updates done.
     pub step: u64,
@@ -37,7 +50,7 @@ pub struct Position {
 }
 
 /// Sums over the updates since the last training record.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Unlogged {
     pub steps: u64,
     /// Of the updates' means.

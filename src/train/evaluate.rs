@@ -11,14 +11,15 @@ use crate::ops::results::LossSums;
 /// Tokens, before sharing, of one evaluation batch: large, for the more rows, the more prefixes are shared.
 const BATCH_TOKENS: usize = 8192;
 
-/// Loss sums over all scored tokens of `examples`. How they are batched does not change the result: nothing is padded,
+/// Loss sums over all scored tokens of `examples`; `go_on` is asked before each batch and ends it by an error. How they are batched does not change the result: nothing is padded,
 /// and the mean is over tokens (TRL averages the means of its batches instead).
-pub fn evaluate(model: &Gemma3, examples: &[Example]) -> Result<LossSums> {
+pub fn evaluate(model: &Gemma3, examples: &[Example], mut go_on: impl FnMut() -> Result<()>) -> Result<LossSums> {
     let mut sums = LossSums::default();
     let mut rest = examples;
     while !rest.is_empty() {
         let (batch, tail) = rest.split_at(batch_len(rest));
         rest = tail;
+        go_on()?;
         let tree = TokenTree::from_examples(&batch.iter().collect::<Vec<_>>());
         let mut tape = Tape::inference(model.device());
         let hidden = model.forward(&mut tape, &model.batch(&tree)?, None)?;

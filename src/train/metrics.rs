@@ -3,16 +3,17 @@
 //! Three kinds of record, told apart by their members: a training step has `loss`, an evaluation `eval_loss`, and the last
 //! line `train_runtime`. JSON has no NaN: it is written as `null`.
 
-use std::fs::{self, File};
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Result};
 
 /// One optimizer step.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TrainRecord {
     /// Optimizer steps done, this one included.
     pub step: u64,
@@ -37,7 +38,7 @@ pub struct TrainRecord {
 }
 
 /// One evaluation of the loss on the rows held out.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EvalRecord {
     /// Optimizer steps done.
     pub step: u64,
@@ -51,10 +52,13 @@ pub struct EvalRecord {
     pub eval_mean_token_accuracy: f64,
     /// Duration of the evaluation in seconds.
     pub eval_seconds: f64,
+    /// Lines of the score as parts of the answers, 0 to 1, where answers were generated too: `eval_score` and others.
+    #[serde(flatten)]
+    pub scores: BTreeMap<String, f64>,
 }
 
 /// The last line of a run.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SummaryRecord {
     /// Duration of the training in seconds, evaluations included.
     pub train_runtime: f64,
@@ -63,7 +67,7 @@ pub struct SummaryRecord {
 }
 
 /// One line of `metrics.jsonl`.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Record {
     /// A training step.
@@ -82,9 +86,18 @@ pub struct MetricsWriter {
 }
 
 impl MetricsWriter {
-    /// Starts the file at `path` anew; what it held is gone.
-    pub fn create(path: &Path) -> Result<Self> {
-        let file = File::create(path).context(|| format!("cannot create `{}`", path.display()))?;
+    /// Starts the file at `path` anew, with the lines that the run has written before. What had the name goes; a link does, not
+    /// what it leads to. Devices and pipes are written to.
+    pub fn create(path: &Path, before: &[u8]) -> Result<Self> {
+        let failed = || format!("cannot create `{}`", path.display());
+        let found = fs::symlink_metadata(path).map(|found| found.file_type());
+        if found.as_ref().is_ok_and(|kind| kind.is_file() || kind.is_symlink()) {
+            fs::remove_file(path).context(failed)?;
+        }
+        let device = found.is_ok_and(|kind| !kind.is_file() && !kind.is_symlink() && !kind.is_dir());
+        let mut options = OpenOptions::new();
+        let mut file = options.append(true).create_new(!device).open(path).context(failed)?;
+        file.write_all(before).context(failed)?;
         Ok(Self { path: path.to_owned(), file })
     }
 
@@ -95,6 +108,11 @@ impl MetricsWriter {
         line.push(b'\n');
         self.file.write_all(&line).context(place)
     }
+}
+
+/// The records of lines that [`MetricsWriter`] wrote.
+pub fn read_records(lines: &[u8]) -> Vec<Record> {
+    lines.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect()
 }
 
 /// The most physical memory that this process has held at any time, in bytes: `VmHWM` of Linux's `/proc/self/status`. `None`

@@ -1,6 +1,8 @@
 //! What a training run does, beside model and data: the options of TRL's `SFTConfig` that this engine has.
 
-use crate::error::Result;
+use std::collections::BTreeMap;
+
+use crate::error::{Error, Result};
 use crate::train::schedule::{Schedule, ScheduleKind, warmup_steps};
 
 /// When the evaluation loss is computed.
@@ -12,6 +14,56 @@ pub enum EvalStrategy {
     Epoch,
     /// After every so many steps, and after the last one.
     Steps(u64),
+}
+
+/// When a run is saved as a checkpoint, so that it can go on from there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SaveStrategy {
+    No,
+    /// After each epoch, and after the last step.
+    #[default]
+    Epoch,
+    /// After every so many steps, and after the last one.
+    Steps(u64),
+    /// After each evaluation that is the best so far.
+    Best,
+}
+
+/// What tells models of a run apart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Metric {
+    /// Less is better; of all others more is.
+    #[default]
+    EvalLoss,
+    /// Part of the answers with the right tool, by the tutorial's rule. Answers are generated at each evaluation for this and
+    /// those below.
+    Score,
+    /// Part of the answers that keep to the grammar.
+    Format,
+    /// And call the right functions.
+    Name,
+    /// And with the right arguments.
+    Arguments,
+    /// And say nothing else.
+    Exact,
+}
+
+impl Metric {
+    /// As records name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::EvalLoss => "eval_loss",
+            Self::Score => "eval_score",
+            Self::Format => "eval_format",
+            Self::Name => "eval_name",
+            Self::Arguments => "eval_arguments",
+            Self::Exact => "eval_exact",
+        }
+    }
+
+    pub fn is_better_when_lower(self) -> bool {
+        self == Self::EvalLoss
+    }
 }
 
 /// The settings of a run. The defaults are those of the command line.
@@ -43,6 +95,13 @@ pub struct TrainOptions {
     /// The orders follow from it.
     pub seed: u64,
     pub eval_strategy: EvalStrategy,
+    pub save_strategy: SaveStrategy,
+    /// What the best model is the best by.
+    pub metric_for_best_model: Metric,
+    /// End with the weights of the best evaluation, not the last ones.
+    pub load_best_model_at_end: bool,
+    /// Stop when so many evaluations in a row were not the best so far.
+    pub early_stopping_patience: Option<u64>,
     /// Updates per training record.
     pub logging_steps: u64,
     /// Capture steps into graphs and replay them, where the device can.
@@ -66,6 +125,10 @@ impl Default for TrainOptions {
             shuffle: true,
             seed: 42,
             eval_strategy: EvalStrategy::Epoch,
+            save_strategy: SaveStrategy::Epoch,
+            metric_for_best_model: Metric::EvalLoss,
+            load_best_model_at_end: false,
+            early_stopping_patience: None,
             logging_steps: 1,
             cuda_graphs: true,
         }
@@ -77,6 +140,54 @@ impl TrainOptions {
     pub fn steps_per_epoch(&self, examples: usize) -> u64 {
         let batches = examples.div_ceil(self.per_device_train_batch_size.max(1));
         batches.div_ceil(self.gradient_accumulation_steps.max(1)).max(1) as u64
+    }
+
+    /// Whether anything follows from what evaluations measure.
+    pub fn selects(&self) -> bool {
+        self.load_best_model_at_end
+            || self.early_stopping_patience.is_some()
+            || self.save_strategy == SaveStrategy::Best
+    }
+
+    /// Whether a run that needs evaluations has them; `has_rows`: whether there are rows to evaluate on.
+    ///
+    /// # Errors
+    /// A usage error: it has not.
+    pub fn check_evaluated(&self, has_rows: bool) -> Result<()> {
+        if !self.selects() || (has_rows && self.eval_strategy != EvalStrategy::No) {
+            return Ok(());
+        }
+        Err(Error::usage("there are no evaluations to tell the best model by")
+            .hint("give `--eval-dataset` or `--test-size`, and an `--eval-strategy` other than no"))
+    }
+
+    /// The settings that the weights of a finished run follow from, by the names of their flags.
+    pub fn that_change_the_result(&self) -> BTreeMap<String, String> {
+        let mut settings = vec![
+            ("num-train-epochs", self.num_train_epochs.to_string()),
+            ("max-steps", self.max_steps.map_or("unset".into(), |steps| steps.to_string())),
+            ("per-device-train-batch-size", self.per_device_train_batch_size.to_string()),
+            ("gradient-accumulation-steps", self.gradient_accumulation_steps.to_string()),
+            ("learning-rate", self.learning_rate.to_string()),
+            ("lr-scheduler-type", format!("{:?}", self.lr_scheduler_type).to_lowercase()),
+            ("warmup-steps", self.warmup_steps.to_string()),
+            ("weight-decay", self.weight_decay.to_string()),
+            ("adam-betas", format!("{:?}", self.betas)),
+            ("adam-epsilon", self.eps.to_string()),
+            ("max-grad-norm", self.max_grad_norm.to_string()),
+            ("shuffle", self.shuffle.to_string()),
+            ("seed", self.seed.to_string()),
+        ];
+        if self.load_best_model_at_end || self.early_stopping_patience.is_some() {
+            let patience = self.early_stopping_patience.map_or("unset".into(), |n| n.to_string());
+            settings.extend([
+                ("eval-strategy", format!("{:?}", self.eval_strategy).to_lowercase()),
+                ("metric-for-best-model", self.metric_for_best_model.name().to_owned()),
+                ("load-best-model-at-end", self.load_best_model_at_end.to_string()),
+                ("early-stopping-patience", patience),
+            ]);
+        }
+        settings.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
     }
 
     /// The learning rates of a run over `examples` rows, and with them its length.

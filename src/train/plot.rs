@@ -7,7 +7,7 @@ use plotters::prelude::*;
 use super::metrics::Record;
 use crate::err;
 use crate::error::Result;
-use crate::io::atomic::write_atomically;
+use crate::io::atomic::replace_file;
 
 const SIZE: (u32, u32) = (900, 540);
 const TRAINING: RGBColor = RGBColor(0x1f, 0x77, 0xb4);
@@ -28,7 +28,7 @@ pub fn plot_losses(records: &[Record], path: &Path) -> Result<bool> {
     }
     let mut svg = String::new();
     draw(&mut svg, &training, &validation).map_err(|error| err!("cannot draw the loss plot: {error}"))?;
-    write_atomically(path, svg.as_bytes())?;
+    replace_file(path, svg.as_bytes())?;
     Ok(true)
 }
 

@@ -138,13 +138,9 @@ impl Step {
         (&self.m, &self.v)
     }
 
-    /// Puts moments back.
-    ///
-    /// # Panics
-    /// When they are not as many as the parameters.
-    pub fn set_moments(&mut self, [m, v]: &[Vec<f32>; 2]) -> Result<()> {
-        self.m.upload(m)?;
-        self.v.upload(v)
+    /// The moments, to put others back.
+    pub fn moments_mut(&mut self) -> (&mut Tensor, &mut Tensor) {
+        (&mut self.m, &mut self.v)
     }
 
     /// One update from the micro-batches of a window. When loss or norm are not finite, the weights stay as they are.

@@ -235,7 +235,7 @@ fn a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_weights() {
     for part in ["step 2", "train.jsonl:3", "train.jsonl:4", "hint: "] {
         assert!(stopped.stderr.contains(part), "`{part}` is missing in:\n{}", stopped.stderr);
     }
-    let info = run(&["info", "--model", &path(&output)]);
+    let info = run(&["info", "--model", &path(&output.join("diverged-1"))]);
     assert_eq!(info.code, 0, "the saved folder is whole: {}", info.stderr);
-    assert!(output.join("model.safetensors").exists());
+    assert!(!output.join("model.safetensors").exists(), "it is not the model of a finished run");
 }

@@ -1,10 +1,12 @@
 //! The `engine` binary as its users meet it: what it writes, what it says, how it exits.
 
 mod bad_input;
+mod checkpoints;
 mod commands;
 mod devices;
 mod interrupt;
 mod quickstart;
+mod streams;
 mod train;
 
 use std::path::{Path, PathBuf};

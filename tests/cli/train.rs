@@ -76,12 +76,12 @@ fn a_flag_wins_over_the_config_file_and_the_file_over_the_default() {
 }
 
 #[test]
-fn a_second_run_replaces_the_first_ones_model() {
+fn a_second_run_that_may_overwrite_replaces_the_first_ones_model() {
     let folder = tempfile::tempdir().unwrap();
     let output = folder.path().join("out");
     assert_eq!(train(&output, &["--seed", "1"]).code, 0);
     let first = fs::read(output.join("model.safetensors")).unwrap();
-    assert_eq!(train(&output, &["--seed", "2"]).code, 0);
+    assert_eq!(train(&output, &["--seed", "2", "--overwrite-output-dir"]).code, 0);
     assert!(first != fs::read(output.join("model.safetensors")).unwrap());
 }
 
@@ -94,7 +94,7 @@ fn a_disk_that_fills_up_leaves_the_old_model_and_says_what_to_do() {
     let first = fs::read(output.join("model.safetensors")).unwrap();
 
     // A limit on the size of files stands for the full disk: 1000 blocks are less than the model.
-    let full = crate::train_command(&output, &["--seed", "1"]);
+    let full = crate::train_command(&output, &["--seed", "1", "--overwrite-output-dir", "--save-strategy", "no"]);
     let mut limited = std::process::Command::new("sh");
     limited
         .args(["-c", "trap '' XFSZ; ulimit -f 1000; exec \"$0\" \"$@\""])

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use engine::io::folder::Existing;
 use engine::io::gguf::{GgufFile, MetaValue};
 use engine::io::import::import_gguf;
 use engine::io::safetensors::{SaveDtype, read_model};
@@ -50,7 +51,8 @@ fn an_imported_model_has_the_weights_names_and_config_of_the_original() {
         let file = builder.write(folder.path());
         let source = tokenizer_folder(folder.path());
         fs::write(source.join("chat_template.jinja"), "the template").unwrap();
-        let output = import_gguf(&file, &source, &folder.path().join("out"), SaveDtype::F32).unwrap();
+        let output =
+            import_gguf(&file, &source, &folder.path().join("out"), Existing::Overwrite, SaveDtype::F32).unwrap();
 
         let mut read = vec![0.0; flat.len()];
         read_model(&output, &specs(), &mut read).unwrap();
@@ -75,7 +77,7 @@ fn a_config_beside_the_tokenizer_is_kept_when_it_agrees() {
     let file = GgufBuilder::tiny(&weights(5)).write(folder.path());
     let source = tokenizer_folder(folder.path());
     fs::write(source.join("config.json"), config_value().to_string()).unwrap();
-    let output = import_gguf(&file, &source, &folder.path().join("out"), SaveDtype::Bf16).unwrap();
+    let output = import_gguf(&file, &source, &folder.path().join("out"), Existing::Refuse, SaveDtype::Bf16).unwrap();
     let saved: serde_json::Value = serde_json::from_slice(&fs::read(output.join("config.json")).unwrap()).unwrap();
     assert_eq!(saved, config_value());
 }
@@ -88,7 +90,7 @@ fn a_config_that_contradicts_the_gguf_is_refused_with_both_values() {
     let output = folder.path().join("out");
     for (field, value) in [("sliding_window", 4), ("num_attention_heads", 2), ("rope_theta", 500000)] {
         fs::write(source.join("config.json"), config_with(field, value.into()).to_string()).unwrap();
-        let result = import_gguf(&file, &source, &output, SaveDtype::Bf16);
+        let result = import_gguf(&file, &source, &output, Existing::Refuse, SaveDtype::Bf16);
         assert_fails(result, &[&format!("`{field}` in `config.json` is {value}")]);
         assert!(!output.exists());
     }
@@ -113,7 +115,13 @@ fn a_gguf_with_its_tokenizer_beside_it_is_a_model() {
 #[test]
 fn import_asks_for_a_tokenizer_before_it_reads_anything() {
     let folder = tempfile::tempdir().unwrap();
-    let result = import_gguf(Path::new("absent.gguf"), folder.path(), &folder.path().join("out"), SaveDtype::Bf16);
+    let result = import_gguf(
+        Path::new("absent.gguf"),
+        folder.path(),
+        &folder.path().join("out"),
+        Existing::Refuse,
+        SaveDtype::Bf16,
+    );
     assert_fails(result, &["has no `tokenizer.json`", "--tokenizer"]);
     assert!(!folder.path().join("out").exists());
 }

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use engine::autograd::ParamSpec;
 use engine::error::Error;
-use engine::io::folder::{OutputFolder, SavedModel};
+use engine::io::folder::OutputFolder;
+use engine::io::model_files::{SavedModel, TokenizerFiles};
 use engine::io::safetensors::{SaveDtype, write_model};
 use engine::model::gemma3::config::Gemma3Config;
 use engine::model::gemma3::table::{parameter_count, parameter_specs};
@@ -64,17 +65,33 @@ pub fn tokenizer_folder(parent: &Path) -> PathBuf {
 }
 
 /// Saves `flat` to `output` with the tokenizer of `source`.
-pub fn save(output: &OutputFolder, source: &Path, flat: &[f32]) -> Result<(), Error> {
+pub fn save(output: &mut OutputFolder, source: &Path, flat: &[f32]) -> Result<(), Error> {
+    save_with(output, source, flat, &[])
+}
+
+/// [`save`] with these files of a run.
+pub fn save_with(
+    output: &mut OutputFolder,
+    source: &Path,
+    flat: &[f32],
+    files: &[(&str, PathBuf)],
+) -> Result<(), Error> {
+    save_files(output, &TokenizerFiles::read(source)?, flat, files)
+}
+
+/// [`save_with`] a tokenizer that was read before.
+pub fn save_files(
+    output: &mut OutputFolder,
+    tokenizer: &TokenizerFiles,
+    flat: &[f32],
+    files: &[(&str, PathBuf)],
+) -> Result<(), Error> {
     let config = config();
     let generation_config = GenerationConfig::from_value(json!({"top_k": 64}), &config)?;
-    output.save_model(&SavedModel {
-        source,
-        config: &config,
-        generation_config: &generation_config,
-        flat,
-        dtype: SaveDtype::Bf16,
-        chat_template: Some("{{ messages }}"),
-    })
+    let chat_template = Some("{{ messages }}");
+    let (config, generation_config) = (&config, &generation_config);
+    let model = SavedModel { tokenizer, config, generation_config, flat, dtype: SaveDtype::Bf16, chat_template };
+    output.save_model(&model, files)
 }
 
 /// The tiny model as a safetensors file of one dtype, as bytes with the JSON header changed by `edit`.

@@ -30,7 +30,7 @@ fn sampled(max_new_tokens: usize, sampling: Sampling) -> GenerateOptions {
 const PLAIN: Sampling = Sampling { temperature: 1.0, top_k: 0, top_p: 1.0, seed: 5 };
 
 fn run(model: &Gemma3, prompts: &[&[u32]], options: &GenerateOptions) -> Vec<Vec<u32>> {
-    generate(model, prompts, options, |_| ()).unwrap()
+    generate(model, prompts, options, |_| Ok(())).unwrap()
 }
 
 /// Greedy by computing the whole sequence again for each token.
@@ -78,7 +78,11 @@ fn progress_counts_the_outputs_that_have_ended() {
     let model = model::<f64>(&weights(&config(), 1));
     let stop = run(&model, &PROMPTS, &greedy(3, &[]))[0][1];
     let mut seen = Vec::new();
-    let outputs = generate(&model, &PROMPTS, &greedy(20, &[stop]), |ended| seen.push(ended)).unwrap();
+    let outputs = generate(&model, &PROMPTS, &greedy(20, &[stop]), |ended| {
+        seen.push(ended);
+        Ok(())
+    })
+    .unwrap();
     let ended_by = |step: usize| outputs.iter().filter(|o| o.len() <= step).count();
     let steps = outputs.iter().map(Vec::len).max().unwrap();
     assert_eq!(seen, (1..=steps).map(ended_by).collect::<Vec<_>>());
@@ -88,7 +92,7 @@ fn progress_counts_the_outputs_that_have_ended() {
 #[test]
 fn an_empty_prompt_is_an_error_that_names_it_and_no_prompt_is_no_output() {
     let model = model::<f32>(&weights(&config(), 1));
-    let error = generate(&model, &[&[2], &[]], &greedy(3, &[]), |_| ()).unwrap_err();
+    let error = generate(&model, &[&[2], &[]], &greedy(3, &[]), |_| Ok(())).unwrap_err();
     assert_eq!(error.to_string(), "prompt 2 is empty");
     assert!(run(&model, &[], &greedy(3, &[])).is_empty());
     assert_eq!(run(&model, &[&[2]], &greedy(0, &[])), [[0u32; 0]]);

@@ -177,7 +177,7 @@ fn greedy_tokens_equal_the_reference() {
     let (golden, model) = (golden(), model());
     let prompts: Vec<&[u32]> = golden.rows.iter().map(|r| &r[..12]).collect();
     let options = GenerateOptions { max_new_tokens: 8, stop: vec![], sampling: None };
-    assert_eq!(generate(&model, &prompts, &options, |_| ()).unwrap(), golden.greedy);
+    assert_eq!(generate(&model, &prompts, &options, |_| Ok(())).unwrap(), golden.greedy);
 }
 
 #[test]

@@ -34,7 +34,7 @@ fn kinds() -> Vec<(TrainOptions, u64)> {
 
 /// The state without the clock's part.
 fn timeless(mut state: State) -> State {
-    (state.seconds, state.unlogged.seconds) = (0.0, 0.0);
+    (state.progress.seconds, state.progress.unlogged.seconds) = (0.0, 0.0);
     state
 }
 
@@ -67,22 +67,22 @@ fn a_run_that_was_stopped_anywhere_ends_equal_to_the_bit() {
     for (options, steps_per_epoch) in kinds() {
         let expected = finished(run(&options), &Log::default());
         let evaluations = expected.1.iter().filter(|record| matches!(record, Record::Eval(_))).count();
-        let steps = expected.0.position.step as usize + evaluations;
+        let steps = expected.0.progress.position.step as usize + evaluations;
         assert!(evaluations > 1 && expected.0.weights.iter().all(|w| w.is_finite()));
         let (mut at_an_epochs_end, mut inside, mut unlogged, mut due) = (0, 0, 0, 0);
         for stop in 0..=steps {
             let log = Log::default();
             let (run, state) = interrupted(&options, stop, &log);
-            let Position { step, epoch, window } = state.position;
+            let Position { step, epoch, window } = state.progress.position;
             assert_eq!(step, epoch * steps_per_epoch + window as u64);
             at_an_epochs_end += usize::from(window == 0 && step > 0);
             inside += usize::from(window > 0);
-            unlogged += usize::from(state.unlogged.steps > 0);
-            due += usize::from(state.evaluation_due);
+            unlogged += usize::from(state.progress.unlogged.steps > 0);
+            due += usize::from(state.progress.evaluation_due);
             let (last, records) = finished(run, &log);
-            assert_eq!(records, expected.1, "stopped at {:?}", state.position);
+            assert_eq!(records, expected.1, "stopped at {:?}", state.progress.position);
             // assert_eq would print thousands of weights.
-            assert!(last == expected.0, "stopped at {:?}: the last states differ", state.position);
+            assert!(last == expected.0, "stopped at {:?}: the last states differ", state.progress.position);
         }
         assert!(at_an_epochs_end > 0 && due == evaluations);
         assert!(inside > 0 || steps_per_epoch == 1);
@@ -94,7 +94,7 @@ fn a_run_that_was_stopped_anywhere_ends_equal_to_the_bit() {
 fn a_state_put_back_is_the_state_that_was_taken() {
     let (run, state) = interrupted(&options(), 6, &Log::default());
     assert!(timeless(run.state().unwrap()) == timeless(state.clone()));
-    assert!(run.state().unwrap().seconds >= state.seconds);
+    assert!(run.state().unwrap().progress.seconds >= state.progress.seconds);
 }
 
 #[test]
@@ -130,8 +130,8 @@ fn a_run_that_diverges_keeps_its_last_good_weights_and_can_be_saved() {
     let error = loop {
         match run.step().unwrap() {
             Outcome::Diverged(error) => break error,
-            Outcome::Evaluated | Outcome::Updated => {}
-            Outcome::Finished => panic!("it should have diverged"),
+            Outcome::Evaluated | Outcome::Updated | Outcome::SaveDue => {}
+            Outcome::Finished | Outcome::Interrupted => panic!("it should have diverged"),
         }
     };
     assert!(error.to_string().contains("step 2: loss"), "{error}");

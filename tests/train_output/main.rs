@@ -32,5 +32,6 @@ fn eval_record(epoch: u64, eval_loss: f64) -> EvalRecord {
         eval_entropy: 0.25,
         eval_mean_token_accuracy: 0.9375,
         eval_seconds: 1.5,
+        scores: Default::default(),
     }
 }

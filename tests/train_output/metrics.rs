@@ -25,7 +25,7 @@ fn lines(path: &Path) -> Vec<Value> {
 fn records_have_the_documented_names_and_values() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("metrics.jsonl");
-    let mut writer = MetricsWriter::create(&path).unwrap();
+    let mut writer = MetricsWriter::create(&path, b"").unwrap();
     for record in records() {
         writer.write(&record).unwrap();
     }
@@ -49,7 +49,7 @@ fn records_have_the_documented_names_and_values() {
 fn a_record_is_in_the_file_before_the_next_one_is_made() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("metrics.jsonl");
-    let mut writer = MetricsWriter::create(&path).unwrap();
+    let mut writer = MetricsWriter::create(&path, b"").unwrap();
     for (count, record) in records().iter().enumerate() {
         writer.write(record).unwrap();
         assert_eq!(lines(&path).len(), count + 1);
@@ -60,17 +60,17 @@ fn a_record_is_in_the_file_before_the_next_one_is_made() {
 fn nan_is_written_as_null() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("metrics.jsonl");
-    MetricsWriter::create(&path).unwrap().write(&Record::Train(train_record(3, f64::NAN))).unwrap();
+    MetricsWriter::create(&path, b"").unwrap().write(&Record::Train(train_record(3, f64::NAN))).unwrap();
     let record = &lines(&path)[0];
     assert_eq!((&record["loss"], &record["step"]), (&Value::Null, &json!(3)));
 }
 
 #[test]
 fn a_folder_that_is_missing_and_a_full_disk_are_errors_that_name_the_file() {
-    let error = MetricsWriter::create(Path::new("/no/such/folder/metrics.jsonl")).unwrap_err();
+    let error = MetricsWriter::create(Path::new("/no/such/folder/metrics.jsonl"), b"").unwrap_err();
     assert!(error.to_string().contains("`/no/such/folder/metrics.jsonl`"), "{error}");
     if cfg!(target_os = "linux") {
-        let error = MetricsWriter::create(Path::new("/dev/full")).unwrap().write(&records()[0]).unwrap_err();
+        let error = MetricsWriter::create(Path::new("/dev/full"), b"").unwrap().write(&records()[0]).unwrap_err();
         assert!(error.to_string().contains("cannot write to `/dev/full`"), "{error}");
     }
 }
