@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use super::lock::lock;
 use super::manifest::{MARKER, Manifest};
 use super::model_files::{SavedModel, WEIGHTS, is_of_a_model};
-use super::new_folder::{NewFolder, PREFIX, is_unfinished, removal_name, sync_folder};
+use super::new_folder::{NewFolder, PREFIX, is_unfinished, removal_name, remove_folder, sync_folder};
 use super::swap::{exchange, old_name};
 use crate::error::{Context, Error, Result};
 use crate::{bail, err};
@@ -209,7 +209,7 @@ impl OutputFolder {
     fn absorb(&self, old: &Path) -> Result<()> {
         self.move_all(old, |name| !is_replaced(name))?;
         sync_folder(&self.path).context(|| format!("cannot sync `{}`", self.path.display()))?;
-        fs::remove_dir_all(old).context(|| format!("cannot remove `{}`", old.display()))
+        remove_folder(old).context(|| format!("cannot remove `{}`", old.display()))
     }
 
     /// Moves the entries of `from` that are `wanted` and not here yet. A link is moved, not followed.

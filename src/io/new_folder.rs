@@ -98,7 +98,7 @@ impl NewFolder {
 impl Drop for NewFolder {
     fn drop(&mut self) {
         if !self.kept {
-            let _ = fs::remove_dir_all(&self.path);
+            let _ = remove_folder(&self.path);
         }
     }
 }
@@ -113,6 +113,23 @@ pub(super) fn is_unfinished(name: &str, of: &str) -> bool {
 /// What the folder `name` is called while it is removed: like one that is not finished.
 pub(super) fn removal_name(name: &str) -> String {
     format!("{PREFIX}{name}-{REMOVAL}")
+}
+
+/// Removes a folder of ours, its marker last: killed on the way, it is still known as ours.
+pub(super) fn remove_folder(path: &Path) -> std::io::Result<()> {
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        match entry.file_type()?.is_dir() {
+            true => fs::remove_dir_all(entry.path())?,
+            false if entry.file_name() == MARKER => {}
+            false => fs::remove_file(entry.path())?,
+        }
+    }
+    let marker = path.join(MARKER);
+    if fs::symlink_metadata(&marker).is_ok() {
+        fs::remove_file(marker)?;
+    }
+    fs::remove_dir(path)
 }
 
 /// Makes what was renamed in a folder last.
