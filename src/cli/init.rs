@@ -9,7 +9,7 @@ use rand_distr::StandardNormal;
 use crate::chat::template::FUNCTIONGEMMA_TEMPLATE;
 use crate::cli::args::InitArgs;
 use crate::cli::options::existing;
-use crate::cli::out::print;
+use crate::cli::out::{print, say};
 use crate::error::{Context, Result};
 use crate::io::folder::OutputFolder;
 use crate::io::model_files::{SavedModel, TokenizerFiles};
@@ -39,7 +39,7 @@ pub fn run(args: &InitArgs) -> Result<()> {
         dtype: args.save_dtype.into(),
         chat_template: Some(template.as_deref().unwrap_or(FUNCTIONGEMMA_TEMPLATE)),
     };
-    folder.save_model(&model, &[])?;
+    folder.save_model(&model, &[])?.iter().for_each(|warning| say(&warning.warning()));
     print(&format!("{}\n", folder.path().display()))
 }
 

@@ -205,7 +205,8 @@ impl<'a> Job<'a> {
         }
         let early = (run.position().step < run.total_steps()).then_some(run.position().step);
         let model = run.finish().model;
-        let saved = saves.save_final(&model, self.args.fallback_dir.as_deref(), wait_for_room)?;
+        let (saved, warning) = saves.save_final(&model, self.args.fallback_dir.as_deref(), wait_for_room)?;
+        warning.iter().for_each(|warning| say(&warning.warning()));
         if let Some(step) = early {
             say(&format!("stopped early, after step {step}: the evaluations did not get better"));
         }

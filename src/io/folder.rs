@@ -124,11 +124,12 @@ impl OutputFolder {
         RUN_FILES.into_iter().map(|name| (name, self.live(name))).collect()
     }
 
-    /// Replaces the model in the folder, and the files of its run by `files`, those of this run that exist. Other files stay.
+    /// Replaces the model in the folder, and the files of its run by `files`, those of this run that exist. Other files stay. What
+    /// went wrong after the new model was in its place comes back as a warning.
     ///
     /// # Errors
-    /// The disk is full or refuses, or a weight is not finite. The error says whether the new model is in place.
-    pub fn save_model(&mut self, model: &SavedModel, files: &[(&str, PathBuf)]) -> Result<()> {
+    /// The disk is full or refuses, or a weight is not finite. The folder is then as it was.
+    pub fn save_model(&mut self, model: &SavedModel, files: &[(&str, PathBuf)]) -> Result<Option<Error>> {
         let made = self.begin_model().and_then(|mut new| {
             model.write_to(&mut new)?;
             add_files(&mut new, files)?;
@@ -141,10 +142,11 @@ impl OutputFolder {
         };
         let leftover = exchange(made.map_err(as_it_was)?, &self.path).map_err(as_it_was)?;
         let after = sync_folder(&self.parent).context(|| format!("cannot sync `{}`", self.parent.display()));
-        after.and_then(|()| leftover.map_or(Ok(()), |old| self.absorb(&old))).map_err(|error| {
-            with_disk_hint(error)
-                .context(format!("the new model is in `{}`, but what follows failed", self.path.display()))
-        })
+        let after = after.and_then(|()| leftover.map_or(Ok(()), |old| self.absorb(&old)));
+        let place = self.path.display();
+        Ok(after
+            .err()
+            .map(|e| with_disk_hint(e).context(format!("the new model is in `{place}`, but what follows failed"))))
     }
 
     /// Puts a folder into this one, in the place of one of the same name: `fill` writes its files.

@@ -7,11 +7,12 @@ use super::model_files::{SavedModel, TokenizerFiles};
 use super::safetensors::SaveDtype;
 use super::source::ModelSource;
 use crate::err;
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Result};
 use crate::model::generation_config::GenerationConfig;
 
 /// Decodes `file` and saves it to `output` with the tokenizer files, configs and chat template of `tokenizer`.
-/// `config.json` may be missing there: the GGUF's metadata then makes one.
+/// `config.json` may be missing there: the GGUF's metadata then makes one. Returns the folder, and what went wrong after the model
+/// was in it.
 ///
 /// # Errors
 /// The GGUF or the tokenizer folder cannot be used, or `output` is not ours; nothing is left behind.
@@ -21,7 +22,7 @@ pub fn import_gguf(
     output: &Path,
     existing: Existing,
     dtype: SaveDtype,
-) -> Result<PathBuf> {
+) -> Result<(PathBuf, Option<Error>)> {
     if !tokenizer.join("tokenizer.json").is_file() {
         return Err(err!("`{}` has no `tokenizer.json`", tokenizer.display()).hint(
             "give `--tokenizer` the folder of the original checkpoint, or of any model with the same tokenizer",
@@ -43,8 +44,8 @@ pub fn import_gguf(
         dtype,
         chat_template: template.as_deref(),
     };
-    folder.save_model(&model, &[])?;
-    Ok(folder.path().into())
+    let warning = folder.save_model(&model, &[])?;
+    Ok((folder.path().into(), warning))
 }
 
 /// The folder's `chat_template.jinja`, if it has one.

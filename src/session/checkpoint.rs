@@ -2,7 +2,7 @@
 
 use crate::chat::tokenizer::ChatTokenizer;
 use crate::device::{DType, Purpose, Tensor};
-use crate::error::{Kind, Result};
+use crate::error::{Error, Kind, Result};
 use crate::generate::{GenerateOptions, Sampling};
 use crate::io::folder::OutputFolder;
 use crate::io::model_files::{SavedModel, TokenizerFiles};
@@ -55,7 +55,7 @@ impl Checkpoint {
             let files = TokenizerFiles::read(source.folder())?;
             Ok(Self { source, config, generation_config, tokenizer, files })
         };
-        open().map_err(|e: crate::error::Error| e.or_kind(Kind::Model))
+        open().map_err(|e: Error| e.or_kind(Kind::Model))
     }
 
     /// Reads the weights: f32 masters on the device, and what ops compute in beside them.
@@ -74,7 +74,7 @@ impl Checkpoint {
     ///
     /// # Errors
     /// As [`OutputFolder::save_model`].
-    pub fn save(&self, model: &Gemma3, folder: &mut OutputFolder, dtype: SaveDtype) -> Result<()> {
+    pub fn save(&self, model: &Gemma3, folder: &mut OutputFolder, dtype: SaveDtype) -> Result<Option<Error>> {
         folder.save_model(&self.saved_model(&model.params.values.read::<f32>()?, dtype), &[])
     }
 

@@ -83,7 +83,8 @@ impl Saves {
     }
 
     /// Puts the run's model into the output folder, with the run's metrics. Where that fails it goes to `fallback`; with none
-    /// and a full disk, `wait` is told why, and whether to try again is what it says.
+    /// and a full disk, `wait` is told why, and whether to try again is what it says. Returns where the model is, and a warning if it
+    /// is not all as it should be.
     ///
     /// # Errors
     /// The disk refuses, or is full and nobody waits.
@@ -92,18 +93,18 @@ impl Saves {
         model: &Gemma3,
         fallback: Option<&Path>,
         mut wait: impl FnMut(&Error) -> bool,
-    ) -> Result<PathBuf> {
+    ) -> Result<(PathBuf, Option<Error>)> {
         let flat = model.params.values.read::<f32>()?;
         let saved = self.checkpoint.saved_model(&flat, self.dtype);
         loop {
             let files = self.folder.run_files();
             match (self.folder.save_model(&saved, &files), fallback) {
-                (Ok(()), _) => return Ok(self.folder.path().to_owned()),
+                (Ok(warning), _) => return Ok((self.folder.path().to_owned(), warning)),
                 (Err(error), Some(fallback)) => {
                     let mut folder = OutputFolder::claim(fallback, Existing::Refuse)
                         .map_err(|second| second.context(error.report()))?;
                     folder.save_model(&saved, &files).map_err(|second| second.context(error.report()))?;
-                    return Ok(folder.path().to_owned());
+                    return Ok((folder.path().to_owned(), Some(error)));
                 }
                 (Err(error), None) if !is_disk_full(&error) || !wait(&error) => return Err(error),
                 (Err(_), None) => {}

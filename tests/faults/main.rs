@@ -194,3 +194,34 @@ fn a_training_run_survives_every_fault_and_ends_with_the_same_model() {
         }
     }
 }
+
+#[test]
+fn a_final_save_that_fails_goes_to_the_fallback_folder_with_its_metrics() {
+    let folder = with_config();
+    let model = folder.path().join("model");
+    assert!(init(folder.path(), &model, "1").output().unwrap().status.success());
+    let whole = folder.path().join("whole");
+    assert!(training(&model, &whole).output().unwrap().status.success());
+    let mut fallbacks = 0;
+    for call in (1..).step_by(3) {
+        let place = folder.path().join("place");
+        let fallback = folder.path().join("fallback");
+        fs::create_dir_all(&place).unwrap();
+        let mut command = training(&model, &place.join("out"));
+        command.args(["--save-strategy", "no", "--fallback-dir"]).arg(&fallback);
+        let at = At { call, fault: Fault::Fail, exchange: true };
+        let Some(output) = with_fault(command, &place, at) else { break };
+        let said = String::from_utf8_lossy(&output.stderr);
+        if fallback.exists() {
+            assert!(output.status.success() && said.contains(fallback.to_str().unwrap()), "{at:?}: {said}");
+            assert!(weights(&fallback) == weights(&whole), "{at:?}: {said}");
+            assert!(fs::read_to_string(fallback.join("metrics.jsonl")).unwrap().contains("train_runtime"), "{at:?}");
+            assert!(said.contains("warning: cannot save the model"), "{at:?}: {said}");
+            assert!(weights(&place.join("out")).is_empty(), "{at:?}: {said}");
+            fs::remove_dir_all(&fallback).unwrap();
+            fallbacks += 1;
+        }
+        fs::remove_dir_all(&place).unwrap();
+    }
+    assert!(fallbacks > 2, "only {fallbacks} faults were in the final save");
+}

@@ -91,7 +91,10 @@ pub fn save_files(
     let chat_template = Some("{{ messages }}");
     let (config, generation_config) = (&config, &generation_config);
     let model = SavedModel { tokenizer, config, generation_config, flat, dtype: SaveDtype::Bf16, chat_template };
-    output.save_model(&model, files)
+    match output.save_model(&model, files)? {
+        Some(warning) => Err(warning),
+        None => Ok(()),
+    }
 }
 
 /// The tiny model as a safetensors file of one dtype, as bytes with the JSON header changed by `edit`.
