@@ -12,7 +12,7 @@
 //! | floor | what it holds |
 //! |---|---|
 //! | [`cli`] | the command line, declared once ([`cli::args`]), and a file per command; printing, progress bars |
-//! | [`session`] | what a job is, without a terminal: checkpoint, run, state, observers, score |
+//! | [`session`] | what a job is, without a terminal: checkpoint, run, state, saves, observers, score |
 //! | [`train`], [`eval`], [`generate`](mod@generate) | one optimizer step ([`train::step`]), settings, order of the rows, schedule, evaluation loss, metrics, plot; verdicts, report, tables; sequences that come, grow and go over one KV cache ([`generate::Decoder`]), and the choice of tokens |
 //! | [`io`] | models in and out: safetensors, GGUF, the hub's models, and the output folder that is whole or not there |
 //! | [`model`] | [`model::gemma3`]: the configuration, the parameter table ([`model::gemma3::table`]), and the one forward |
@@ -85,6 +85,16 @@
 //! copied out as a [`session::State`] and put back, and ends equal to the bit either way. So all that a step reads is in the
 //! state, the settings or the data, and the order of an epoch follows from seed and epoch. Only [`cli`] knows a
 //! terminal: what a user should be told comes back as a value, an observer is told, or an error says.
+//!
+//! **Saved is: renamed.** What is written to an output folder is made beside its place as an [`io::new_folder`], every file hashed and
+//! synced, a manifest last; one rename puts it there. A model changes places with the whole output folder (`RENAME_EXCHANGE`), so
+//! that there is no moment without a model; what is not of a model moves along afterwards, and whoever claims the folder next finishes that. The
+//! folder belongs to the run that holds a lock on its `engine.json`, which ends with the process. Metrics of a run that has not ended are never
+//! beside the model of another. `scripts/kill-test` and `scripts/fault-test` hold all this.
+//!
+//! **A checkpoint is a model folder.** [`session::Saves`] puts the state beside the model: moments, master weights, where the run is, the
+//! records so far, and hashes of all that its result follows from ([`session::Identity`]). A run is saved synchronously: a second copy of its state would be its
+//! memory again.
 //!
 //! **A slot belongs to whoever holds it.** Generation is a token tree that changes: a sequence that ends gives its slots
 //! back, a prompt that comes takes free ones below the longest beginning of it that is there already. The mask decides who

@@ -5,6 +5,7 @@
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use serde::Serialize;
 
 use crate::session::DeviceName;
 
@@ -58,7 +59,8 @@ pub enum Command {
 }
 
 /// The number format that a model computes in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum DtypeArg {
     /// bf16 on a GPU, f32 on the CPU
     Auto,
@@ -67,14 +69,16 @@ pub enum DtypeArg {
 }
 
 /// The number format of saved weights.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum SaveDtypeArg {
     F32,
     Bf16,
 }
 
 /// What happens to a row longer than `--max-length`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum OverlongArg {
     /// Stop before anything is trained
     Error,
@@ -85,7 +89,8 @@ pub enum OverlongArg {
 }
 
 /// What the learning rate does after the warm-up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum ScheduleArg {
     /// Stays at its peak
     Constant,
@@ -96,7 +101,8 @@ pub enum ScheduleArg {
 }
 
 /// When the evaluation loss is computed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum EvalStrategyArg {
     /// Never
     No,
@@ -107,7 +113,8 @@ pub enum EvalStrategyArg {
 }
 
 /// When the run is saved as a checkpoint.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum SaveStrategyArg {
     /// Never, unless the run is interrupted
     No,
@@ -120,7 +127,8 @@ pub enum SaveStrategyArg {
 }
 
 /// What the best model is the best by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "snake_case")]
 #[value(rename_all = "snake_case")]
 pub enum MetricArg {
     /// The loss on the evaluation rows
@@ -137,8 +145,21 @@ pub enum MetricArg {
     Exact,
 }
 
+/// Who is told what the run measures, while it goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReportTo {
+    /// An event file for TensorBoard
+    Tensorboard,
+    /// metrics.jsonl, one JSON object a line
+    Jsonl,
+    /// Nobody
+    None,
+}
+
 /// When answers are generated and judged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum ScoreArg {
     /// Before training
     Before,
@@ -149,7 +170,7 @@ pub enum ScoreArg {
 }
 
 /// The model and where it runs.
-#[derive(Clone, Debug, Args)]
+#[derive(Clone, Debug, Args, Serialize)]
 #[command(next_help_heading = "Model")]
 pub struct ModelArgs {
     /// Hugging Face folder, .gguf file with its tokenizer beside it, or hub id such as google/functiongemma-270m-it
@@ -164,7 +185,7 @@ pub struct ModelArgs {
 }
 
 /// How rows become examples.
-#[derive(Clone, Debug, Args)]
+#[derive(Clone, Debug, Args, Serialize)]
 #[command(next_help_heading = "Data")]
 pub struct RowArgs {
     /// JSON file with tool declarations, for rows that have none of their own
@@ -189,7 +210,7 @@ pub struct RowArgs {
 }
 
 /// How answers are generated.
-#[derive(Clone, Debug, Args)]
+#[derive(Clone, Debug, Args, Serialize)]
 #[command(next_help_heading = "Generation")]
 pub struct GenerationArgs {
     /// Maximum tokens per answer
@@ -203,12 +224,13 @@ pub struct GenerationArgs {
     pub seed: u64,
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Args, Serialize)]
 pub struct TrainArgs {
     /// TOML file with any of these flags, underscores for hyphens (learning_rate = 1e-4); flags override it
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     #[command(flatten)]
+    #[serde(flatten)]
     pub model: ModelArgs,
     /// Rows to train on: .jsonl, .json or .parquet file, a folder of them, or hub id
     #[arg(long, value_name = "DATASET", help_heading = "Data")]
@@ -220,11 +242,13 @@ pub struct TrainArgs {
     #[arg(long, value_name = "X", help_heading = "Data", value_parser = positive_number, allow_negative_numbers = true)]
     pub test_size: Option<f64>,
     #[command(flatten)]
+    #[serde(flatten)]
     pub rows: RowArgs,
     /// Shuffle the rows anew in every epoch; false: keep the order of the file
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_value_t = true, default_missing_value = "true", action = ArgAction::Set, help_heading = "Data")]
     pub shuffle: bool,
     #[command(flatten)]
+    #[serde(flatten)]
     pub optimization: OptimizationArgs,
     /// When to compute the loss on the evaluation rows
     #[arg(long, value_name = "WHEN", value_enum, default_value = "epoch", help_heading = "Evaluation")]
@@ -253,6 +277,7 @@ pub struct TrainArgs {
     #[arg(long, value_name = "N", value_parser = positive, help_heading = "Evaluation")]
     pub early_stopping_patience: Option<u64>,
     #[command(flatten)]
+    #[serde(flatten)]
     pub generation: GenerationArgs,
     /// Folder for the trained model, checkpoints, metrics.jsonl and loss.svg
     #[arg(long, value_name = "DIR", help_heading = "Output")]
@@ -285,13 +310,24 @@ pub struct TrainArgs {
     /// Number format of the saved weights
     #[arg(long, value_name = "DTYPE", value_enum, default_value = "bf16", help_heading = "Output")]
     pub save_dtype: SaveDtypeArg,
+    /// What to write the measurements for; several with commas
+    #[arg(
+        long,
+        value_name = "WHAT",
+        value_enum,
+        value_delimiter = ',',
+        overrides_with = "report_to",
+        default_value = "tensorboard,jsonl",
+        help_heading = "Output"
+    )]
+    pub report_to: Vec<ReportTo>,
     /// Updates per line of metrics.jsonl and of the log
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = positive, help_heading = "Output")]
     pub logging_steps: u64,
 }
 
 /// AdamW and what surrounds it.
-#[derive(Clone, Debug, Args)]
+#[derive(Clone, Debug, Args, Serialize)]
 #[command(next_help_heading = "Optimization")]
 pub struct OptimizationArgs {
     /// Passes over the training rows

@@ -128,7 +128,7 @@ impl Observer for Progress {
         match record {
             Record::Train(train) => self.step(train),
             Record::Eval(eval) => self.evaluation(eval),
-            Record::Summary(_) => {}
+            Record::Score(_) | Record::Summary(_) => {}
         }
         Ok(())
     }

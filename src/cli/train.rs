@@ -1,13 +1,13 @@
 //! `engine train`: score, train with evaluation and checkpoints, save, score again.
 
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
 use crate::batch::Example;
 use crate::chat::preview::preview;
-use crate::cli::args::{ScoreArg, TrainArgs};
+use crate::cli::args::{ReportTo, ScoreArg, TrainArgs};
 use crate::cli::options::{existing, explain_device};
 use crate::cli::out::{print, say};
 use crate::cli::progress::Progress;
@@ -16,15 +16,18 @@ use crate::cli::signals;
 use crate::data::dataset::{load_rows, train_test_split};
 use crate::data::rows::Row;
 use crate::device::{Device, Purpose};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Context, Error, Kind, Result};
 use crate::eval::report::{Report, Score};
 use crate::eval::table::{before_after, examples_table};
+use crate::io::atomic::replace_file;
 use crate::io::folder::{Existing, OutputFolder};
 use crate::model::gemma3::Gemma3;
-use crate::session::saves::{METRICS, PLOT, best_of};
-use crate::session::{self, Checkpoint, Identity, LossPlot, Outcome, Run, SavedRun, Saves};
-use crate::train::metrics::{MetricsWriter, read_records};
+use crate::session::saves::{ABOUT, ANSWERS_AFTER, ANSWERS_BEFORE, EVENTS, METRICS, PLOT, best_of};
+use crate::session::selection::score_lines;
+use crate::session::{self, About, Checkpoint, Identity, LossPlot, Outcome, Run, SavedRun, Saves};
+use crate::train::metrics::{MetricsWriter, Record, ScoreRecord, read_records};
 use crate::train::options::Metric;
+use crate::train::tensorboard::EventWriter;
 
 /// While the final model waits for room on the disk, this long between two attempts.
 const RETRY: Duration = Duration::from_secs(5);
@@ -63,20 +66,25 @@ pub fn run(args: &TrainArgs) -> Result<()> {
     }
     job.introduce(&model, &checkpoint);
     signals::listen("stopping after this step, and saving; Ctrl-C again to quit at once, without saving");
-    let score_before = job.score_before(&model, &checkpoint)?;
+    let mut about = job.about(&model, &identity)?;
+    about.score_before = job.score_before(&model, &checkpoint, &folder)?;
     model.device().trim();
     signals::go_on("nothing was trained, it was before the first step")?;
     let limit = (args.save_total_limit > 0).then_some(args.save_total_limit as usize);
-    let dtype = args.save_dtype.into();
-    let checkpoint = Rc::new(checkpoint);
-    let mut saves = Saves { checkpoint, folder, identity, score_before, dtype, limit };
-    let model = job.train(model, &mut saves)?;
-    let checkpoint = &saves.checkpoint;
-    let after = match args.score.contains(&ScoreArg::After) {
-        true => score(checkpoint, &model, &job.eval_rows, &args.generation, "score after")?,
-        false => None,
+    let (score_before, dtype) = (about.score_before.clone(), args.save_dtype.into());
+    let mut saves = Saves { checkpoint: Rc::new(checkpoint), folder, identity, score_before, dtype, limit };
+    let (model, place) = job.train(model, &mut saves, &mut about)?;
+    if !args.score.contains(&ScoreArg::After) {
+        return Ok(());
+    }
+    let Some(after) = score(&saves.checkpoint, &model, &job.eval_rows, &args.generation, "score after")? else {
+        return Ok(());
     };
-    report(saves.score_before, after)
+    about.score_after = Some(after.score.clone());
+    if let Err(error) = job.record_after(&place, &about, &after) {
+        say(&error.context("the score after training is not recorded").warning());
+    }
+    report(about.score_before.as_ref(), &after)
 }
 
 /// What becomes of an earlier run in the output folder.
@@ -126,37 +134,96 @@ impl<'a> Job<'a> {
         }
     }
 
+    fn about(&self, model: &Gemma3, identity: &Identity) -> Result<About> {
+        Ok(About {
+            engine: About::ENGINE,
+            model: self.args.model.model.clone(),
+            parameters: model.params.len(),
+            training_rows: self.train.len(),
+            evaluation_rows: self.eval.len(),
+            threads: rayon::current_num_threads(),
+            system: About::system(),
+            identity: identity.clone(),
+            settings: serde_json::to_value(self.args).context(|| "internal: the settings are no JSON")?,
+            started: jiff::Timestamp::now(),
+            ended: None,
+            steps: 0,
+            best: None,
+            score_before: None,
+            score_after: None,
+        })
+    }
+
     /// Taken once in a run: one that goes on has it from its checkpoint.
-    fn score_before(&self, model: &Gemma3, checkpoint: &Checkpoint) -> Result<Option<Score>> {
+    fn score_before(&self, model: &Gemma3, checkpoint: &Checkpoint, folder: &OutputFolder) -> Result<Option<Score>> {
+        let answers = folder.live(ANSWERS_BEFORE);
         if let Some(saved) = &self.resumed {
+            if saved.score_before().is_some() {
+                replace_file(&answers, &saved.file(ANSWERS_BEFORE)?)?;
+            }
             return Ok(saved.score_before().cloned());
         }
         if !self.args.score.contains(&ScoreArg::Before) {
             return Ok(None);
         }
         let report = score(checkpoint, model, &self.eval_rows, &self.args.generation, "score before")?;
-        if let (Some(report), false) = (&report, self.args.score.contains(&ScoreArg::After)) {
-            print(&format!("{}\n", examples_table(report, stdout_width())))?;
+        let Some(report) = report else { return Ok(None) };
+        replace_file(&answers, report.text()?.as_bytes())?;
+        if !self.args.score.contains(&ScoreArg::After) {
+            print(&format!("{}\n", examples_table(&report, stdout_width())))?;
         }
-        Ok(report.map(|report| report.score))
+        Ok(Some(report.score))
     }
 
-    /// The trained model, saved. Whatever ends the run, what was trained is on the disk before a word is said of it.
-    fn train(&mut self, model: Gemma3, saves: &mut Saves) -> Result<Gemma3> {
-        let (train, eval) = (std::mem::take(&mut self.train), std::mem::take(&mut self.eval));
-        let mut run = Run::prepare(model, train, eval, self.args.options())?;
-        let mut lines = Vec::new();
-        if let Some(saved) = &self.resumed {
-            saved.restore(&mut run)?;
-            lines = saved.metrics()?;
+    /// What is known only after the model was saved.
+    fn record_after(&self, place: &Path, about: &About, report: &Report) -> Result<()> {
+        replace_file(&place.join(ANSWERS_AFTER), report.text()?.as_bytes())?;
+        replace_file(&place.join(ABOUT), about.text().as_bytes())?;
+        let record = score_record(about.steps, &report.score);
+        if self.args.report_to.contains(&ReportTo::Jsonl) {
+            MetricsWriter::open(&place.join(METRICS))?.write(&record)?;
         }
-        run.observe(MetricsWriter::create(&saves.folder.live(METRICS), &lines)?);
+        if self.args.report_to.contains(&ReportTo::Tensorboard) {
+            EventWriter::open(&place.join(EVENTS))?.write(&record)?;
+        }
+        Ok(())
+    }
+
+    /// Who is told what the run measures, from here on as before.
+    fn observe(&self, run: &mut Run, saves: &Saves, about: &About) -> Result<()> {
+        let before = |name| self.resumed.as_ref().map_or(Ok(Vec::new()), |saved| saved.file(name));
+        let lines = before(METRICS)?;
+        if self.args.report_to.contains(&ReportTo::Jsonl) {
+            run.observe(MetricsWriter::create(&saves.folder.live(METRICS), &lines)?);
+        }
+        if self.args.report_to.contains(&ReportTo::Tensorboard) {
+            let events = before(EVENTS)?;
+            let mut writer = EventWriter::create(&saves.folder.live(EVENTS), &events)?;
+            if events.is_empty() {
+                writer.text("settings", &format!("```json\n{:#}\n```", about.settings))?;
+            }
+            run.observe(writer);
+        }
         run.observe(LossPlot::new(&saves.folder.live(PLOT), read_records(&lines)));
         run.observe(Progress::training(run.total_steps(), run.position().step));
+        if let (None, Some(score)) = (&self.resumed, &saves.score_before) {
+            run.tell(&score_record(0, score));
+        }
+        Ok(())
+    }
+
+    /// The trained model, saved, and where. Whatever ends the run, what was trained is on the disk before a word is said of it.
+    fn train(&mut self, model: Gemma3, saves: &mut Saves, about: &mut About) -> Result<(Gemma3, PathBuf)> {
+        let (train, eval) = (std::mem::take(&mut self.train), std::mem::take(&mut self.eval));
+        let mut run = Run::prepare(model, train, eval, self.args.options())?;
+        if let Some(saved) = &self.resumed {
+            saved.restore(&mut run)?;
+        }
+        self.observe(&mut run, saves, about)?;
         run.stop_when(signals::stopped);
         self.judge(&mut run, &saves.checkpoint)?;
         match steps(&mut run, saves)? {
-            Ended::Finished => self.finish(run, saves),
+            Ended::Finished => self.finish(run, saves, about),
             Ended::Interrupted => {
                 let saved = saves.save_checkpoint(&run)?;
                 let step = run.position().step;
@@ -195,7 +262,7 @@ impl<'a> Job<'a> {
         Ok(())
     }
 
-    fn finish(&self, mut run: Run, saves: &mut Saves) -> Result<Gemma3> {
+    fn finish(&self, mut run: Run, saves: &mut Saves, about: &mut About) -> Result<(Gemma3, PathBuf)> {
         let best = match self.args.load_best_model_at_end {
             true => best_of(&run, &saves.folder)?,
             false => None,
@@ -204,6 +271,11 @@ impl<'a> Job<'a> {
             best.restore_weights(&mut run)?;
         }
         let early = (run.position().step < run.total_steps()).then_some(run.position().step);
+        (about.steps, about.best) = (run.position().step, run.selection().best);
+        about.ended = Some(jiff::Timestamp::now());
+        if let Err(error) = replace_file(&saves.folder.live(ABOUT), about.text().as_bytes()) {
+            run.warn(&error);
+        }
         let model = run.finish().model;
         let (saved, warning) = saves.save_final(&model, self.args.fallback_dir.as_deref(), wait_for_room)?;
         warning.iter().for_each(|warning| say(&warning.warning()));
@@ -216,7 +288,7 @@ impl<'a> Job<'a> {
         report_memory(model.device());
         model.device().trim();
         say(&format!("saved the model in `{}`", saved.display()));
-        Ok(model)
+        Ok((model, saved))
     }
 }
 
@@ -281,11 +353,15 @@ fn report_memory(device: &Device) {
     say(&format!("peak memory of tensors {}: {}", gigabytes(device.peak_bytes()), parts.join(", ")));
 }
 
+/// A score as observers are told of it.
+fn score_record(step: u64, score: &Score) -> Record {
+    Record::Score(ScoreRecord { step, total: score.total as u64, scores: score_lines(score) })
+}
+
 /// The table of answers after training, then before and after side by side: the last thing on the screen.
-fn report(before: Option<Score>, after: Option<Report>) -> Result<()> {
-    let Some(after) = after else { return Ok(()) };
-    let mut text = format!("{}\n", examples_table(&after, stdout_width()));
-    if let Some(before) = &before {
+fn report(before: Option<&Score>, after: &Report) -> Result<()> {
+    let mut text = format!("{}\n", examples_table(after, stdout_width()));
+    if let Some(before) = before {
         text += &before_after(before, &after.score);
     }
     print(&text)

@@ -134,8 +134,12 @@ impl Report {
 
     /// Writes the report as indented JSON, all of it or nothing.
     pub fn write(&self, path: &Path) -> Result<()> {
-        let mut text = serde_json::to_string_pretty(self).context(|| "cannot write the report as JSON")?;
-        text.push('\n');
-        write_atomically(path, text.as_bytes())
+        write_atomically(path, self.text()?.as_bytes())
+    }
+
+    /// The report as indented JSON.
+    pub fn text(&self) -> Result<String> {
+        let text = serde_json::to_string_pretty(self).context(|| "cannot write the report as JSON")?;
+        Ok(text + "\n")
     }
 }

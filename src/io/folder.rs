@@ -19,7 +19,8 @@ use crate::error::{Context, Error, Result};
 use crate::{bail, err};
 
 /// What a run writes beside its model, and replaces with it.
-const RUN_FILES: [&str; 2] = ["metrics.jsonl", "loss.svg"];
+const RUN_FILES: [&str; 6] =
+    ["metrics.jsonl", "events.out.tfevents.engine", "loss.svg", "run.json", "score_before.json", "score_after.json"];
 /// While an older model is in the folder, a run that has not ended keeps its files under these names.
 const UNFINISHED: &str = "unfinished-";
 /// A checkpoint is in the folder of this name and its step.

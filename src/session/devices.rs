@@ -6,6 +6,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::{Serialize, Serializer};
+
 use crate::device::{DType, Device};
 use crate::error::{Error, Result};
 use crate::{cuda, host};
@@ -44,6 +46,12 @@ impl fmt::Display for DeviceName {
             Self::Cuda(name) => f.pad(&name.to_string()),
             Self::Emulated => f.pad("emulated"),
         }
+    }
+}
+
+impl Serialize for DeviceName {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
     }
 }
 

@@ -13,6 +13,7 @@
 //! Nothing here prints. What a user should be told comes back as a value: warnings beside examples, the reason why a GPU
 //! was not taken, records to observers, failures as errors with a [kind](crate::error::Kind).
 
+pub mod about;
 pub mod checkpoint;
 pub mod devices;
 pub mod examples;
@@ -25,6 +26,7 @@ pub mod score;
 pub mod selection;
 pub mod state;
 
+pub use about::About;
 pub use checkpoint::{Checkpoint, Generation};
 pub use devices::{ComputeDevice, DeviceName};
 pub use examples::{ExampleOptions, Examples};

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::error::{Error, Result};
 use crate::train::metrics::{MetricsWriter, Record};
 use crate::train::plot::plot_losses;
+use crate::train::tensorboard::EventWriter;
 
 /// Is told what a run measures, as it happens. One that fails is told no more, and the run goes on: a run is worth more
 /// than its record.
@@ -25,6 +26,13 @@ pub trait Observer {
 impl Observer for MetricsWriter {
     fn record(&mut self, record: &Record) -> Result<()> {
         self.write(record).map_err(|error| error.context("no more metrics are written"))
+    }
+}
+
+/// TensorBoard's event file.
+impl Observer for EventWriter {
+    fn record(&mut self, record: &Record) -> Result<()> {
+        self.write(record).map_err(|error| error.context("no more events are written for TensorBoard"))
     }
 }
 

@@ -352,7 +352,8 @@ impl Run {
         self.seconds_before + self.started.elapsed().as_secs_f64()
     }
 
-    fn tell(&mut self, record: &Record) {
+    /// Tells the observers what was measured beside the run's own steps.
+    pub fn tell(&mut self, record: &Record) {
         self.tell_each(&mut |observer| observer.record(record));
     }
 

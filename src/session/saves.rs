@@ -1,7 +1,7 @@
 //! What a run leaves on the disk: checkpoints that it can go on from, and the model at its end.
 //!
 //! A checkpoint is a folder `checkpoint-STEP` in the output folder, and a model folder like any other. Beside the model it holds
-//! [`STATE`], [`ARRAYS`], and the run's metrics so far.
+//! [`STATE`], [`ARRAYS`], and what the run has written so far.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -31,8 +31,18 @@ use crate::train::options::{SaveStrategy, TrainOptions};
 pub const STATE: &str = "run_state.json";
 /// AdamW's moments, and the master weights where the model beside them is rounded.
 pub const ARRAYS: &str = "run_state.safetensors";
-/// The run's records up to the checkpoint.
+/// The run's records, one JSON object a line.
 pub const METRICS: &str = "metrics.jsonl";
+/// The same for TensorBoard, which knows event files by the word in their name.
+pub const EVENTS: &str = "events.out.tfevents.engine";
+/// What grows while the run goes on: a checkpoint has it as it was then.
+const LOGS: [&str; 2] = [METRICS, EVENTS];
+/// What the run is and was: settings, versions, data, scores.
+pub const ABOUT: &str = "run.json";
+/// The answers before training, all of them in full.
+pub const ANSWERS_BEFORE: &str = "score_before.json";
+/// The answers after training, all of them in full.
+pub const ANSWERS_AFTER: &str = "score_after.json";
 /// The loss plot, drawn at the end.
 pub const PLOT: &str = "loss.svg";
 
@@ -122,9 +132,11 @@ impl Saves {
             arrays.push((name(Array::Weights), &*weights));
         }
         folder.write(ARRAYS, |file| write_arrays(file, &arrays))?;
-        let live = self.folder.live(METRICS);
-        if live.is_file() {
-            folder.put(METRICS, &fs::read(&live).context(|| format!("cannot read `{}`", live.display()))?)?;
+        for name in LOGS.into_iter().chain([ANSWERS_BEFORE]) {
+            let live = self.folder.live(name);
+            if live.is_file() {
+                folder.put(name, &fs::read(&live).context(|| format!("cannot read `{}`", live.display()))?)?;
+            }
         }
         let state = SavedState {
             identity: self.identity.clone(),
@@ -207,12 +219,12 @@ impl SavedRun {
         self.state.score_before.as_ref()
     }
 
-    /// The run's records up to here, as `metrics.jsonl` has them.
+    /// A file of the run as it was at the checkpoint: [`METRICS`], [`EVENTS`] or [`ANSWERS_BEFORE`]. Empty: there was none.
     ///
     /// # Errors
     /// The file cannot be read.
-    pub fn metrics(&self) -> Result<Vec<u8>> {
-        let path = self.path.join(METRICS);
+    pub fn file(&self, name: &str) -> Result<Vec<u8>> {
+        let path = self.path.join(name);
         match fs::read(&path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
             read => read.context(|| format!("cannot read `{}`", path.display())),

@@ -39,7 +39,7 @@ impl Selection {
 }
 
 /// The lines of a score as parts of the answers, 0 to 1, by the names that metrics have.
-pub(super) fn score_lines(score: &Score) -> BTreeMap<String, f64> {
+pub fn score_lines(score: &Score) -> BTreeMap<String, f64> {
     let part = |count: usize| count as f64 / score.total.max(1) as f64;
     let lines = [
         (Metric::Score, score.correct),

@@ -1,15 +1,15 @@
 //! `metrics.jsonl`: what a run measured, one JSON object a line, written as it happens.
 //!
-//! Three kinds of record, told apart by their members: a training step has `loss`, an evaluation `eval_loss`, and the last
-//! line `train_runtime`. JSON has no NaN: it is written as `null`.
+//! Four kinds of record, told apart by their `type`: `train`, `eval`, `score`, and when training is over `summary`. JSON has no NaN: it
+//! is written as `null`.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::log_file::LogFile;
 use crate::error::{Context, Result};
 
 /// One optimizer step.
@@ -57,7 +57,19 @@ pub struct EvalRecord {
     pub scores: BTreeMap<String, f64>,
 }
 
-/// The last line of a run.
+/// Answers that were generated and judged, before the training or after it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ScoreRecord {
+    /// Optimizer steps done.
+    pub step: u64,
+    /// Answers.
+    pub total: u64,
+    /// Lines of the score as parts of the answers, 0 to 1: `eval_score` and others.
+    #[serde(flatten)]
+    pub scores: BTreeMap<String, f64>,
+}
+
+/// The end of the training.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SummaryRecord {
     /// Duration of the training in seconds, evaluations included.
@@ -68,45 +80,47 @@ pub struct SummaryRecord {
 
 /// One line of `metrics.jsonl`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(tag = "type", rename_all = "snake_case")]
 pub enum Record {
     /// A training step.
     Train(TrainRecord),
     /// An evaluation.
     Eval(EvalRecord),
-    /// The end of the run.
+    /// Answers judged.
+    Score(ScoreRecord),
+    /// The end of the training.
     Summary(SummaryRecord),
 }
 
 /// Writes a run's records to its `metrics.jsonl`.
 #[derive(Debug)]
-pub struct MetricsWriter {
-    path: PathBuf,
-    file: File,
-}
+pub struct MetricsWriter(LogFile);
 
 impl MetricsWriter {
-    /// Starts the file at `path` anew, with the lines that the run has written before. What had the name goes; a link does, not
-    /// what it leads to. Devices and pipes are written to.
+    /// Starts the file anew, as [`LogFile::create`].
+    ///
+    /// # Errors
+    /// As [`LogFile::create`].
     pub fn create(path: &Path, before: &[u8]) -> Result<Self> {
-        let failed = || format!("cannot create `{}`", path.display());
-        let found = fs::symlink_metadata(path).map(|found| found.file_type());
-        if found.as_ref().is_ok_and(|kind| kind.is_file() || kind.is_symlink()) {
-            fs::remove_file(path).context(failed)?;
-        }
-        let device = found.is_ok_and(|kind| !kind.is_file() && !kind.is_symlink() && !kind.is_dir());
-        let mut options = OpenOptions::new();
-        let mut file = options.append(true).create_new(!device).open(path).context(failed)?;
-        file.write_all(before).context(failed)?;
-        Ok(Self { path: path.to_owned(), file })
+        LogFile::create(path, before).map(Self)
+    }
+
+    /// Goes on with a file that a run has written.
+    ///
+    /// # Errors
+    /// As [`LogFile::open`].
+    pub fn open(path: &Path) -> Result<Self> {
+        LogFile::open(path).map(Self)
     }
 
     /// Appends one line. When this returns it is in the file, if not yet on the disk: killing the run loses no record.
+    ///
+    /// # Errors
+    /// The disk refuses.
     pub fn write(&mut self, record: &Record) -> Result<()> {
-        let place = || format!("cannot write to `{}`", self.path.display());
-        let mut line = serde_json::to_vec(record).context(place)?;
+        let mut line = serde_json::to_vec(record).context(|| "internal: a record is no JSON")?;
         line.push(b'\n');
-        self.file.write_all(&line).context(place)
+        self.0.append(&line)
     }
 }
 

@@ -1,11 +1,13 @@
 //! Training without the run around it: one optimizer step ([`step`]), the settings ([`options`]), the order of the rows
 //! ([`order`]), the learning rate over time ([`schedule`]), the evaluation loss ([`evaluate`]), and what is measured
-//! ([`metrics`], [`plot`]). [`crate::session::Run`] puts them together.
+//! ([`metrics`], [`tensorboard`], [`plot`]). [`crate::session::Run`] puts them together.
 
 pub mod evaluate;
+pub mod log_file;
 pub mod metrics;
 pub mod options;
 pub mod order;
 pub mod plot;
 pub mod schedule;
 pub mod step;
+pub mod tensorboard;

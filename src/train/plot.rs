@@ -39,7 +39,7 @@ fn curves(records: &[Record]) -> (Curve, Curve) {
         match record {
             Record::Train(train) => training.push((train.epoch, train.loss)),
             Record::Eval(eval) => validation.push((eval.epoch, eval.eval_loss)),
-            Record::Summary(_) => {}
+            Record::Score(_) | Record::Summary(_) => {}
         }
     }
     let finite = |curve: &mut Curve| curve.retain(|(epoch, loss)| epoch.is_finite() && loss.is_finite());

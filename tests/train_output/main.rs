@@ -4,6 +4,7 @@ mod metrics;
 mod plot;
 mod progress;
 mod schedule;
+mod tensorboard;
 
 use engine::train::metrics::{EvalRecord, TrainRecord};
 

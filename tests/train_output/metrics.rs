@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use engine::train::metrics::{MetricsWriter, Record, SummaryRecord, peak_memory_bytes};
+use engine::train::metrics::{MetricsWriter, Record, ScoreRecord, SummaryRecord, peak_memory_bytes, read_records};
 use serde_json::{Value, json};
 
 use crate::{eval_record, train_record};
@@ -12,6 +12,7 @@ fn records() -> Vec<Record> {
     vec![
         Record::Train(train_record(1, 7.4297)),
         Record::Eval(eval_record(1, 1.8195)),
+        Record::Score(ScoreRecord { step: 5, total: 20, scores: [("eval_score".to_owned(), 0.4)].into() }),
         Record::Summary(SummaryRecord { train_runtime: 62.5, peak_memory_bytes: Some(5_500_000_000) }),
     ]
 }
@@ -33,16 +34,29 @@ fn records_have_the_documented_names_and_values() {
         lines(&path),
         [
             json!({
-                "step": 1, "epoch": 0.2, "loss": 7.4297, "grad_norm": 122.61, "learning_rate": 5e-5, "entropy": 0.5906,
+                "type": "train", "step": 1, "epoch": 0.2, "loss": 7.4297, "grad_norm": 122.61, "learning_rate": 5e-5, "entropy": 0.5906,
                 "mean_token_accuracy": 0.8889, "num_tokens": 648, "step_seconds": 0.5, "tokens_per_second": 1296.0,
             }),
             json!({
-                "step": 5, "epoch": 1.0, "eval_loss": 1.8195, "eval_entropy": 0.25, "eval_mean_token_accuracy": 0.9375,
+                "type": "eval", "step": 5, "epoch": 1.0, "eval_loss": 1.8195, "eval_entropy": 0.25, "eval_mean_token_accuracy": 0.9375,
                 "eval_seconds": 1.5,
             }),
-            json!({"train_runtime": 62.5, "peak_memory_bytes": 5_500_000_000_u64}),
+            json!({"type": "score", "step": 5, "total": 20, "eval_score": 0.4}),
+            json!({"type": "summary", "train_runtime": 62.5, "peak_memory_bytes": 5_500_000_000_u64}),
         ]
     );
+}
+
+#[test]
+fn what_was_written_is_read_back_and_a_line_cut_short_is_left_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("metrics.jsonl");
+    let mut writer = MetricsWriter::create(&path, b"").unwrap();
+    records().iter().for_each(|record| writer.write(record).unwrap());
+    let mut bytes = fs::read(&path).unwrap();
+    assert_eq!(read_records(&bytes), records());
+    bytes.truncate(bytes.len() - 5);
+    assert_eq!(read_records(&bytes), records()[..3]);
 }
 
 #[test]
