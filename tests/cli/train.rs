@@ -171,3 +171,38 @@ fn a_flag_that_is_a_list_replaces_the_one_before_it() {
     let run = train(&folder.path().join("out"), &flags);
     assert_eq!((run.code, run.stdout.as_str()), (0, ""), "{}", run.stderr);
 }
+
+#[test]
+fn a_run_is_recorded_with_its_settings_its_data_and_every_answer() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = folder.path().join("out");
+    let test = path(&quickstart().join("test.jsonl"));
+    let flags = ["--eval-dataset", &test, "--score", "before,after", "--max-new-tokens", "4", "--weight-decay", "0.25"];
+    let run = train(&output, &flags);
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    let json = |name: &str| -> serde_json::Value {
+        serde_json::from_str(&fs::read_to_string(output.join(name)).unwrap()).unwrap()
+    };
+    let about = json("run.json");
+    assert_eq!(about["settings"]["weight_decay"], 0.25);
+    assert_eq!(about["settings"]["dataset"], path(&quickstart().join("train.jsonl")));
+    assert_eq!(about["identity"]["settings"]["max-steps"], "2");
+    assert_eq!(
+        (&about["training_rows"], &about["evaluation_rows"], &about["steps"]),
+        (&20.into(), &20.into(), &2.into())
+    );
+    assert_eq!((&about["score_before"]["total"], &about["score_after"]["total"]), (&20.into(), &20.into()));
+    assert!(about["started"].as_str().unwrap() <= about["ended"].as_str().unwrap());
+    for name in ["score_before.json", "score_after.json"] {
+        assert_eq!(json(name)["examples"].as_array().unwrap().len(), 20, "{name}");
+    }
+    let records = metrics(&output);
+    let kinds: Vec<&str> = records.iter().map(|record| record["type"].as_str().unwrap()).collect();
+    assert_eq!(kinds, ["score", "train", "train", "eval", "summary", "score"]);
+    assert!(fs::metadata(output.join("events.out.tfevents.engine")).unwrap().len() > 500);
+
+    let quiet = folder.path().join("quiet");
+    assert_eq!(train(&quiet, &["--report-to", "none"]).code, 0);
+    let written = names(&quiet);
+    assert!(!written.iter().any(|name| name.contains("metrics") || name.contains("events")), "{written:?}");
+}

@@ -3,7 +3,7 @@
 use clap::Parser;
 use engine::cli::args::{Cli, Command, TrainArgs};
 use engine::session::{DeviceName, ExampleOptions, Generation};
-use engine::train::options::{EvalStrategy, TrainOptions};
+use engine::train::options::{EvalStrategy, Metric, SaveStrategy, TrainOptions};
 
 fn parsed(extra: &[&str]) -> TrainArgs {
     let required = ["engine", "train", "--model", "m", "--dataset", "d", "--output-dir", "o"];
@@ -38,6 +38,11 @@ fn every_flag_of_a_run_reaches_its_options() {
         "--seed=9",
         "--eval-strategy=steps",
         "--eval-steps=11",
+        "--save-strategy=steps",
+        "--save-steps=13",
+        "--metric-for-best-model=arguments",
+        "--load-best-model-at-end",
+        "--early-stopping-patience=4",
         "--logging-steps=6",
         "--cuda-graphs=false",
         "--max-new-tokens=5",
@@ -56,6 +61,10 @@ fn every_flag_of_a_run_reaches_its_options() {
         shuffle: false,
         seed: 9,
         eval_strategy: EvalStrategy::Steps(11),
+        save_strategy: SaveStrategy::Steps(13),
+        metric_for_best_model: Metric::Arguments,
+        load_best_model_at_end: true,
+        early_stopping_patience: Some(4),
         logging_steps: 6,
         cuda_graphs: false,
         ..TrainOptions::default()

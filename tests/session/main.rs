@@ -45,6 +45,7 @@ impl Log {
             match record {
                 Record::Train(train) => (train.step_seconds, train.tokens_per_second) = (0.0, 0.0),
                 Record::Eval(eval) => eval.eval_seconds = 0.0,
+                Record::Score(_) => {}
                 Record::Summary(summary) => (summary.train_runtime, summary.peak_memory_bytes) = (0.0, None),
             }
         }
