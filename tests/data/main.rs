@@ -2,6 +2,7 @@
 
 mod control;
 mod dataset;
+mod forgery;
 #[cfg(feature = "hub")]
 mod hub;
 mod length;
