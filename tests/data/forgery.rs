@@ -175,7 +175,7 @@ fn harmless_value(value: &Value) -> Value {
 
 /// The control tokens of the row, sorted; None where the template refuses the row.
 fn control_tokens(tokenizer: &ChatTokenizer, row: &Row) -> Option<Vec<u32>> {
-    let ids = tokenizer.example(row, LossOn::All).ok()?.ids;
+    let ids = tokenizer.example(row, LossOn::All).map_err(|e| eprintln!("{e:?}")).ok()?.ids;
     let mut control: Vec<u32> = ids.into_iter().filter(|id| *id <= 106 || *id == 110).collect();
     control.sort_unstable();
     Some(control)
@@ -203,7 +203,7 @@ fn no_template_can_turn_data_into_control_tokens_by_what_it_does_with_strings() 
         {% set text = m.content | string %}\
         {{ text | lower | replace('_x_', '') | trim('~') }}{{ text.upper().lower() }}{{ text[1:] }}{{ text[:-1] }}\
         {{ text[::-1][::-1] ~ text.replace('a', '') }}{{ text.split('n') | join('') }}{{ m.content | tojson }}\
-        {{ '<unused' ~ m.role }}{{ '%s<es%s' % (text, 'cape') }}{{ text }}[{{ text }}]\
+        {{ '<unused' ~ m.role }}{{ '%s<es%s' | format(text, 'cape') }}{{ text }}[{{ text }}]\
         <end_of_turn>\n{% endfor %}";
     write(folder.path(), "chat_template.jinja", template);
     check(&ChatTokenizer::load(folder.path()).unwrap());
