@@ -3,6 +3,7 @@
 mod control;
 mod dataset;
 mod forgery;
+mod hostile;
 #[cfg(feature = "hub")]
 mod hub;
 mod length;
