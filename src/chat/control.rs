@@ -73,8 +73,7 @@ impl ControlTokens {
         let controls = |(text, special): &(&str, bool)| {
             !text.is_empty() && (*special || tokens::ALL.contains(text) || is_unused(text))
         };
-        let spellings: HashSet<String> =
-            added.into_iter().filter(controls).map(|(text, _)| text.to_string()).collect();
+        let spellings: HashSet<String> = added.into_iter().filter(controls).map(|(text, _)| text.to_string()).collect();
         let longest = spellings.iter().map(String::len).max().unwrap_or(0);
         if longest > MAX_SPELLING {
             bail!("a control token of {longest} bytes: {MAX_SPELLING} are the most");

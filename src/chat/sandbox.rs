@@ -12,8 +12,8 @@ use minijinja::{AutoEscape, Environment, Error, ErrorKind, State, Value as Jinja
 use serde_json::Value;
 
 use super::{jinja, python};
-use crate::error::{Context, Result};
 use crate::bail;
+use crate::error::{Context, Result};
 
 /// Values may nest this deep. JSON, of which the data are made, ends at 128.
 const MAX_DEPTH: usize = 200;
@@ -88,7 +88,8 @@ pub fn environment() -> Environment<'static> {
     environment.add_filter("lower", |state: &State, value: &Jinja| Ok::<_, Error>(text(state, value)?.to_lowercase()));
     environment.add_filter("trim", trim);
     environment.add_filter("tojson", tojson);
-    environment.add_filter("pprint", |state: &State, value: &Jinja| Ok::<_, Error>(python::repr(&to_json(state, value)?)));
+    environment
+        .add_filter("pprint", |state: &State, value: &Jinja| Ok::<_, Error>(python::repr(&to_json(state, value)?)));
     environment.add_filter("dictsort", dictsort);
     environment.add_filter(jinja::KEEP, |state: &State, value: &Jinja| keep(state, value, 0));
     environment.remove_global("debug");
@@ -243,7 +244,8 @@ impl Reader<'_, '_, '_> {
         Ok(match value.kind() {
             ValueKind::Undefined | ValueKind::None => Value::Null,
             ValueKind::Bool => Value::Bool(value.is_true()),
-            ValueKind::Number => match (value.is_integer(), i64::try_from(value.clone()), u64::try_from(value.clone())) {
+            ValueKind::Number => match (value.is_integer(), i64::try_from(value.clone()), u64::try_from(value.clone()))
+            {
                 (true, Ok(number), _) => Value::from(number),
                 (true, _, Ok(number)) => Value::from(number),
                 _ => f64::try_from(value.clone()).map_or(Value::Null, Value::from),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use minijinja::{Environment, Value as Jinja};
+use minijinja::{Environment, ErrorKind, Value as Jinja};
 use serde_json::Value;
 
 use super::sandbox::to_jinja;
@@ -134,7 +134,11 @@ impl Size {
 
 fn refused(error: minijinja::Error) -> Error {
     let line = error.line().map_or(String::new(), |line| format!(" (line {line})"));
-    let detail = error.detail().map_or_else(|| error.to_string(), str::to_string);
+    let detail = match error.kind() {
+        ErrorKind::OutOfFuel => "it does far more work than they are worth".into(),
+        ErrorKind::WriteFailure => "it writes far more text than they hold".into(),
+        _ => error.detail().map_or_else(|| error.to_string(), str::to_string),
+    };
     Error::new(format!("the chat template cannot render these messages: {detail}{line}"))
 }
 

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::control::{ControlTokens, MARK_PAIRS, Marks, Rendered};
 use super::functiongemma::tokens;
-use super::scored::{answer_spans, common_prefix, content_text, end_of, last_answer};
+use super::scored::{Chat, Steps, common_prefix, content_text, last_answer};
 use super::template::{ChatTemplate, SpecialTokens, load_special_tokens};
 use super::tokenizer_file::TokenizerFile;
 use crate::batch::Example;
@@ -183,7 +183,7 @@ impl ChatTokenizer {
         }
         let marks = self.control.choose_marks(&[messages, tools])?;
         let rendered = self.render(marks, &messages[..split], tools, true)?;
-        let ids = self.encode_chat(&rendered)?;
+        let ids = self.encode_chat(&rendered, 0)?;
         let user = messages[..split].iter().rev().find(|message| message["role"] == "user").map_or("", content_text);
         let expected = messages[split..].iter().filter(|message| message["role"] == "assistant").cloned().collect();
         Ok(Prompt { ids, text: rendered.text, user: user.into(), expected, tools: tools.to_vec(), origin })
@@ -197,13 +197,11 @@ impl ChatTokenizer {
         loss: LossOn,
     ) -> Result<(Vec<u32>, Vec<bool>)> {
         let marks = self.control.choose_marks(&[messages, tools])?;
-        let encode = |messages: &[Value], generate: bool| -> Result<Vec<u32>> {
-            self.encode_chat(&self.render(marks, messages, tools, generate)?)
-        };
-        let whole = |messages: &[Value]| encode(messages, false);
-        let full = whole(messages)?;
+        let render = |messages: &[Value], generate: bool| self.render(marks, messages, tools, generate);
+        let steps = Steps { render: &render, encode: &|rendered, from| self.encode_chat(rendered, from) };
+        let chat = Chat::new(messages, steps, |id| self.control_ids.contains(&id))?;
         let spans = match loss {
-            LossOn::All => vec![0..full.len()],
+            LossOn::All => vec![0..chat.ids.len()],
             LossOn::Completion => {
                 let answer = match prompt_messages {
                     Some(count) => count..messages.len(),
@@ -212,17 +210,16 @@ impl ChatTokenizer {
                 if answer.start == 0 {
                     bail!("the row starts with the assistant, so that there is no prompt before the completion");
                 }
-                let first = common_prefix(&encode(&messages[..answer.start], true)?, &full);
-                vec![first..end_of(messages, answer.end, &full, &whole)?.max(first)]
+                vec![chat.completion(answer)?]
             }
-            LossOn::Assistant => answer_spans(messages, &full, whole)?,
+            LossOn::Assistant => chat.answers()?,
         };
-        let mut scored = vec![false; full.len()];
+        let mut scored = vec![false; chat.ids.len()];
         spans.into_iter().for_each(|span| scored[span].fill(true));
         if !scored.iter().skip(1).any(|scored| *scored) {
             return Err(nothing_to_score());
         }
-        Ok((full, scored))
+        Ok((chat.ids, scored))
     }
 
     /// As TRL: bos by the tokenizer, eos appended, the completion from where the ids of the prompt end or diverge.
@@ -273,10 +270,13 @@ impl ChatTokenizer {
         self.encode(text, &[], !has_bos)
     }
 
-    /// The ids of a chat, in which the control tokens are those of the template and no others.
-    fn encode_chat(&self, rendered: &Rendered) -> Result<Vec<u32>> {
-        let ids = self.encode(&rendered.text, &rendered.cuts, false)?;
-        let mut tokens = rendered.tokens.iter().map(|(start, end)| &rendered.text[*start..*end]);
+    /// The ids of a chat from byte `from` on. Its control tokens are those of the template and no others.
+    fn encode_chat(&self, rendered: &Rendered, from: usize) -> Result<Vec<u32>> {
+        let cuts = &rendered.cuts[rendered.cuts.partition_point(|cut| *cut <= from)..];
+        let cuts: Vec<usize> = cuts.iter().map(|cut| cut - from).collect();
+        let ids = self.encode(&rendered.text[from..], &cuts, false)?;
+        let tokens = &rendered.tokens[rendered.tokens.partition_point(|(start, _)| *start < from)..];
+        let mut tokens = tokens.iter().map(|(start, end)| &rendered.text[*start..*end]);
         let mut written = |id: u32| tokens.any(|token| self.tokenizer.id(token) == Some(id));
         let mut control = ids.iter().copied().filter(|id| self.control_ids.contains(id));
         match control.find(|id| !written(*id)) {

@@ -104,7 +104,9 @@ struct Parts {
 
 fn check_growth(json: &str) -> Result<()> {
     let parts: Parts = serde_json::from_str(json).context(|| "it is not JSON of this kind")?;
-    for (name, part) in [("normalizer", parts.normalizer), ("pre_tokenizer", parts.pre_tokenizer), ("decoder", parts.decoder)] {
+    for (name, part) in
+        [("normalizer", parts.normalizer), ("pre_tokenizer", parts.pre_tokenizer), ("decoder", parts.decoder)]
+    {
         let growth = growth(&part);
         if growth > MAX_GROWTH {
             bail!("its `{name}` makes {growth} characters of one: {MAX_GROWTH} are the most");
@@ -127,8 +129,10 @@ fn growth(part: &Value) -> usize {
 
 /// How many tokens the steps of a post-processor add to one text.
 fn added_tokens(part: &Value) -> usize {
-    let inner: usize = part["processors"].as_array().into_iter().flatten().map(added_tokens).fold(0, usize::saturating_add);
-    let single = part["single"].as_array().into_iter().flatten().filter_map(|piece| piece["SpecialToken"]["id"].as_str());
+    let inner: usize =
+        part["processors"].as_array().into_iter().flatten().map(added_tokens).fold(0, usize::saturating_add);
+    let single =
+        part["single"].as_array().into_iter().flatten().filter_map(|piece| piece["SpecialToken"]["id"].as_str());
     let ids = |token: &str| part["special_tokens"][token]["ids"].as_array().map_or(0, Vec::len);
     single.map(ids).fold(inner, usize::saturating_add)
 }

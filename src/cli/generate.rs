@@ -6,7 +6,7 @@ use crate::cli::args::GenerateArgs;
 use crate::cli::options::explain_device;
 use crate::data::rows::{Origin, Row, RowOptions, TUTORIAL_SYSTEM};
 use crate::data::tools::load_tools;
-use crate::error::Result;
+use crate::error::{Result, printable};
 use crate::generate::generate;
 use crate::session::Checkpoint;
 
@@ -16,7 +16,7 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
         Some(path) => load_tools(path)?,
         None => Default::default(),
     };
-    warnings.iter().for_each(|w| eprintln!("warning: {w}"));
+    warnings.iter().for_each(|w| eprintln!("warning: {}", printable(w)));
     let checkpoint = Checkpoint::open(&args.model.model)?;
     let messages = messages(args, !tools.is_empty());
     let row = json!({"messages": messages, "tools": tools});
@@ -25,7 +25,7 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
     let model = checkpoint.load(&device)?;
     explain_device(&device);
     let outputs = generate(&model, &[&prompt.ids], &checkpoint.generate_options(&args.generation.options()), |_| ())?;
-    println!("{}", checkpoint.tokenizer.decode(&outputs[0]));
+    println!("{}", printable(&checkpoint.tokenizer.decode(&outputs[0])));
     Ok(())
 }
 

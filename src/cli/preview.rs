@@ -2,7 +2,7 @@
 
 use std::io::IsTerminal;
 
-use crate::chat::preview::preview;
+use crate::chat::preview::{id_lines, preview};
 use crate::chat::tokenizer::ChatTokenizer;
 use crate::cli::args::PreviewArgs;
 use crate::data::dataset::load_rows;
@@ -21,5 +21,8 @@ pub fn run(args: &PreviewArgs) -> Result<()> {
     let loss = args.rows.example_options()?.loss.unwrap_or_else(|| default_loss(row));
     let example = tokenizer.example(row, loss)?;
     println!("{}", preview(&example, &tokenizer, std::io::stdout().is_terminal()));
+    if args.ids {
+        print!("{}", id_lines(&example, &tokenizer));
+    }
     Ok(())
 }

@@ -4,7 +4,7 @@ use crate::batch::Example;
 use crate::cli::args::{GenerationArgs, RowArgs};
 use crate::cli::progress::Progress;
 use crate::data::rows::Row;
-use crate::error::Result;
+use crate::error::{Result, printable};
 use crate::eval::report::Report;
 use crate::model::gemma3::Gemma3;
 use crate::session::{self, Checkpoint, Examples};
@@ -31,8 +31,8 @@ pub fn score(
 /// The examples of `rows`; what should be known about them goes to stderr.
 pub fn examples(checkpoint: &Checkpoint, rows: &[Row], args: &RowArgs, name: &str) -> Result<Vec<Example>> {
     let Examples { examples, warnings, too_long } = Examples::new(checkpoint, rows, &args.example_options()?)?;
-    warnings.iter().for_each(|w| eprintln!("warning: {w}"));
-    too_long.iter().for_each(|line| eprintln!("{name}: {line}"));
+    warnings.iter().for_each(|w| eprintln!("warning: {}", printable(w)));
+    too_long.iter().for_each(|line| eprintln!("{name}: {}", printable(line)));
     Ok(examples)
 }
 

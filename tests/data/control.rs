@@ -29,7 +29,10 @@ fn a_control_token_of_absurd_length_is_refused() {
 fn tokens_in_text_strings_and_raw_blocks_are_marked_and_expressions_and_comments_are_not() {
     let marked = |source: &str| tokens().mark_source(source, MARKS);
     assert_eq!(marked("a<eos>b{{ x ~ '<escape>' }}"), "a«<eos>»b{{ x ~ '«<escape>»' }}");
-    assert_eq!(marked("{# don't <eos> #}{% if a <b and c['<eos>'] > d %}"), "{# don't <eos> #}{% if a <b and c['«<eos>»'] > d %}");
+    assert_eq!(
+        marked("{# don't <eos> #}{% if a <b and c['<eos>'] > d %}"),
+        "{# don't <eos> #}{% if a <b and c['«<eos>»'] > d %}"
+    );
     assert_eq!(marked("{{ {'a': {'b': '}}<eos>'}} }}<eos>"), "{{ {'a': {'b': '}}«<eos>»'}} }}«<eos>»");
     assert_eq!(marked("{% raw %}{{ '<eos> {% endraw -%}<eos>"), "{% raw %}{{ '«<eos>» {% endraw -%}«<eos>»");
     assert_eq!(marked(r#"{{ "\"<eos>" }}"#), r#"{{ "\"«<eos>»" }}"#);

@@ -33,8 +33,8 @@ const SPELLINGS: [&str; 14] = [
 /// White space of Python, of Rust, of neither, and what only looks like it; the marks' own characters; ordinary text.
 const BETWEEN: [&str; 32] = [
     " ", "\n", "\r\n", "\t", "\u{b}", "\u{c}", "\u{1c}", "\u{1d}", "\u{1e}", "\u{1f}", "\u{85}", "\u{a0}", "\u{1680}",
-    "\u{180e}", "\u{2003}", "\u{2028}", "\u{2029}", "\u{200b}", "\u{200d}", "\u{202f}", "\u{205f}", "\u{2060}", "\u{3000}",
-    "\u{feff}", "\u{0}", "\u{7f}", "\u{fdd0}", "\u{fdd1}", "\u{fdd2}", "a", "_x_", "~",
+    "\u{180e}", "\u{2003}", "\u{2028}", "\u{2029}", "\u{200b}", "\u{200d}", "\u{202f}", "\u{205f}", "\u{2060}",
+    "\u{3000}", "\u{feff}", "\u{0}", "\u{7f}", "\u{fdd0}", "\u{fdd1}", "\u{fdd2}", "a", "_x_", "~",
 ];
 
 /// Rows per run: 1,000, or what `ENGINE_ORACLE_ROWS` says.
@@ -112,8 +112,10 @@ fn schema(rng: &mut impl Rng, depth: usize) -> Value {
         schema["enum"] = (0..rng.random_range(0..3)).map(|_| Value::from(text(rng))).collect();
     }
     if depth > 0 && rng.random_bool(0.5) {
-        schema["properties"] =
-            (0..rng.random_range(0..3)).map(|_| (name(rng), self::schema(rng, depth - 1))).collect::<Map<_, _>>().into();
+        schema["properties"] = (0..rng.random_range(0..3))
+            .map(|_| (name(rng), self::schema(rng, depth - 1)))
+            .collect::<Map<_, _>>()
+            .into();
         schema["required"] = (0..rng.random_range(0..2)).map(|_| Value::from(text(rng))).collect();
         schema["items"] = self::schema(rng, depth - 1);
     }

@@ -33,7 +33,7 @@ fn refused(source: &str) -> String {
 #[test]
 fn loops_without_end_run_out_of_fuel() {
     let digits = "{% for a in range(9999) %}";
-    assert!(refused(&(digits.repeat(4) + &"{% endfor %}".repeat(4))).contains("fuel"));
+    assert!(refused(&(digits.repeat(4) + &"{% endfor %}".repeat(4))).contains("far more work"));
     refused("{% macro m() %}{{ m() }}{{ m() }}{% endmacro %}{{ m() }}");
     refused("{% for a in [1] recursive %}{{ loop([1, 1]) }}{% endfor %}");
     refused("{% include 'chat_template' %}");
@@ -50,8 +50,8 @@ fn strings_that_grow_without_end_are_refused() {
     refused("{{ ('a' * 999999).replace('', 'b' * 999999) }}");
     refused("{{ ('a' * 999999) | replace('a', 'b' * 999999) }}");
     refused("{{ ('b' * 999999).join('a' * 999999) }}");
-    refused("{{ ['a'] * 99999 | join('b' * 999999) }}");
-    refused("{% for i in range(9999) %}{{ 'a' * 99999 }}{% endfor %}");
+    refused("{{ (['a'] * 99999) | join('b' * 999999) }}");
+    assert!(refused("{% for i in range(9999) %}{{ 'a' * 99999 }}{% endfor %}").contains("far more text"));
 }
 
 #[test]
@@ -73,20 +73,32 @@ fn widths_and_indents_of_absurd_size_are_refused() {
 #[test]
 fn values_that_hold_themselves_or_are_very_deep_crash_nothing() {
     let own = "{% set ns = namespace() %}{% set ns.x = ns %}";
-    for end in ["{{ ns }}", "{{ ns ~ 'a' }}", "{{ ns | tojson }}", "{{ [ns] | string }}", "{{ debug() }}", "{{ ns | pprint }}"] {
+    for end in
+        ["{{ ns }}", "{{ ns ~ 'a' }}", "{{ ns | tojson }}", "{{ [ns] | string }}", "{{ debug() }}", "{{ ns | pprint }}"]
+    {
         let _ = render(&format!("{own}{end}"));
     }
     let pair = "{% set a = namespace() %}{% set b = namespace() %}{% set a.x = [a.items()] %}{% set b.x = [b.items()] %}\
                 {% set a.y = {'k': a} %}{% set b.y = {'k': b} %}{% set a.z = a.values() %}{% set b.z = b.values() %}";
-    for end in ["{{ a == b }}", "{{ [a, b] | sort }}", "{{ [a, b] | unique | list }}", "{{ a in [b] }}", "{{ a | items | list }}"] {
+    for end in [
+        "{{ a == b }}",
+        "{{ [a, b] | sort }}",
+        "{{ [a, b] | unique | list }}",
+        "{{ a in [b] }}",
+        "{{ a | items | list }}",
+    ] {
         let _ = render(&format!("{pair}{end}"));
     }
     for grown in ["[ns.x]", "{'a': ns.x}", "(ns.x, 1)", "[ns.x, ns.x]", "ns.x | batch(1)", "[ns.x] | map('list')"] {
-        refused(&format!("{{% set ns = namespace(x=[1]) %}}{{% for i in range(99999) %}}{{% set ns.x = {grown} %}}{{% endfor %}}"));
+        refused(&format!(
+            "{{% set ns = namespace(x=[1]) %}}{{% for i in range(99999) %}}{{% set ns.x = {grown} %}}{{% endfor %}}"
+        ));
     }
     let chain = "{% set a = [a] %}".repeat(4000);
     let other = chain.replace('a', "b");
-    for end in ["{{ a }}", "{{ a == b }}", "{{ a | tojson }}", "{{ a ~ b }}", "{{ [a, b] | sort }}", "{{ [a, b] | unique }}"] {
+    for end in
+        ["{{ a }}", "{{ a == b }}", "{{ a | tojson }}", "{{ a ~ b }}", "{{ [a, b] | sort }}", "{{ [a, b] | unique }}"]
+    {
         let _ = render(&format!("{chain}{}{end}", other.replace("bl", "al")));
     }
 }
@@ -118,13 +130,15 @@ fn sources_that_nest_too_deep_for_a_compiler_are_refused() {
 fn what_known_templates_do_stays_within_the_limits() {
     // A chat of 1,000 messages under a template that looks at all of them for each, and one that gathers them.
     let messages: Vec<Value> = (0..1000).map(|i| json!({"role": "user", "content": format!("message {i}")})).collect();
-    let render = |source: &str| ChatTemplate::from_source(source, special_tokens()).unwrap().render(&messages, &[], true);
+    let render =
+        |source: &str| ChatTemplate::from_source(source, special_tokens()).unwrap().render(&messages, &[], true);
     let pairs = "{% for m in messages %}{% for n in messages %}{% if m == n %}{{ m.content }}{% endif %}{% endfor %}{% endfor %}";
     assert!(render(pairs).unwrap().ends_with("message 999"));
     let gathered = "{% set ns = namespace(all=[]) %}{% for m in messages %}{% set ns.all = ns.all + [m] %}{% endfor %}{{ ns.all | length }}";
     assert_eq!(render(gathered).unwrap(), "1000");
     let text = "a".repeat(10 << 20);
-    let template = ChatTemplate::from_source("{{ messages[0].content | trim | upper | tojson }}", special_tokens()).unwrap();
+    let template =
+        ChatTemplate::from_source("{{ messages[0].content | trim | upper | tojson }}", special_tokens()).unwrap();
     assert_eq!(template.render(&[json!({"content": text})], &[], true).unwrap().len(), text.len() + 2);
     let long = "{% if messages %}{{ 'x' }}{% endif %}\n".repeat(2000);
     assert_eq!(crate::hostile::render(&long).unwrap().len(), 2000);
@@ -148,12 +162,8 @@ fn chat_ids(file: &Value, content: &str) -> engine::error::Result<Vec<u32>> {
 #[test]
 fn truncation_and_padding_of_the_file_are_not_obeyed() {
     let plain = chat_ids(&tokenizer_with(json!({})), "hi").unwrap();
-    let truncation = |length: u64, stride: u64| {
-        json!({"direction": "Right", "max_length": length, "strategy": "LongestFirst", "stride": stride})
-    };
-    let padding = |strategy: Value| {
-        json!({"strategy": strategy, "direction": "Right", "pad_to_multiple_of": 64, "pad_id": 0, "pad_type_id": 0, "pad_token": "<pad>"})
-    };
+    let truncation = |length: u64, stride: u64| json!({"direction": "Right", "max_length": length, "strategy": "LongestFirst", "stride": stride});
+    let padding = |strategy: Value| json!({"strategy": strategy, "direction": "Right", "pad_to_multiple_of": 64, "pad_id": 0, "pad_type_id": 0, "pad_token": "<pad>"});
     let changes = [
         json!({"truncation": truncation(8, 0)}),
         json!({"truncation": truncation(8, 900)}),
@@ -203,7 +213,10 @@ fn a_panic_of_the_tokenizers_code_is_an_error() {
 fn a_control_token_that_the_normalizer_makes_of_other_text_is_an_error() {
     let mut file = tokenizer_with(json!({"normalizer": {"type": "NFKC"}}));
     let tokens = file["added_tokens"].as_array_mut().unwrap();
-    tokens.iter_mut().filter(|token| token["content"] == "<escape>").for_each(|token| token["normalized"] = true.into());
+    tokens
+        .iter_mut()
+        .filter(|token| token["content"] == "<escape>")
+        .for_each(|token| token["normalized"] = true.into());
     let report = chat_ids(&file, "＜escape＞").unwrap_err().report();
     assert!(report.contains("`<escape>`"), "{report}");
     assert!(chat_ids(&file, "escape").is_ok());

@@ -6,6 +6,7 @@ mod forgery;
 mod hostile;
 #[cfg(feature = "hub")]
 mod hub;
+mod large;
 mod length;
 mod preview;
 mod python;
