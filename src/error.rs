@@ -3,6 +3,7 @@
 //! Printed as `error:` / `caused by:` / blank line / `hint:` by [`Error::report`]. Every error has a [`Kind`], set where it
 //! is made or at the border of a part ([`Error::or_kind`]); context keeps it, and the exit code follows from it.
 
+use std::borrow::Cow;
 use std::fmt;
 
 /// Result of everything in this crate that can fail.
@@ -123,8 +124,30 @@ impl Error {
         if let Some(hint) = &self.hint {
             text += &format!("\n\nhint: {hint}");
         }
-        text
+        printable(&text).into_owned()
     }
+}
+
+/// `text` for a screen. What data say is shown and not obeyed: control characters but line breaks and tabs, and those that
+/// override the direction of writing, are written as `\u{1b}`. Everything that a command prints and that may hold names,
+/// prompts or answers goes through here; [`Error::report`] does it itself.
+pub fn printable(text: &str) -> Cow<'_, str> {
+    let obeyed = |c: char| match c {
+        '\n' | '\t' => false,
+        '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => true,
+        c => c.is_control(),
+    };
+    if !text.contains(obeyed) {
+        return Cow::Borrowed(text);
+    }
+    let mut out = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        match obeyed(c) {
+            true => out.extend(c.escape_unicode()),
+            false => out.push(c),
+        }
+    }
+    Cow::Owned(out)
 }
 
 impl fmt::Display for Error {

@@ -112,6 +112,9 @@
 //! # Units
 //! Losses and entropies are in nats, lengths in tokens, durations in seconds, memory in bytes.
 
+// They panic where a stream is closed: `cli::out` does not.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 pub mod autograd;
 pub mod batch;
 pub mod chat;

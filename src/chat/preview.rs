@@ -2,6 +2,7 @@
 
 use super::tokenizer::ChatTokenizer;
 use crate::batch::Example;
+use crate::error::printable;
 
 /// The text of `example`, scored runs in green or between `⟦` and `⟧`, and a line that counts the tokens. The first
 /// token is never predicted and so never marked.
@@ -13,16 +14,22 @@ pub fn preview(example: &Example, tokenizer: &ChatTokenizer, color: bool) -> Str
     while start < example.ids.len() {
         let scored = is_scored(start);
         let end = (start..example.ids.len()).find(|t| is_scored(*t) != scored).unwrap_or(example.ids.len());
-        let text = printable(&tokenizer.decode(&example.ids[start..end]));
-        out += &if scored { format!("{open}{text}{close}") } else { text };
+        let text = tokenizer.decode(&example.ids[start..end]);
+        let text = printable(&text);
+        out += &if scored { format!("{open}{text}{close}") } else { text.into_owned() };
         start = end;
     }
     let scored = (0..example.ids.len()).filter(|t| is_scored(*t)).count();
-    let count = format!("{}: {} tokens, {scored} scored", example.origin, example.ids.len());
+    let count = format!("{}: {} tokens, {scored} scored", printable(&example.origin), example.ids.len());
     format!("{}\n{count}\n", out.trim_end_matches('\n'))
 }
 
-/// Data may hold terminal escapes; they are shown, not obeyed.
-fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() && !matches!(c, '\n' | '\t') { '\u{fffd}' } else { c }).collect()
+/// A line for each token of `example`: its number, its id, a `*` where it is scored, its text.
+pub fn id_lines(example: &Example, tokenizer: &ChatTokenizer) -> String {
+    let line = |(t, id): (usize, &u32)| {
+        let scored = if t > 0 && example.scored[t] { '*' } else { ' ' };
+        let text = tokenizer.token_text(*id).replace('\n', "\\n").replace('\t', "\\t");
+        format!("{t:>6} {id:>7} {scored} {}\n", printable(&text))
+    };
+    example.ids.iter().enumerate().map(line).collect()
 }

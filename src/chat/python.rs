@@ -57,7 +57,12 @@ pub fn strftime(moment: &ZonedDateTime, format: &str) -> String {
 
 /// `text.strip()`: Python also strips the four ASCII separators U+001C..U+001F.
 pub fn strip(text: &str) -> &str {
-    text.trim_matches(|c: char| c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c))
+    text.trim_matches(is_space)
+}
+
+/// `c.isspace()`.
+pub fn is_space(c: char) -> bool {
+    c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c)
 }
 
 fn number_repr(number: &serde_json::Number) -> String {

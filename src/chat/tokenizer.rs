@@ -1,14 +1,17 @@
 //! Rows to token ids: training examples with their scored tokens, and prompts for generation.
 
+use std::collections::HashSet;
 use std::path::Path;
+use std::sync::OnceLock;
 
 use rayon::prelude::*;
 use serde_json::{Value, json};
-use tokenizers::Tokenizer;
 
-use super::control::{ControlTokens, Rendered};
+use super::control::{ControlTokens, MARK_PAIRS, Marks, Rendered};
 use super::functiongemma::tokens;
-use super::template::{ChatTemplate, load_special_tokens};
+use super::scored::{Chat, Steps, common_prefix, content_text, last_answer};
+use super::template::{ChatTemplate, SpecialTokens, load_special_tokens};
+use super::tokenizer_file::TokenizerFile;
 use crate::batch::Example;
 use crate::data::rows::{Row, RowContent};
 use crate::error::{Context, Result};
@@ -44,11 +47,14 @@ pub struct Prompt {
 
 /// A checkpoint's tokenizer and chat template.
 pub struct ChatTokenizer {
-    tokenizer: Tokenizer,
+    tokenizer: TokenizerFile,
     template: ChatTemplate,
+    special_tokens: SpecialTokens,
+    /// The template with its control tokens between marks, for each pair of them that was needed.
+    marked: [OnceLock<ChatTemplate>; MARK_PAIRS],
     control: ControlTokens,
-    bos: Option<String>,
-    eos: Option<String>,
+    /// The ids of the control tokens, but for the unknown token: that is what ordinary text may become.
+    control_ids: HashSet<u32>,
     model_vocab: Option<usize>,
 }
 
@@ -60,20 +66,24 @@ impl ChatTokenizer {
     /// Names the file that is missing or malformed.
     pub fn load(folder: &Path) -> Result<Self> {
         let path = folder.join("tokenizer.json");
-        let bytes = std::fs::read(&path).context(|| format!("cannot read `{}`", path.display()))?;
-        let tokenizer =
-            Tokenizer::from_bytes(bytes).map_err(|error| err!("`{}` is no tokenizer: {error}", path.display()))?;
+        let tokenizer = TokenizerFile::load(&path)?;
         let mut special_tokens = load_special_tokens(folder)?;
         for (name, text) in [("bos_token", tokens::BOS), ("eos_token", tokens::EOS), ("pad_token", tokens::PAD)] {
-            if !special_tokens.contains_key(name) && tokenizer.token_to_id(text).is_some() {
+            if !special_tokens.contains_key(name) && tokenizer.id(text).is_some() {
                 special_tokens.insert(name.into(), text.into());
             }
         }
-        let (bos, eos) = (special_tokens.get("bos_token").cloned(), special_tokens.get("eos_token").cloned());
-        let added = tokenizer.get_added_tokens_decoder();
-        let control = ControlTokens::new(added.values().map(|token| (token.content.as_str(), token.special)));
-        let template = ChatTemplate::load(folder, special_tokens)?;
-        Ok(Self { tokenizer, template, control, bos, eos, model_vocab: None })
+        let added = tokenizer.added();
+        let control = ControlTokens::new(added.iter().map(|(_, text, special)| (text.as_str(), *special)));
+        let control = control.context(|| format!("cannot use `{}`", path.display()))?;
+        let unknown = special_tokens.get("unk_token").map_or(tokens::UNKNOWN, String::as_str);
+        let control_ids = added.iter().filter(|(_, text, _)| control.contains(text) && text != unknown);
+        let control_ids = control_ids.map(|(id, ..)| *id).collect();
+        let template = ChatTemplate::load(folder, special_tokens.clone())?;
+        let marked = Default::default();
+        let chat = Self { tokenizer, template, special_tokens, marked, control, control_ids, model_vocab: None };
+        chat.marked_template(0)?;
+        Ok(chat)
     }
 
     /// Refuses ids that the model's embedding (`vocab_size` of its config) does not hold.
@@ -89,7 +99,7 @@ impl ChatTokenizer {
 
     /// Number of tokens, added ones included.
     pub fn vocab_size(&self) -> usize {
-        self.tokenizer.get_vocab_size(true)
+        self.tokenizer.vocab_size()
     }
 
     /// The text of one token; empty for an id that the tokenizer does not have.
@@ -99,7 +109,7 @@ impl ChatTokenizer {
 
     /// The text of `ids`, control tokens included.
     pub fn decode(&self, ids: &[u32]) -> String {
-        self.tokenizer.decode(ids, false).unwrap_or_default()
+        self.tokenizer.decode(ids)
     }
 
     /// The ids of a text in which control tokens are control tokens; nothing is added.
@@ -107,7 +117,7 @@ impl ChatTokenizer {
     /// # Errors
     /// The tokenizer refuses the text.
     pub fn encode_text(&self, text: &str) -> Result<Vec<u32>> {
-        self.encode(&Rendered { text: text.into(), cuts: Vec::new() }, false)
+        self.encode(text, &[], false)
     }
 
     /// The prompt of a row: everything before its final assistant message(s).
@@ -166,14 +176,14 @@ impl ChatTokenizer {
         let split = match prompt_messages {
             Some(count) => count,
             None if open_end => messages.len(),
-            None => last_answer(messages).map_or(messages.len(), |(start, _)| start),
+            None => last_answer(messages).map_or(messages.len(), |answer| answer.start),
         };
         if split == 0 {
             bail!("the row starts with the assistant, so that there is no prompt");
         }
-        let mark = self.control.choose_mark(&[messages, tools])?;
-        let rendered = self.render(mark, &messages[..split], tools, true)?;
-        let ids = self.encode(&rendered, false)?;
+        let marks = self.control.choose_marks(&[messages, tools])?;
+        let rendered = self.render(marks, &messages[..split], tools, true)?;
+        let ids = self.encode_chat(&rendered, 0)?;
         let user = messages[..split].iter().rev().find(|message| message["role"] == "user").map_or("", content_text);
         let expected = messages[split..].iter().filter(|message| message["role"] == "assistant").cloned().collect();
         Ok(Prompt { ids, text: rendered.text, user: user.into(), expected, tools: tools.to_vec(), origin })
@@ -186,48 +196,35 @@ impl ChatTokenizer {
         prompt_messages: Option<usize>,
         loss: LossOn,
     ) -> Result<(Vec<u32>, Vec<bool>)> {
-        let mark = self.control.choose_mark(&[messages, tools])?;
-        let encode = |messages: &[Value], generate: bool| -> Result<Vec<u32>> {
-            self.encode(&self.render(mark, messages, tools, generate)?, false)
-        };
-        let full = encode(messages, false)?;
-        let end_of = |count: usize| match count == messages.len() {
-            true => Ok(full.len()),
-            false => encode(&messages[..count], false).map(|ids| common_prefix(&ids, &full)),
-        };
-        let mut scored = vec![loss == LossOn::All; full.len()];
-        match loss {
-            LossOn::All => {}
+        let marks = self.control.choose_marks(&[messages, tools])?;
+        let render = |messages: &[Value], generate: bool| self.render(marks, messages, tools, generate);
+        let steps = Steps { render: &render, encode: &|rendered, from| self.encode_chat(rendered, from) };
+        let chat = Chat::new(messages, steps, |id| self.control_ids.contains(&id))?;
+        let spans = match loss {
+            LossOn::All => vec![0..chat.ids.len()],
             LossOn::Completion => {
-                let (start, end) = match prompt_messages {
-                    Some(count) => (count, messages.len()),
+                let answer = match prompt_messages {
+                    Some(count) => count..messages.len(),
                     None => last_answer(messages).ok_or_else(nothing_to_score)?,
                 };
-                if start == 0 {
+                if answer.start == 0 {
                     bail!("the row starts with the assistant, so that there is no prompt before the completion");
                 }
-                let first = common_prefix(&encode(&messages[..start], true)?, &full);
-                let last = end_of(end)?;
-                scored[first..last.max(first)].fill(true);
+                vec![chat.completion(answer)?]
             }
-            LossOn::Assistant => {
-                let answers = (0..messages.len()).filter(|i| messages[*i]["role"] == "assistant");
-                for i in answers {
-                    let first = common_prefix(&encode(&with_other_answer(messages, i), false)?, &full);
-                    let last = end_of(i + 1)?;
-                    scored[first..last.max(first)].fill(true);
-                }
-            }
-        }
+            LossOn::Assistant => chat.answers()?,
+        };
+        let mut scored = vec![false; chat.ids.len()];
+        spans.into_iter().for_each(|span| scored[span].fill(true));
         if !scored.iter().skip(1).any(|scored| *scored) {
             return Err(nothing_to_score());
         }
-        Ok((full, scored))
+        Ok((chat.ids, scored))
     }
 
     /// As TRL: bos by the tokenizer, eos appended, the completion from where the ids of the prompt end or diverge.
     fn text_example(&self, prompt: Option<&str>, text: &str, loss: LossOn) -> Result<(Vec<u32>, Vec<bool>)> {
-        let eos = self.eos.as_deref().filter(|eos| !text.ends_with(eos)).unwrap_or("");
+        let eos = self.special("eos_token").filter(|eos| !text.ends_with(eos)).unwrap_or("");
         let full = self.encode_bare(&format!("{}{text}{eos}", prompt.unwrap_or("")))?;
         let first = match (loss, prompt) {
             (LossOn::All, _) => 0,
@@ -245,24 +242,56 @@ impl ChatTokenizer {
         Ok((full, scored))
     }
 
-    fn render(&self, mark: char, messages: &[Value], tools: &[Value], generate: bool) -> Result<Rendered> {
-        let marked = |values: &[Value]| values.iter().map(|value| self.control.mark(value, mark)).collect::<Vec<_>>();
-        let text = self.template.render(&marked(messages), &marked(tools), generate)?;
-        Ok(self.control.unmark(&text, mark))
+    fn special(&self, name: &str) -> Option<&str> {
+        self.special_tokens.get(name).map(String::as_str)
+    }
+
+    /// The template with its control tokens between the marks of pair `number`.
+    fn marked_template(&self, number: usize) -> Result<&ChatTemplate> {
+        if let Some(template) = self.marked[number].get() {
+            return Ok(template);
+        }
+        let marks = Marks::pair(number);
+        let special = self.special_tokens.iter();
+        let special = special.map(|(name, text)| (name.clone(), self.control.mark_text(text, marks))).collect();
+        let source = self.control.mark_source(self.template.source(), marks);
+        let template = ChatTemplate::from_source(&source, special)?;
+        Ok(self.marked[number].get_or_init(|| template))
+    }
+
+    fn render(&self, marks: usize, messages: &[Value], tools: &[Value], generate: bool) -> Result<Rendered> {
+        let text = self.marked_template(marks)?.render(messages, tools, generate)?;
+        Ok(self.control.unmark(&text, Marks::pair(marks)))
     }
 
     /// A text that is no chat: the tokenizer adds its bos, unless the text has one.
     fn encode_bare(&self, text: &str) -> Result<Vec<u32>> {
-        let has_bos = self.bos.as_deref().is_some_and(|bos| text.starts_with(bos));
-        self.encode(&Rendered { text: text.into(), cuts: Vec::new() }, !has_bos)
+        let has_bos = self.special("bos_token").is_some_and(|bos| text.starts_with(bos));
+        self.encode(text, &[], !has_bos)
     }
 
-    fn encode(&self, rendered: &Rendered, add_special_tokens: bool) -> Result<Vec<u32>> {
+    /// The ids of a chat from byte `from` on. Its control tokens are those of the template and no others.
+    fn encode_chat(&self, rendered: &Rendered, from: usize) -> Result<Vec<u32>> {
+        let cuts = &rendered.cuts[rendered.cuts.partition_point(|cut| *cut <= from)..];
+        let cuts: Vec<usize> = cuts.iter().map(|cut| cut - from).collect();
+        let ids = self.encode(&rendered.text[from..], &cuts, false)?;
+        let tokens = &rendered.tokens[rendered.tokens.partition_point(|(start, _)| *start < from)..];
+        let mut tokens = tokens.iter().map(|(start, end)| &rendered.text[*start..*end]);
+        let mut written = |id: u32| tokens.any(|token| self.tokenizer.id(token) == Some(id));
+        let mut control = ids.iter().copied().filter(|id| self.control_ids.contains(id));
+        match control.find(|id| !written(*id)) {
+            Some(id) => Err(err!("the text would become the control token `{}`", self.token_text(id))
+                .hint("the tokenizer has no other way to write it: change the text")),
+            None => Ok(ids),
+        }
+    }
+
+    /// The ids of a text that is cut at the offsets `cuts`.
+    fn encode(&self, text: &str, cuts: &[usize], add_special_tokens: bool) -> Result<Vec<u32>> {
         let mut ids = Vec::new();
         let mut start = 0;
-        for end in rendered.cuts.iter().copied().chain([rendered.text.len()]) {
-            let piece = self.tokenizer.encode_fast(&rendered.text[start..end], add_special_tokens && start == 0);
-            ids.extend(piece.map_err(|error| err!("the tokenizer refuses the text: {error}"))?.get_ids());
+        for end in cuts.iter().copied().chain([text.len()]) {
+            ids.extend(self.tokenizer.encode(&text[start..end], add_special_tokens && start == 0)?);
             start = end;
         }
         match ids.iter().find(|id| self.model_vocab.is_some_and(|size| **id as usize >= size)) {
@@ -271,33 +300,6 @@ impl ChatTokenizer {
             None => Ok(ids),
         }
     }
-}
-
-/// The last assistant message, with those directly before it, as a range of `messages`.
-fn last_answer(messages: &[Value]) -> Option<(usize, usize)> {
-    let is_assistant = |message: &Value| message["role"] == "assistant";
-    let end = messages.iter().rposition(is_assistant)? + 1;
-    let start = messages[..end].iter().rposition(|message| !is_assistant(message)).map_or(0, |before| before + 1);
-    Some((start, end))
-}
-
-/// `messages` up to number `i` with another answer in its place: rendered, it agrees with the whole chat exactly up to
-/// where the answer starts.
-fn with_other_answer(messages: &[Value], i: usize) -> Vec<Value> {
-    let other = if content_text(&messages[i]).trim_start().starts_with('x') { "y" } else { "x" };
-    let mut out = messages[..i].to_vec();
-    out.push(json!({"role": "assistant", "content": other}));
-    out
-}
-
-/// The content of a message, or its first text part.
-fn content_text(message: &Value) -> &str {
-    let content = &message["content"];
-    content.as_str().or(content[0]["text"].as_str()).unwrap_or("")
-}
-
-fn common_prefix(a: &[u32], b: &[u32]) -> usize {
-    a.iter().zip(b).take_while(|(a, b)| a == b).count()
 }
 
 fn nothing_to_score() -> crate::error::Error {

@@ -409,6 +409,9 @@ pub struct PreviewArgs {
     /// Number of the row to show, from 1
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = positive, help_heading = "Data")]
     pub row: u64,
+    /// Print the id and the text of every token too, a `*` before the scored ones
+    #[arg(long, help_heading = "Data")]
+    pub ids: bool,
     #[command(flatten)]
     pub rows: RowArgs,
 }

@@ -7,7 +7,7 @@ use crate::cli::options::explain_device;
 use crate::cli::out::{print, say};
 use crate::data::rows::{Origin, Row, RowOptions, TUTORIAL_SYSTEM};
 use crate::data::tools::load_tools;
-use crate::error::Result;
+use crate::error::{Result, printable};
 use crate::generate::generate;
 use crate::session::Checkpoint;
 
@@ -17,7 +17,7 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
         Some(path) => load_tools(path)?,
         None => Default::default(),
     };
-    warnings.iter().for_each(|w| say(&format!("warning: {w}")));
+    warnings.iter().for_each(|w| say(&format!("warning: {}", printable(w))));
     let checkpoint = Checkpoint::open(&args.model.model)?;
     let messages = messages(args, !tools.is_empty());
     let row = json!({"messages": messages, "tools": tools});
@@ -27,7 +27,7 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
     explain_device(&device);
     let outputs =
         generate(&model, &[&prompt.ids], &checkpoint.generate_options(&args.generation.options()), |_| Ok(()))?;
-    print(&format!("{}\n", checkpoint.tokenizer.decode(&outputs[0])))
+    print(&format!("{}\n", printable(&checkpoint.tokenizer.decode(&outputs[0]))))
 }
 
 fn messages(args: &GenerateArgs, has_tools: bool) -> Vec<Value> {

@@ -7,7 +7,7 @@ use crate::data::length::Overlong;
 use crate::data::rows::RowOptions;
 use crate::data::tools::load_tools;
 use crate::device::DType;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, printable};
 use crate::io::folder::Existing;
 use crate::io::safetensors::SaveDtype;
 use crate::session::{ComputeDevice, ExampleOptions, Generation, devices};
@@ -81,7 +81,7 @@ impl RowArgs {
             None => None,
             Some(path) => {
                 let (tools, warnings) = load_tools(path)?;
-                warnings.iter().for_each(|w| say(&format!("warning: {w}")));
+                warnings.iter().for_each(|w| say(&format!("warning: {}", printable(w))));
                 Some(tools)
             }
         };

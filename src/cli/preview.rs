@@ -2,7 +2,7 @@
 
 use std::io::IsTerminal;
 
-use crate::chat::preview::preview;
+use crate::chat::preview::{id_lines, preview};
 use crate::chat::tokenizer::ChatTokenizer;
 use crate::cli::args::PreviewArgs;
 use crate::cli::out::print;
@@ -21,5 +21,9 @@ pub fn run(args: &PreviewArgs) -> Result<()> {
     let tokenizer = ChatTokenizer::load(resolve_model(&args.model)?.folder())?;
     let loss = args.rows.example_options()?.loss.unwrap_or_else(|| default_loss(row));
     let example = tokenizer.example(row, loss)?;
-    print(&format!("{}\n", preview(&example, &tokenizer, std::io::stdout().is_terminal())))
+    let mut text = format!("{}\n", preview(&example, &tokenizer, std::io::stdout().is_terminal()));
+    if args.ids {
+        text += &id_lines(&example, &tokenizer);
+    }
+    print(&text)
 }

@@ -6,7 +6,7 @@ use crate::cli::out::say;
 use crate::cli::progress::Progress;
 use crate::cli::signals;
 use crate::data::rows::Row;
-use crate::error::Result;
+use crate::error::{Result, printable};
 use crate::eval::report::Report;
 use crate::model::gemma3::Gemma3;
 use crate::session::{self, Checkpoint, Examples};
@@ -34,8 +34,8 @@ pub fn score(
 /// The examples of `rows`; what should be known about them goes to stderr.
 pub fn examples(checkpoint: &Checkpoint, rows: &[Row], args: &RowArgs, name: &str) -> Result<Vec<Example>> {
     let Examples { examples, warnings, too_long } = Examples::new(checkpoint, rows, &args.example_options()?)?;
-    warnings.iter().for_each(|w| say(&format!("warning: {w}")));
-    too_long.iter().for_each(|line| say(&format!("{name}: {line}")));
+    warnings.iter().for_each(|w| say(&format!("warning: {}", printable(w))));
+    too_long.iter().for_each(|line| say(&format!("{name}: {}", printable(line))));
     Ok(examples)
 }
 

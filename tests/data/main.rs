@@ -2,8 +2,11 @@
 
 mod control;
 mod dataset;
+mod forgery;
+mod hostile;
 #[cfg(feature = "hub")]
 mod hub;
+mod large;
 mod length;
 mod preview;
 mod python;

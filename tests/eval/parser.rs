@@ -1,5 +1,7 @@
 //! The parser: the grammar, the known faults of other parsers, random round trips, random damage.
 
+use std::time::{Duration, Instant};
+
 use engine::chat::functiongemma::parser::{Call, Fault, FaultKind, parse_output};
 use engine::chat::functiongemma::tokens::{END_CALL, ESCAPE, START_CALL, START_RESPONSE};
 use rand::{Rng, RngExt, SeedableRng};
@@ -350,4 +352,40 @@ fn a_call_cut_off_anywhere_is_never_taken_for_a_whole_one() {
         assert_eq!(output.calls, [], "{}", &text[..end]);
         assert!(!output.faults.is_empty(), "{}", &text[..end]);
     }
+}
+
+#[test]
+fn a_megabyte_of_anything_is_read_in_time() {
+    let started = Instant::now();
+    let nested = format!("{}{}", "<start_function_call>call:f{a:", "[".repeat(100));
+    let open = "<start_function_call>";
+    for piece in [
+        "<start_function_call>",
+        "<start_function_call>call:f{",
+        "<start_function_call>call:f{a:<escape>",
+        "<escape>",
+        "<end_function_call>",
+        "<",
+        "<start_function_call>call:f{a:1}",
+        &nested,
+        "[",
+        "9",
+        "<start_function_call>x",
+    ] {
+        for text in [
+            piece.repeat((1 << 20) / piece.len()),
+            format!("{open}call:f{{a:{}", piece.repeat((1 << 20) / piece.len())),
+        ] {
+            parse_output(&text);
+        }
+    }
+    let digits = format!("{open}call:f{{a:1.{}e-9}}<end_function_call>", "1".repeat(1 << 20));
+    assert_eq!(parse_output(&digits).calls.len(), 1);
+    let keys: String = (0..100_000).map(|i| format!("k{i}:1,")).collect();
+    assert_eq!(
+        parse_output(&format!("{open}call:f{{{keys}z:1}}<end_function_call>")).calls[0].arguments.len(),
+        100_001
+    );
+    // Each of these takes milliseconds; the scan to the end for every opened call took minutes.
+    assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
 }

@@ -327,8 +327,10 @@ impl<'a> Reader<'a> {
     /// To behind the next `<end_function_call>`, or to the next `<start_function_call>` or the end, whichever is first.
     fn skip_broken_call(&mut self) {
         let rest = self.rest();
-        let start = rest.find(START_CALL).unwrap_or(rest.len());
-        let end = rest.find(END_CALL).map_or(rest.len(), |end| end + END_CALL.len());
-        self.at += start.min(end);
+        let next = rest.match_indices('<').find_map(|(at, _)| {
+            let token = [START_CALL, END_CALL].into_iter().find(|token| rest[at..].starts_with(token))?;
+            Some(if token == END_CALL { at + token.len() } else { at })
+        });
+        self.at += next.unwrap_or(rest.len());
     }
 }
