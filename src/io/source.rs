@@ -102,7 +102,7 @@ fn not_found(spec: &str) -> crate::error::Error {
 
 #[cfg(feature = "hub")]
 fn download(id: &str) -> Result<PathBuf> {
-    super::download::download_model(&crate::hub::Hub::from_env(), id)
+    super::download::download_model(&crate::hub::Hub::from_env()?, id)
 }
 
 #[cfg(not(feature = "hub"))]
