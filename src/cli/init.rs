@@ -8,10 +8,11 @@ use rand_distr::StandardNormal;
 
 use crate::chat::template::FUNCTIONGEMMA_TEMPLATE;
 use crate::cli::args::InitArgs;
+use crate::device::room;
 use crate::error::{Context, Result};
 use crate::io::folder::{OutputFolder, SavedModel};
 use crate::model::gemma3::config::Gemma3Config;
-use crate::model::gemma3::table::{ParamKind, parameters};
+use crate::model::gemma3::table::{ParamKind, parameter_count, parameter_specs, parameters};
 use crate::model::generation_config::GenerationConfig;
 
 pub fn run(args: &InitArgs) -> Result<()> {
@@ -22,7 +23,7 @@ pub fn run(args: &InitArgs) -> Result<()> {
     let beside = args.config.parent().unwrap_or(Path::new(""));
     let tokenizer = args.tokenizer.as_deref().unwrap_or(beside);
     OutputFolder::check(&args.output)?;
-    let flat = random_weights(&config, args.seed);
+    let flat = random_weights(&config, args.seed)?;
     let template = std::fs::read_to_string(tokenizer.join("chat_template.jinja"));
     let folder = OutputFolder::claim(&args.output)?;
     folder.save_model(&SavedModel {
@@ -38,16 +39,19 @@ pub fn run(args: &InitArgs) -> Result<()> {
 }
 
 /// As transformers initialises Gemma 3: matrices normal with `initializer_range` (0.02), norms 0 (they multiply by 1 + w).
-fn random_weights(config: &Gemma3Config, seed: u64) -> Vec<f32> {
+fn random_weights(config: &Gemma3Config, seed: u64) -> Result<Vec<f32>> {
     let deviation = config.to_value("float32")["initializer_range"].as_f64().unwrap_or(0.02);
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    let mut flat = Vec::new();
+    let mut flat = room::zeroed(parameter_count(&parameter_specs(config)), "the weights")?;
+    let mut rest = flat.as_mut_slice();
     for parameter in parameters(config) {
         let mut draw = || match parameter.kind {
             ParamKind::Matrix => (deviation * rng.sample::<f64, _>(StandardNormal)) as f32,
             ParamKind::Norm => 0.0,
         };
-        flat.extend((0..parameter.spec.len()).map(|_| draw()));
+        let (values, tail) = rest.split_at_mut(parameter.spec.len());
+        values.iter_mut().for_each(|value| *value = draw());
+        rest = tail;
     }
-    flat
+    Ok(flat)
 }

@@ -11,3 +11,4 @@ mod gguf_model;
 pub mod import;
 pub mod safetensors;
 pub mod source;
+mod weight_file;

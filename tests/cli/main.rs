@@ -5,6 +5,7 @@ mod commands;
 mod devices;
 mod interrupt;
 mod quickstart;
+mod sizes;
 mod train;
 
 use std::path::{Path, PathBuf};
