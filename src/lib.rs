@@ -25,6 +25,7 @@
 //! | [`emulated`], [`cuda`] | the devices beside the CPU |
 //! | [`host`] | the CPU: the table of kernels in Rust, a file per op; matrix products, SIMD |
 //! | [`device`] | what a device is: memory, tensors, the driver's trait, the table of kernels and how it is called |
+//! | [`foreign`] | code of other crates that is given what strangers wrote: its panics become errors |
 //! | [`error`] | the one error type: message, cause, hint, kind |
 //!
 //! # Decisions
@@ -126,6 +127,7 @@ pub mod device;
 pub mod emulated;
 pub mod error;
 pub mod eval;
+pub mod foreign;
 pub mod generate;
 pub mod host;
 pub mod hub;

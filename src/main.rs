@@ -2,6 +2,9 @@
 
 use std::process::ExitCode;
 
+#[global_allocator]
+static ALLOCATOR: engine::device::allocator::Announcing = engine::device::allocator::Announcing;
+
 fn main() -> ExitCode {
     engine::cli::main()
 }

@@ -10,11 +10,12 @@ use crate::chat::template::FUNCTIONGEMMA_TEMPLATE;
 use crate::cli::args::InitArgs;
 use crate::cli::options::existing;
 use crate::cli::out::{print, say};
+use crate::device::room;
 use crate::error::{Context, Result};
 use crate::io::folder::OutputFolder;
 use crate::io::model_files::{SavedModel, TokenizerFiles};
 use crate::model::gemma3::config::Gemma3Config;
-use crate::model::gemma3::table::{ParamKind, parameters};
+use crate::model::gemma3::table::{ParamKind, parameter_count, parameter_specs, parameters};
 use crate::model::generation_config::GenerationConfig;
 
 pub fn run(args: &InitArgs) -> Result<()> {
@@ -27,7 +28,7 @@ pub fn run(args: &InitArgs) -> Result<()> {
     let existing = existing(args.overwrite_output_dir, false);
     OutputFolder::check(&args.output, existing)?;
     let files = TokenizerFiles::read(tokenizer)?;
-    let flat = random_weights(&config, args.seed);
+    let flat = random_weights(&config, args.seed)?;
     let template = std::fs::read_to_string(tokenizer.join("chat_template.jinja"));
     let mut folder = OutputFolder::claim(&args.output, existing)?;
     let generation_config = GenerationConfig::load(tokenizer, &config)?;
@@ -44,16 +45,19 @@ pub fn run(args: &InitArgs) -> Result<()> {
 }
 
 /// As transformers initialises Gemma 3: matrices normal with `initializer_range` (0.02), norms 0 (they multiply by 1 + w).
-fn random_weights(config: &Gemma3Config, seed: u64) -> Vec<f32> {
+fn random_weights(config: &Gemma3Config, seed: u64) -> Result<Vec<f32>> {
     let deviation = config.to_value("float32")["initializer_range"].as_f64().unwrap_or(0.02);
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    let mut flat = Vec::new();
+    let mut flat = room::zeroed(parameter_count(&parameter_specs(config)), "the weights")?;
+    let mut rest = flat.as_mut_slice();
     for parameter in parameters(config) {
         let mut draw = || match parameter.kind {
             ParamKind::Matrix => (deviation * rng.sample::<f64, _>(StandardNormal)) as f32,
             ParamKind::Norm => 0.0,
         };
-        flat.extend((0..parameter.spec.len()).map(|_| draw()));
+        let (values, tail) = rest.split_at_mut(parameter.spec.len());
+        values.iter_mut().for_each(|value| *value = draw());
+        rest = tail;
     }
-    flat
+    Ok(flat)
 }

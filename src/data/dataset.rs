@@ -190,7 +190,7 @@ fn fetch(id: &str, _split: Option<&str>) -> Result<Picked> {
 
 #[cfg(feature = "hub")]
 fn fetch(id: &str, split: Option<&str>) -> Result<Picked> {
-    fetch_dataset(&crate::hub::Hub::from_env(), id, split)
+    fetch_dataset(&crate::hub::Hub::from_env()?, id, split)
 }
 
 /// The files of `split` (`train` if `None`) of the dataset `id` in the cache of `hub`, downloaded where they are not there
@@ -203,15 +203,21 @@ fn fetch(id: &str, split: Option<&str>) -> Result<Picked> {
 pub fn fetch_dataset(hub: &crate::hub::Hub, id: &str, split: Option<&str>) -> Result<Picked> {
     use crate::hub::{Listing, RepoKind};
     let repo = hub.repo(RepoKind::Dataset, id);
-    let picked = match repo.files()? {
-        Listing::Files(names) => pick_files(&names, split).context(|| format!("in the dataset `{id}`"))?,
+    let (picked, paths) = match repo.files()? {
+        Listing::Files(snapshot) => {
+            let picked = pick_files(&snapshot.names, split).context(|| format!("in the dataset `{id}`"))?;
+            let paths = picked.files.iter().map(|name| snapshot.get(name)).collect::<Result<Vec<_>>>()?;
+            snapshot.make_current()?;
+            (picked, paths)
+        }
         Listing::Unreachable(error) => {
             let cached = pick_files(&repo.cached_files(), split).ok();
-            cached.filter(|picked| all_parts_present(&picked.files)).ok_or(error)?
+            let picked = cached.filter(|picked| all_parts_present(&picked.files));
+            let paths = |picked: &Picked| picked.files.iter().map(|name| repo.intact(name)).collect::<Option<Vec<_>>>();
+            picked.and_then(|picked| paths(&picked).map(|paths| (picked, paths))).ok_or(error)?
         }
     };
-    let path = |name: &String| repo.get(name).map(|path| path.display().to_string());
-    let files = picked.files.iter().map(path).collect::<Result<Vec<_>>>()?;
+    let files = paths.iter().map(|path| path.display().to_string()).collect();
     Ok(Picked { files, ..picked })
 }
 

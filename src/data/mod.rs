@@ -4,6 +4,12 @@ pub mod dataset;
 pub mod length;
 pub mod messages;
 pub mod parquet;
+#[cfg(feature = "parquet")]
+mod parquet_limits;
+#[cfg(feature = "parquet")]
+mod parquet_pages;
+#[cfg(feature = "parquet")]
+mod parquet_values;
 pub mod rows;
 pub mod tools;
 

@@ -21,29 +21,28 @@ pub fn read_rows(file: &str, _options: &RowOptions) -> Result<Vec<Row>> {
 /// Names the file and the row; says so when the engine was built without parquet.
 #[cfg(feature = "parquet")]
 pub fn read_rows(file: &str, options: &RowOptions) -> Result<Vec<Row>> {
-    use super::rows::Origin;
     use crate::error::Context;
-    use ::parquet::file::reader::{FileReader, SerializedFileReader};
-
-    let place = || format!("cannot read `{file}`");
-    let reader = SerializedFileReader::new(std::fs::File::open(file).context(place)?).map_err(|e| refused(file, e))?;
-    let rows = reader.get_row_iter(None).map_err(|e| refused(file, e))?;
-    rows.enumerate()
-        .map(|(i, row)| {
-            let value = decode::group(&row.map_err(|e| refused(file, e))?);
-            Row::from_json(without_padding(value), Origin::new(file, i + 1), options)
-        })
-        .collect()
+    let bytes = std::fs::read(file).context(|| format!("cannot read `{file}`"))?;
+    parse_rows(bytes, file, options)
 }
 
+/// [`read_rows`] of the contents of a file. Whatever they are, this neither panics nor takes more memory than some thousand
+/// times their size.
+///
+/// # Errors
+/// As [`read_rows`].
 #[cfg(feature = "parquet")]
-fn refused(file: &str, error: ::parquet::errors::ParquetError) -> crate::error::Error {
-    let text = error.to_string();
-    let failed = crate::err!("cannot read `{file}`: {text}");
-    if text.to_lowercase().contains("disabled feature") || text.to_lowercase().contains("codec") {
-        return failed.hint("this compression is not built in: write the file with snappy or gzip, or as JSON lines");
-    }
-    failed
+pub fn parse_rows(bytes: Vec<u8>, file: &str, options: &RowOptions) -> Result<Vec<Row>> {
+    use super::parquet_pages::unpack;
+    use super::rows::Origin;
+    let failed = || format!("cannot read `{file}`");
+    let mut rows = Vec::new();
+    let mut add = |value| {
+        rows.push(Row::from_json(without_padding(value), Origin::new(file, rows.len() + 1), options)?);
+        Ok(())
+    };
+    crate::foreign::caught(failed, || unpack(bytes.into(), file, &mut add))??;
+    Ok(rows)
 }
 
 /// `value` without the nulls that a columnar schema forces on rows.
@@ -70,46 +69,5 @@ pub fn without_padding(value: Value) -> Value {
             Value::Object(out)
         }
         other => other,
-    }
-}
-
-#[cfg(feature = "parquet")]
-mod decode {
-    use ::parquet::record::{Field, Row};
-    use serde_json::Value;
-
-    pub fn group(row: &Row) -> Value {
-        row.get_column_iter()
-            .map(|(name, field)| (name.clone(), value(field)))
-            .collect::<serde_json::Map<_, _>>()
-            .into()
-    }
-
-    fn value(field: &Field) -> Value {
-        match field {
-            Field::Bool(flag) => (*flag).into(),
-            Field::Byte(number) => (*number).into(),
-            Field::Short(number) => (*number).into(),
-            Field::Int(number) => (*number).into(),
-            Field::Long(number) => (*number).into(),
-            Field::UByte(number) => (*number).into(),
-            Field::UShort(number) => (*number).into(),
-            Field::UInt(number) => (*number).into(),
-            Field::ULong(number) => (*number).into(),
-            Field::Float(number) => f64::from(*number).into(),
-            Field::Double(number) => (*number).into(),
-            Field::Str(text) => text.as_str().into(),
-            Field::Bytes(bytes) => String::from_utf8_lossy(bytes.data()).into(),
-            Field::Group(row) => group(row),
-            Field::ListInternal(list) => list.elements().iter().map(value).collect(),
-            Field::MapInternal(map) => map
-                .entries()
-                .iter()
-                .map(|(key, item)| (key.to_string().trim_matches('"').to_string(), value(item)))
-                .collect::<serde_json::Map<_, _>>()
-                .into(),
-            Field::Null => Value::Null,
-            other => other.to_string().into(),
-        }
     }
 }

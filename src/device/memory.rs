@@ -11,7 +11,11 @@ use std::rc::Rc;
 
 use super::arena::Arena;
 use super::driver::Driver;
+use super::room;
 use crate::error::{Kind, Result};
+
+/// Blocks of fewer bytes are asked for without comparing them with what the host has left.
+const ASKED_BYTES: usize = 16 << 20;
 
 /// What memory is for: accounts are kept by it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +50,11 @@ struct Shared {
     /// Whether storage is taken from the arena of graphs.
     for_graph: Cell<bool>,
     accounts: RefCell<Accounts>,
+    /// Bytes of the driver that are not given back.
+    held: Cell<usize>,
+    /// The most that there can be, where the driver's memory is the host's: the host promises more than it has, and ends
+    /// whoever believes it.
+    room: Option<u64>,
     driver: Box<dyn Driver>,
 }
 
@@ -76,8 +85,9 @@ impl Device {
     /// The device of this driver.
     pub fn with_driver(driver: Box<dyn Driver>) -> Self {
         let arena = RefCell::new(Arena::new(driver.keeps_freed_memory()));
-        let (pool, accounts) = (RefCell::default(), RefCell::default());
-        let shared = Shared { pool, arena, for_graph: Cell::new(false), accounts, driver };
+        let (pool, accounts, held) = (RefCell::default(), RefCell::default(), Cell::new(0));
+        let room = if driver.is_host() { room::available() } else { None };
+        let shared = Shared { pool, arena, for_graph: Cell::new(false), accounts, held, room, driver };
         Self { shared: Rc::new(shared), purpose: Purpose::Activations }
     }
 
@@ -172,9 +182,19 @@ impl Shared {
     fn take_from_driver(&self, size: usize) -> Result<*mut c_void> {
         let again = |_| {
             self.trim();
-            self.driver.allocate(size)
+            self.ask_driver(size)
         };
-        self.driver.allocate(size).or_else(again).map_err(|error| error.or_kind(Kind::OutOfMemory))
+        self.ask_driver(size).or_else(again).map_err(|error| error.or_kind(Kind::OutOfMemory))
+    }
+
+    fn ask_driver(&self, size: usize) -> Result<*mut c_void> {
+        let held = self.held.get();
+        if let Some(room) = self.room.filter(|_| size >= ASKED_BYTES) {
+            room::require_of(size as u64, room.saturating_sub(held as u64), "tensors")?;
+        }
+        let address = self.driver.allocate(size)?;
+        self.held.set(held + size);
+        Ok(address)
     }
 
     fn trim(&self) {
@@ -186,6 +206,7 @@ impl Shared {
 
     /// Frees what this device has allocated and nobody holds.
     fn free(&self, address: *mut c_void, size: usize) {
+        self.held.set(self.held.get() - size);
         // SAFETY: the callers took it out of the pool or the arena, whose blocks came from this driver with this size.
         unsafe { self.driver.free(address, size) };
     }

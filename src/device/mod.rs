@@ -1,5 +1,6 @@
 //! What a device is: its memory and tensors, the driver that queues work on it, and the table of kernels.
 
+pub mod allocator;
 mod arena;
 mod arithmetic;
 #[rustfmt::skip]
@@ -10,6 +11,7 @@ pub mod kernels;
 pub mod launch;
 mod memory;
 mod out_of_memory;
+pub mod room;
 mod tensor;
 
 pub use dtype::{DType, Element};

@@ -12,6 +12,7 @@ use half::bf16;
 
 use super::dtype::{DType, Element};
 use super::memory::{Device, Storage};
+use super::room;
 use crate::err;
 use crate::error::Result;
 
@@ -143,7 +144,7 @@ impl Tensor {
         if self.device().driver().is_host() {
             return fill(self.as_mut()?);
         }
-        let mut values = bytemuck::zeroed_vec(self.len());
+        let mut values = room::zeroed(self.len(), "a copy of a tensor")?;
         fill(&mut values)?;
         self.upload(&values)
     }
@@ -162,7 +163,7 @@ impl Tensor {
     /// When `T` is not the tensor's dtype.
     pub fn download<T: Element>(&self) -> Result<Vec<T>> {
         assert_eq!(T::DTYPE, self.dtype, "dtype of a tensor of shape {:?}", self.shape);
-        let mut values = bytemuck::zeroed_vec(self.len());
+        let mut values = room::zeroed(self.len(), "a copy of a tensor")?;
         // SAFETY: the tensor's own memory, as long as `values`.
         unsafe { self.device().driver().download(bytemuck::cast_slice_mut(&mut values), self.address())? };
         Ok(values)

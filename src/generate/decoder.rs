@@ -14,10 +14,13 @@ use super::slots::{Row, Slots};
 use crate::autograd::Tape;
 use crate::batch::inputs::Inputs;
 use crate::batch::tree::Rows;
-use crate::device::Tensor;
+use crate::device::{Tensor, room};
 use crate::error::Result;
 use crate::model::gemma3::{Gemma3, KvCache};
 use crate::{bail, err};
+
+/// What a slot takes beside its keys and values.
+const SLOT_BYTES: u64 = 16;
 
 /// A sequence of a decoder, by its number: they count from 0 in the order of admission.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -74,6 +77,10 @@ impl<'m> Decoder<'m> {
     /// A decoder whose cache has `slots` slots: a prompt takes one for each token that it does not share with others, and its
     /// room. `sampling` None: always the likeliest token.
     pub fn new(model: &'m Gemma3, slots: usize, stop: &[u32], sampling: Option<Sampling>) -> Result<Self> {
+        if slots > u32::MAX as usize / 2 {
+            bail!("{slots} slots are more than can be counted");
+        }
+        room::require(slots as u64 * SLOT_BYTES, "the slots of the cache")?;
         let slots = Slots::new(slots);
         let cache = model.kv_cache(slots.tree())?;
         let (queue, sequences) = (Vec::new(), BTreeMap::new());

@@ -5,7 +5,7 @@
 
 use crate::bail;
 use crate::batch::tree::TokenTree;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::gemma3::Gemma3;
 
 pub mod decoder;
@@ -17,6 +17,8 @@ pub use sampling::Sampling;
 
 /// The most slots (prompt and new tokens) that are decoded together.
 const MAX_SLOTS: usize = 1 << 15;
+/// The longest sequence that a config may allow.
+const MAX_POSITIONS: usize = 1 << 20;
 
 /// How the next token is chosen and when to stop.
 #[derive(Clone, Debug)]
@@ -46,7 +48,7 @@ pub fn generate(
         return Ok(outputs);
     }
     let room = options.max_new_tokens;
-    let longest = prompts.iter().map(|p| p.len()).max().unwrap_or(0) + room;
+    let longest = longest(prompts, room, model.config.max_position_embeddings)?;
     let groups = prompts.chunks((MAX_SLOTS / longest).max(1));
     let slots = groups.clone().map(|group| TokenTree::with_reserve(group, room).end.len()).max().unwrap_or(0);
     let mut decoder = Decoder::new(model, slots, &options.stop, options.sampling.clone())?;
@@ -67,4 +69,18 @@ pub fn generate(
         }
     }
     Ok(outputs)
+}
+
+/// The longest sequence that `room` new tokens can make. Models work a little beyond the `positions` that they were made for
+/// when these are few, so that they are only held to what is decoded together anyway.
+fn longest(prompts: &[&[u32]], room: usize, positions: usize) -> Result<usize> {
+    let prompt = prompts.iter().map(|prompt| prompt.len()).max().unwrap_or(0);
+    let most = positions.clamp(MAX_SLOTS, MAX_POSITIONS);
+    match prompt.checked_add(room) {
+        Some(longest) if longest <= most => Ok(longest),
+        _ => Err(Error::usage(format!(
+            "{room} new tokens after a prompt of {prompt} are more than the {most} positions there are"
+        ))
+        .hint("lower `--max-new-tokens`")),
+    }
 }

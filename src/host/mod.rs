@@ -8,6 +8,7 @@ use std::ffi::c_void;
 use std::ptr;
 
 use crate::device::Device;
+use crate::device::allocator::asking;
 use crate::device::bindings::{ENGINE_HOST_ATTENTION_TILE, engine_stream};
 use crate::device::driver::{Driver, Product};
 use crate::device::kernels::Kernels;
@@ -58,8 +59,9 @@ impl Driver for Host {
     }
 
     fn allocate(&self, bytes: usize) -> Result<*mut c_void> {
+        let layout = layout(bytes)?;
         // SAFETY: the layout is not empty. Zeroed, because tensors hand it out as numbers.
-        let address = unsafe { alloc_zeroed(layout(bytes)?) };
+        let address = asking(|| unsafe { alloc_zeroed(layout) });
         if address.is_null() { Err(err!("there is no memory for {bytes} bytes")) } else { Ok(address.cast()) }
     }
 

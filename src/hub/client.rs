@@ -1,28 +1,21 @@
 //! What a repository of the hub has, and its files, downloaded into the hub's usual cache.
-//!
-//! Honoured: `HF_TOKEN`, the token file of `hf auth login`, `HF_HOME`, `HF_HUB_CACHE`, `HF_ENDPOINT`, `HF_HUB_OFFLINE`.
 
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use hf_hub::api::sync::{Api, ApiBuilder, ApiError, ApiRepo};
-use hf_hub::{Cache, CacheRepo, RepoType};
+use hf_hub::api::{Progress, RepoInfo};
+use hf_hub::{Cache, RepoType};
 
+use super::download::Download;
+use super::is_hub_id;
+use super::settings::Hub;
+use super::shelf::{Shelf, is_intact, link};
+use super::transport::{Failure, Transport};
 use crate::err;
 use crate::error::{Context, Error, Kind, Result};
 
-/// Which hub, with which token, cached where.
-#[derive(Clone, Debug)]
-pub struct Hub {
-    /// The address, without a final slash.
-    pub endpoint: String,
-    /// Sent as bearer token.
-    pub token: Option<String>,
-    /// The folder of `models--owner--name` and `datasets--owner--name`.
-    pub cache: PathBuf,
-    /// Use what is cached and never the network.
-    pub offline: bool,
-}
+/// Bytes of the list of a repository's files that are read at most.
+const MAX_LISTING: u64 = 64 << 20;
 
 /// What a repository holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,78 +34,62 @@ pub struct Repo<'a> {
 }
 
 /// What a repository answers when it is asked for its files.
-pub enum Listing {
-    /// Their names, folders separated by `/`.
-    Files(Vec<String>),
+pub enum Listing<'a> {
+    /// What it has now.
+    Files(Snapshot<'a>),
     /// It could not be asked: no network, or [`Hub::offline`]. The error is for when the cache will not do either.
     Unreachable(Error),
 }
 
-impl Hub {
-    /// The hub that the environment describes.
-    pub fn from_env() -> Self {
-        let set = |name: &str| std::env::var(name).ok().map(|v| v.trim().to_string()).filter(|v| !v.is_empty());
-        let home = Cache::from_env();
-        Self {
-            endpoint: set("HF_ENDPOINT")
-                .map_or("https://huggingface.co".into(), |url| url.trim_end_matches('/').into()),
-            token: set("HF_TOKEN").or_else(|| home.token()),
-            cache: set("HF_HUB_CACHE").map_or_else(|| home.path().clone(), PathBuf::from),
-            offline: set("HF_HUB_OFFLINE").is_some_and(|value| value != "0"),
-        }
-    }
+/// A repository as of one commit.
+pub struct Snapshot<'a> {
+    repo: Repo<'a>,
+    commit: String,
+    /// The names of its files, folders separated by `/`.
+    pub names: Vec<String>,
+}
 
+impl Hub {
     /// The repository `id` (`owner/name`). Asks nobody yet.
     pub fn repo<'a>(&'a self, kind: RepoKind, id: &'a str) -> Repo<'a> {
         Repo { hub: self, kind, id }
     }
-
-    fn api(&self) -> Result<Api> {
-        ApiBuilder::from_cache(Cache::new(self.cache.clone()))
-            .with_endpoint(self.endpoint.clone())
-            .with_token(self.token.clone())
-            .with_progress(std::io::stderr().is_terminal())
-            .with_retries(2)
-            .with_user_agent(env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"))
-            .build()
-            .context(|| "cannot set up the download")
-    }
 }
 
-impl Repo<'_> {
-    /// The names of all its files.
+impl<'a> Repo<'a> {
+    /// What it has now.
     ///
     /// # Errors
-    /// The hub does not know the repository, or refuses it: the error then says where to accept its licence.
-    pub fn files(&self) -> Result<Listing> {
+    /// The hub does not know the repository, or refuses it: the error then says where to accept its licence. Or it answers
+    /// with something that makes no sense.
+    pub fn files(&self) -> Result<Listing<'a>> {
         if self.hub.offline {
             return Ok(Listing::Unreachable(
                 err!("`{}` is not whole in the cache `{}`", self.id, self.hub.cache.display())
                     .hint("unset `HF_HUB_OFFLINE` to download it"),
             ));
         }
-        match self.remote()?.info() {
-            Ok(info) => Ok(Listing::Files(info.siblings.into_iter().map(|file| file.rfilename).collect())),
-            Err(error) if status(&error).is_none() => Ok(Listing::Unreachable(self.explain(error))),
-            Err(error) => Err(self.explain(error)),
+        match self.listing() {
+            Ok(info) => {
+                let names = info.siblings.into_iter().map(|file| file.rfilename).collect();
+                self.shelf().place(&info.sha, "x").map_err(|error| self.explain(Failure::Other(error)))?;
+                Ok(Listing::Files(Snapshot { repo: *self, commit: info.sha, names }))
+            }
+            Err(failure @ (Failure::Connection(_) | Failure::Status(500..))) => {
+                Ok(Listing::Unreachable(self.explain(failure)))
+            }
+            Err(failure) => Err(self.explain(failure)),
         }
     }
 
-    /// The path of a file, downloaded where it is not in the cache.
-    ///
-    /// # Errors
-    /// As [`Repo::files`]; the download breaks off.
-    pub fn get(&self, name: &str) -> Result<PathBuf> {
-        if let Some(path) = self.cached(name) {
-            return Ok(path);
-        }
-        let failed = |error| self.explain(error).context(format!("cannot download `{name}` of `{}`", self.id));
-        self.remote()?.download(name).map_err(failed)
-    }
-
-    /// The path of a file that is in the cache.
+    /// The path of a file that is in the cache, whole or not.
     pub fn cached(&self, name: &str) -> Option<PathBuf> {
-        self.local().get(name)
+        self.shelf().current().map(|snapshot| snapshot.join(name)).filter(|path| path.exists())
+    }
+
+    /// [`Repo::cached`], for a file that is what the name of its contents says.
+    pub fn intact(&self, name: &str) -> Option<PathBuf> {
+        self.cached(name).filter(|path| is_intact(path))
     }
 
     /// The names of the files that are in the cache.
@@ -130,12 +107,25 @@ impl Repo<'_> {
         names
     }
 
-    fn local(&self) -> CacheRepo {
-        Cache::new(self.hub.cache.clone()).repo(self.address())
+    fn listing(&self) -> Result<RepoInfo, Failure> {
+        if !is_hub_id(self.id) {
+            return Err(Failure::Other(err!("`{}` is no `owner/name`", self.id)));
+        }
+        let transport = self.transport()?;
+        let mut answer = transport.get(transport.url(&format!("api/{}", self.address().api_url()))?, 0)?;
+        let text = answer.body.with_config().limit(MAX_LISTING).read_to_string();
+        let text = text.context(|| "the list of files broke off").map_err(Failure::Connection)?;
+        let info =
+            serde_json::from_str(&text).context(|| format!("the hub lists the files of `{}` in no known way", self.id));
+        info.map_err(|error| Failure::Other(error.hint("is `HF_ENDPOINT` the address of a hub?")))
     }
 
-    fn remote(&self) -> Result<ApiRepo> {
-        Ok(self.hub.api()?.repo(self.address()))
+    fn transport(&self) -> Result<Transport> {
+        Transport::new(&self.hub.endpoint, self.hub.token.as_deref(), self.hub.patience)
+    }
+
+    fn shelf(&self) -> Shelf {
+        Shelf(Cache::new(self.hub.cache.clone()).repo(self.address()))
     }
 
     fn address(&self) -> hf_hub::Repo {
@@ -155,7 +145,7 @@ impl Repo<'_> {
     }
 
     /// Says what an error of the hub means and what to do about it.
-    fn explain(&self, error: ApiError) -> Error {
+    fn explain(&self, failure: Failure) -> Error {
         let id = self.id;
         let page = self.page();
         let (noun, on_disk) = match self.kind {
@@ -164,8 +154,13 @@ impl Repo<'_> {
         };
         let token =
             "create a token at https://huggingface.co/settings/tokens and set `HF_TOKEN`, or run `hf auth login`";
-        let kind = if matches!(status(&error), Some(401 | 403)) { Kind::Gated } else { Kind::Other };
-        let (message, hint) = match status(&error) {
+        let (status, cause) = match failure {
+            Failure::Status(status) => (Some(status), err!("the hub answers with HTTP status {status}")),
+            Failure::Connection(cause) => (None, cause),
+            Failure::Other(error) => return error,
+        };
+        let kind = if matches!(status, Some(401 | 403)) { Kind::Gated } else { Kind::Other };
+        let (message, hint) = match status {
             Some(401) => (
                 format!(
                     "the hub refuses the {noun} `{id}` without a valid token: it is gated, private, or does not exist"
@@ -188,19 +183,43 @@ impl Repo<'_> {
                 ),
             ),
         };
-        let failed: Result<(), ApiError> = Err(error);
-        failed.context(|| message).map_err(|error| error.hint(hint).of_kind(kind)).unwrap_err()
+        cause.context(message).hint(hint).of_kind(kind)
     }
 }
 
-/// The HTTP status that the hub answered with.
-fn status(error: &ApiError) -> Option<u16> {
-    match error {
-        ApiError::RequestError(error) => match **error {
-            ureq::Error::StatusCode(code) => Some(code),
-            _ => None,
-        },
-        ApiError::TooManyRetries(error) => status(error),
-        _ => None,
+impl Snapshot<'_> {
+    /// The path of a file, downloaded where it is not in the cache, or not intact there.
+    ///
+    /// # Errors
+    /// As [`Repo::files`]; the download breaks off, or is not what the hub announced.
+    pub fn get(&self, name: &str) -> Result<PathBuf> {
+        let failed = || format!("cannot download `{}` of `{}`", name.escape_debug(), self.repo.id);
+        let place = self.repo.shelf().place(&self.commit, name).context(failed)?;
+        if !is_intact(&place) {
+            self.fetch(name, &place).map_err(|failure| self.repo.explain(failure)).context(failed)?;
+        }
+        Ok(place)
+    }
+
+    /// Says that all is there: from now on this is what the cache has of the repository.
+    ///
+    /// # Errors
+    /// The disk refuses.
+    pub fn make_current(&self) -> Result<()> {
+        self.repo.shelf().make_current(&self.commit)
+    }
+
+    fn fetch(&self, name: &str, place: &Path) -> Result<(), Failure> {
+        let transport = self.repo.transport()?;
+        let url = transport.url(&format!("{}/resolve/{}/{name}", self.repo.address().url(), self.commit))?;
+        let download = Download { transport: &transport, url, name, patience: self.repo.hub.patience };
+        let mut bar: Box<dyn Progress> = match std::io::stderr().is_terminal() {
+            true => Box::new(indicatif::ProgressBar::new(0)),
+            false => Box::new(()),
+        };
+        let blob = download.run(&self.repo.shelf(), &mut *bar)?;
+        // From `snapshots/COMMIT/`, and one more for every folder of the file.
+        let depth = 2 + name.matches('/').count();
+        Ok(link(&blob, place, depth)?)
     }
 }

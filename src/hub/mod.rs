@@ -2,9 +2,19 @@
 
 #[cfg(feature = "hub")]
 mod client;
+#[cfg(feature = "hub")]
+mod download;
+#[cfg(feature = "hub")]
+mod settings;
+#[cfg(feature = "hub")]
+mod shelf;
+#[cfg(feature = "hub")]
+mod transport;
 
 #[cfg(feature = "hub")]
-pub use client::{Hub, Listing, Repo, RepoKind};
+pub use client::{Listing, Repo, RepoKind, Snapshot};
+#[cfg(feature = "hub")]
+pub use settings::Hub;
 
 /// `owner/name`, both of letters, digits, `.`, `_` and `-`, neither starting with a dot.
 pub fn is_hub_id(text: &str) -> bool {

@@ -1,22 +1,25 @@
-//! GGUF files, versions 2 and 3: the header read with every count and offset checked, tensors decoded from a map.
+//! GGUF files, versions 2 and 3: the header read with every count and offset checked, tensors decoded piece by piece.
 //!
 //! Format: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>. The file is magic, version, two counts, the
 //! metadata pairs, the tensor list (name, sizes, type, offset), and from the next multiple of `general.alignment` the data.
 
 use std::collections::HashMap;
-use std::fs::File;
+use std::io::{self, BufRead, BufReader, Seek};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use memmap2::Mmap;
-
-use super::convert::{self, Encoding};
+use super::convert::Encoding;
 use super::gguf_blocks::{encoding, type_name};
+use super::weight_file::WeightFile;
 use crate::error::{Context, Result};
 use crate::{bail, err};
 
 /// Most metadata pairs, and most tensors, that are taken.
 const MAX_COUNT: u64 = 1 << 16;
+/// Most elements of an array of strings, such as a vocabulary.
+const MAX_STRINGS: u64 = 1 << 24;
+/// Bytes of the longest string, and of all that are kept.
+const MAX_TEXT: u64 = 16 << 20;
 
 /// A metadata value. The elements of arrays are of no use here and are only skipped.
 #[derive(Clone, Debug, PartialEq)]
@@ -41,31 +44,28 @@ struct TensorInfo {
     shape: Vec<usize>,
     encoding: Encoding,
     /// Bytes of the file.
-    data: Range<usize>,
+    data: Range<u64>,
 }
 
 /// An open GGUF file.
 pub struct GgufFile {
     path: PathBuf,
-    map: Mmap,
+    file: WeightFile,
     metadata: HashMap<String, MetaValue>,
     tensors: HashMap<String, TensorInfo>,
 }
 
 impl GgufFile {
-    /// Maps the file and reads its header.
+    /// Opens the file and reads its header.
     ///
     /// # Errors
     /// The file is missing, not a GGUF, of another version, cut short, or inconsistent; a tensor has a type that is not
     /// read (the error names both).
     pub fn open(path: &Path) -> Result<Self> {
         let failed = || format!("cannot read the GGUF `{}`", path.display());
-        let file = File::open(path).context(failed)?;
-        // SAFETY: the map is only read as bytes, which are checked; a file that another program changes meanwhile gives
-        // other numbers, and one that it cuts short ends this process, as for everyone who maps model files.
-        let map = unsafe { Mmap::map(&file) }.context(failed)?;
-        let (metadata, tensors) = read_header(&map).context(failed)?;
-        Ok(Self { path: path.into(), map, metadata, tensors })
+        let file = WeightFile::open(path).context(failed)?;
+        let (metadata, tensors) = read_header(BufReader::new(file.file()), file.size()).context(failed)?;
+        Ok(Self { path: path.into(), file, metadata, tensors })
     }
 
     /// Where the file is.
@@ -97,15 +97,37 @@ impl GgufFile {
         if tensor.shape.iter().product::<usize>() != out.len() {
             bail!("tensor `{name}` has shape {:?}, not {} elements", tensor.shape, out.len());
         }
-        convert::read_tensor(name, &self.map, &self.map[tensor.data.clone()], tensor.encoding, out)
+        self.file.read_tensor(name, tensor.data.clone(), tensor.encoding, out)
     }
+}
+
+/// Whether `bytes` are a GGUF whose header can be read.
+///
+/// # Errors
+/// As [`GgufFile::open`].
+pub fn check_header(bytes: &[u8]) -> Result<()> {
+    read_header(io::Cursor::new(bytes), bytes.len() as u64).map(drop)
+}
+
+/// The numbers that whole blocks of ggml's type `kind` hold.
+///
+/// # Errors
+/// The type is not read, or the bytes are no whole blocks.
+pub fn decode_blocks(kind: u32, bytes: &[u8]) -> Result<Vec<f32>> {
+    let Some(encoding) = encoding(kind) else { bail!("`{}` is not read", type_name(kind)) };
+    if !bytes.len().is_multiple_of(encoding.bytes) {
+        bail!("{} bytes are no whole blocks of {}", bytes.len(), encoding.bytes);
+    }
+    let mut out = vec![0.0; bytes.len() / encoding.bytes * encoding.elements];
+    (encoding.decode)(bytes, &mut out);
+    Ok(out)
 }
 
 type Header = (HashMap<String, MetaValue>, HashMap<String, TensorInfo>);
 
-fn read_header(bytes: &[u8]) -> Result<Header> {
-    let mut cursor = Cursor { bytes, at: 0 };
-    if cursor.take(4).ok() != Some(b"GGUF") {
+fn read_header(reader: impl BufRead + Seek, size: u64) -> Result<Header> {
+    let mut cursor = Cursor { reader, at: 0, size, kept: 0 };
+    if cursor.array().ok() != Some(*b"GGUF") {
         return Err(err!("the file does not start with `GGUF`").hint("is it a GGUF file, and downloaded whole?"));
     }
     match cursor.u32()? {
@@ -123,13 +145,13 @@ fn read_header(bytes: &[u8]) -> Result<Header> {
     }
     let raw: Vec<RawTensor> = (0..tensor_count).map(|_| cursor.tensor()).collect::<Result<_>>()?;
     let start = cursor.at.next_multiple_of(alignment(&metadata)?);
-    Ok((metadata, place_tensors(raw, start, bytes.len())?))
+    Ok((metadata, place_tensors(raw, start, size)?))
 }
 
-fn alignment(metadata: &HashMap<String, MetaValue>) -> Result<usize> {
+fn alignment(metadata: &HashMap<String, MetaValue>) -> Result<u64> {
     match metadata.get("general.alignment") {
         None => Ok(32),
-        Some(&MetaValue::Unsigned(n)) if n.is_power_of_two() && n <= 1 << 20 => Ok(n as usize),
+        Some(&MetaValue::Unsigned(n)) if n.is_power_of_two() && n <= 1 << 20 => Ok(n),
         Some(other) => Err(err!("`general.alignment` is {other:?}; expected a power of two up to {}", 1 << 20)),
     }
 }
@@ -143,7 +165,7 @@ struct RawTensor {
 }
 
 /// Turns offsets into ranges of the file, which must lie in it and not overlap.
-fn place_tensors(raw: Vec<RawTensor>, start: usize, file_size: usize) -> Result<HashMap<String, TensorInfo>> {
+fn place_tensors(raw: Vec<RawTensor>, start: u64, file_size: u64) -> Result<HashMap<String, TensorInfo>> {
     let mut tensors = HashMap::with_capacity(raw.len());
     let mut ranges = Vec::with_capacity(raw.len());
     for tensor in raw {
@@ -160,7 +182,7 @@ fn place_tensors(raw: Vec<RawTensor>, start: usize, file_size: usize) -> Result<
     }
 }
 
-fn place_tensor(tensor: &RawTensor, start: usize, file_size: usize) -> Result<TensorInfo> {
+fn place_tensor(tensor: &RawTensor, start: u64, file_size: u64) -> Result<TensorInfo> {
     let RawTensor { name, sizes, kind, offset } = tensor;
     let Some(encoding) = encoding(*kind) else {
         return Err(err!("tensor `{name}` has the unknown block type `{}`", type_name(*kind)).hint(
@@ -175,10 +197,10 @@ fn place_tensor(tensor: &RawTensor, start: usize, file_size: usize) -> Result<Te
         bail!("tensor `{name}` has rows of {sizes:?} elements in blocks of {}", encoding.elements);
     }
     let size = elements / encoding.elements as u64 * encoding.bytes as u64;
-    let end = offset.checked_add(start as u64).and_then(|begin| begin.checked_add(size));
+    let end = offset.checked_add(start).and_then(|begin| begin.checked_add(size));
     match end {
-        Some(end) if end <= file_size as u64 => {
-            let data = (end - size) as usize..end as usize;
+        Some(end) if end <= file_size => {
+            let data = end - size..end;
             Ok(TensorInfo { shape: sizes.iter().rev().map(|&n| n as usize).collect(), encoding, data })
         }
         _ => Err(err!("tensor `{name}` ends after the end of the file ({file_size} bytes)")
@@ -187,25 +209,45 @@ fn place_tensor(tensor: &RawTensor, start: usize, file_size: usize) -> Result<Te
 }
 
 /// Reads little-endian values and never past the end.
-struct Cursor<'a> {
-    bytes: &'a [u8],
-    at: usize,
+struct Cursor<R> {
+    reader: R,
+    at: u64,
+    size: u64,
+    /// Bytes of the strings that were read.
+    kept: u64,
 }
 
-impl<'a> Cursor<'a> {
-    fn take(&mut self, count: u64) -> Result<&'a [u8]> {
-        let rest = &self.bytes[self.at..];
-        if count > rest.len() as u64 {
-            return Err(err!("the header ends at byte {} where {count} more were expected", self.bytes.len())
+impl<R: BufRead + Seek> Cursor<R> {
+    /// Goes `count` bytes on, which must be there.
+    fn advance(&mut self, count: u64) -> Result<()> {
+        if count > self.size - self.at {
+            return Err(err!("the header ends at byte {} where {count} more were expected", self.size)
                 .hint("the file is damaged or cut short: download or copy it again"));
         }
-        self.at += count as usize;
-        Ok(&rest[..count as usize])
+        self.at += count;
+        Ok(())
+    }
+
+    fn fill(&mut self, bytes: &mut [u8]) -> Result<()> {
+        self.advance(bytes.len() as u64)?;
+        self.reader.read_exact(bytes).context(|| "cannot read the header")
+    }
+
+    fn skip(&mut self, count: u64) -> Result<()> {
+        self.advance(count)?;
+        // What is in the buffer already is passed over there: a vocabulary has a quarter of a million strings.
+        let near = self.reader.fill_buf().context(|| "cannot read the header")?.len().min(count as usize);
+        self.reader.consume(near);
+        let rest = (count - near as u64) as i64;
+        if rest > 0 {
+            self.reader.seek_relative(rest).context(|| "cannot read the header")?;
+        }
+        Ok(())
     }
 
     fn array<const N: usize>(&mut self) -> Result<[u8; N]> {
         let mut array = [0; N];
-        array.copy_from_slice(self.take(N as u64)?);
+        self.fill(&mut array)?;
         Ok(array)
     }
 
@@ -227,10 +269,17 @@ impl<'a> Cursor<'a> {
     fn string(&mut self) -> Result<String> {
         let length = self.u64()?;
         let at = self.at;
-        match std::str::from_utf8(self.take(length)?) {
-            Ok(text) => Ok(text.into()),
-            Err(_) => Err(err!("the string at byte {at} is not UTF-8")),
+        self.kept = self.kept.saturating_add(length);
+        if self.kept > MAX_TEXT && length <= self.size - at {
+            bail!("the strings of the header have more than {} MB", MAX_TEXT >> 20);
         }
+        let mut bytes = vec![0; length.min(self.size - at).min(MAX_TEXT) as usize];
+        if bytes.len() as u64 == length {
+            self.fill(&mut bytes)?
+        } else {
+            self.advance(length)?
+        }
+        String::from_utf8(bytes).map_err(|_| err!("the string at byte {at} is not UTF-8"))
     }
 
     fn value(&mut self) -> Result<MetaValue> {
@@ -267,18 +316,18 @@ impl<'a> Cursor<'a> {
             2 | 3 => 2,
             4..=6 => 4,
             10..=12 => 8,
-            // Each string is at least its own length's 8 bytes: an absurd count soon reaches the end of the file.
+            8 if count > MAX_STRINGS => bail!("the array claims {count} strings; at most {MAX_STRINGS} are taken"),
             8 => {
                 for _ in 0..count {
                     let length = self.u64()?;
-                    self.take(length)?;
+                    self.skip(length)?;
                 }
                 return Ok(MetaValue::Array(count));
             }
             other => bail!("arrays of value type {other} are not supported"),
         };
         let Some(size) = count.checked_mul(size) else { bail!("the array claims {count} elements") };
-        self.take(size)?;
+        self.skip(size)?;
         Ok(MetaValue::Array(count))
     }
 

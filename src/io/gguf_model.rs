@@ -55,27 +55,44 @@ impl GgufFile {
     pub fn read_model(&self, parameters: &[Parameter], out: &mut [f32]) -> Result<()> {
         let count: usize = parameters.iter().map(|parameter| parameter.spec.len()).sum();
         assert_eq!(out.len(), count, "the buffer must hold exactly the parameters");
+        self.check_model(parameters)?;
+        let mut rest = out;
+        for parameter in parameters {
+            let (tensor, tail) = rest.split_at_mut(parameter.spec.len());
+            rest = tail;
+            let failed = || format!("cannot load the weights of `{}`", self.path().display());
+            self.read_parameter(parameter, tensor).context(failed)?;
+        }
+        Ok(())
+    }
+
+    /// Whether [`GgufFile::read_model`] will find what `parameters` asks for, by the header alone.
+    ///
+    /// # Errors
+    /// A tensor is missing, unknown or of another shape.
+    pub fn check_model(&self, parameters: &[Parameter]) -> Result<()> {
         let failed = || format!("cannot load the weights of `{}`", self.path().display());
         let known: HashSet<&str> = parameters.iter().map(|parameter| parameter.gguf_name.as_str()).collect();
         if let Some(extra) = self.tensor_names().find(|name| !known.contains(name)) {
             return Err(err!("tensor `{extra}` does not belong to the model that the config describes"))
                 .context(failed);
         }
-        let mut rest = out;
         for parameter in parameters {
-            let (tensor, tail) = rest.split_at_mut(parameter.spec.len());
-            rest = tail;
-            self.read_parameter(parameter, tensor).context(failed)?;
+            let (name, expected) = (&parameter.gguf_name, parameter.spec.shape.as_slice());
+            match self.shape(name) {
+                None => return Err(err!("tensor `{name}` is missing")).context(failed),
+                Some(shape) if shape != expected => {
+                    return Err(err!("tensor `{name}` has shape {shape:?}; the config asks for {expected:?}"))
+                        .context(failed);
+                }
+                Some(_) => {}
+            }
         }
         Ok(())
     }
 
     fn read_parameter(&self, parameter: &Parameter, out: &mut [f32]) -> Result<()> {
-        let (name, expected) = (parameter.gguf_name.as_str(), parameter.spec.shape.as_slice());
-        if let Some(shape) = self.shape(name).filter(|&shape| shape != expected) {
-            bail!("tensor `{name}` has shape {shape:?}; the config asks for {expected:?}");
-        }
-        self.read_tensor(name, out)?;
+        self.read_tensor(&parameter.gguf_name, out)?;
         let offset = parameter.kind.gguf_offset();
         if offset != 0.0 {
             out.iter_mut().for_each(|weight| *weight -= offset);

@@ -17,3 +17,4 @@ pub mod new_folder;
 pub mod safetensors;
 pub mod source;
 mod swap;
+mod weight_file;

@@ -3,19 +3,21 @@
 //! The buffer holds the tensors of [`parameter_specs`](crate::model::gemma3::table::parameter_specs) one after another.
 
 use std::collections::{HashMap, HashSet};
-use std::fs::File;
 use std::io::Write;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use half::bf16;
-use memmap2::Mmap;
 use rayon::prelude::*;
-use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+use safetensors::tensor::{Metadata, TensorInfo};
+use safetensors::{Dtype, SafeTensorError};
 use serde_json::{Map, Value, json};
 
-use super::convert;
+use super::convert::{self, Encoding};
+use super::weight_file::WeightFile;
 use crate::autograd::ParamSpec;
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Result};
+use crate::model::fields::read_small;
 use crate::model::gemma3::table::{EMBEDDING, parameter_count};
 use crate::{bail, err};
 
@@ -25,6 +27,9 @@ const HEAD: &str = "lm_head.weight";
 const PIECE: usize = 1 << 20;
 /// Elements encoded by one task.
 const CHUNK: usize = 1 << 16;
+
+/// Bytes of the largest header, and of the largest index of shards, that are taken.
+const MAX_HEADER: u64 = 16 << 20;
 
 /// The dtype of a saved model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,8 +67,7 @@ impl SaveDtype {
 /// Reads the weights of `folder` (one `model.safetensors` or the shards of its index) into `out`, laid out by `specs`.
 ///
 /// # Errors
-/// A file is missing, cut short or inconsistent; a tensor is missing, unknown, of another shape or dtype, or holds NaN
-/// or infinity. The error names the file and the tensor. `out` is then in an unknown state.
+/// As [`check_model`]; a tensor holds NaN or infinity, or a file is cut short meanwhile. `out` is then in an unknown state.
 ///
 /// # Panics
 /// When `out` has another length than `specs` asks for.
@@ -73,12 +77,98 @@ pub fn read_model(folder: &Path, specs: &[ParamSpec], out: &mut [f32]) -> Result
     for path in weight_files(folder)? {
         read_file(&path, &mut waiting).context(|| format!("cannot load the weights of `{}`", path.display()))?;
     }
-    match specs.iter().find(|spec| waiting.contains_key(spec.name.as_str())) {
+    all_found(folder, specs, |name| !waiting.contains_key(name))
+}
+
+/// Whether [`read_model`] will find what `specs` asks for, by the headers of the files alone.
+///
+/// # Errors
+/// A file is missing, cut short or inconsistent; a tensor is missing, unknown, of another shape or dtype. The error names the
+/// file and the tensor.
+pub fn check_model(folder: &Path, specs: &[ParamSpec]) -> Result<()> {
+    let mut waiting: HashMap<&str, &ParamSpec> = specs.iter().map(|spec| (spec.name.as_str(), spec)).collect();
+    for path in weight_files(folder)? {
+        let failed = || format!("cannot load the weights of `{}`", path.display());
+        let header = WeightFile::open(&path).and_then(|file| Header::read(&file)).context(failed)?;
+        for (name, tensor) in header.tensors() {
+            match waiting.remove(name.as_str()) {
+                Some(spec) => check_tensor(tensor, spec).map(drop).context(failed)?,
+                None if name == HEAD => {}
+                None => return Err(unknown(&name)).context(failed),
+            }
+        }
+    }
+    all_found(folder, specs, |name| !waiting.contains_key(name))
+}
+
+fn all_found(folder: &Path, specs: &[ParamSpec], found: impl Fn(&str) -> bool) -> Result<()> {
+    match specs.iter().find(|spec| !found(&spec.name)) {
         Some(spec) => {
             Err(err!("tensor `{}` {:?} is missing from the weights of `{}`", spec.name, spec.shape, folder.display())
                 .hint("`config.json` and the weights must be of the same model"))
         }
         None => Ok(()),
+    }
+}
+
+/// What a safetensors file says of its tensors, checked: they lie one after another and fill the file.
+pub struct Header {
+    metadata: Metadata,
+    /// The byte at which the data begins.
+    data: u64,
+}
+
+impl Header {
+    /// The header that a file of `size` bytes begins with; `start` are its first bytes, as many as the header has or more.
+    ///
+    /// # Errors
+    /// It is broken, or does not describe a file of this size.
+    pub fn parse(start: &[u8], size: u64) -> Result<Self> {
+        let broken = |error: SafeTensorError| {
+            Err(error)
+                .context(|| format!("the {size} bytes are not a whole safetensors file"))
+                .map_err(|error| error.hint("the file is damaged or cut short: download or copy it again"))
+        };
+        let Some((length, rest)) = start.split_first_chunk::<8>() else {
+            return broken(SafeTensorError::HeaderTooSmall);
+        };
+        let length = u64::from_le_bytes(*length);
+        if length > MAX_HEADER {
+            return broken(SafeTensorError::HeaderTooLarge);
+        }
+        let Some(text) = rest.get(..length as usize) else { return broken(SafeTensorError::InvalidHeaderLength) };
+        let metadata: Metadata = match serde_json::from_slice(text) {
+            Ok(metadata) => metadata,
+            Err(error) => return broken(SafeTensorError::InvalidHeaderDeserialization(error)),
+        };
+        let data = 8 + length;
+        if data.checked_add(metadata.data_len() as u64) != Some(size) {
+            return broken(SafeTensorError::MetadataIncompleteBuffer);
+        }
+        Ok(Self { metadata, data })
+    }
+
+    fn read(file: &WeightFile) -> Result<Self> {
+        let mut length = [0; 8];
+        if file.size() >= 8 {
+            file.read_at(0, &mut length)?;
+        }
+        let count = u64::from_le_bytes(length).saturating_add(8).min(MAX_HEADER + 8).min(file.size());
+        let mut start = vec![0; count as usize];
+        file.read_at(0, &mut start)?;
+        Self::parse(&start, file.size())
+    }
+
+    /// The tensors and their names, in the order in which they lie in the file.
+    fn tensors(&self) -> impl Iterator<Item = (String, &TensorInfo)> {
+        let names = self.metadata.offset_keys().into_iter();
+        names.filter_map(|name| self.metadata.info(&name).map(|info| (name, info)))
+    }
+
+    /// Where a tensor lies in the file.
+    fn place(&self, tensor: &TensorInfo) -> Range<u64> {
+        let (start, end) = tensor.data_offsets;
+        self.data + start as u64..self.data + end as u64
     }
 }
 
@@ -113,20 +203,27 @@ fn weight_files(folder: &Path) -> Result<Vec<PathBuf>> {
 }
 
 fn shards(folder: &Path, index: &Path) -> Result<Vec<PathBuf>> {
-    let text = std::fs::read_to_string(index).context(|| format!("cannot read `{}`", index.display()))?;
-    let value: Value = serde_json::from_str(&text).context(|| format!("`{}` is not JSON", index.display()))?;
-    let Some(map) = value.get("weight_map").and_then(Value::as_object) else {
-        bail!("`{}` has no `weight_map`", index.display());
-    };
+    let names = read_small(index, MAX_HEADER).and_then(|text| parse_index(&text));
+    let names = names.context(|| format!("cannot use `{}`", index.display()))?;
+    Ok(names.iter().map(|name| folder.join(name)).collect())
+}
+
+/// The names of the shards that an index lists, each once.
+///
+/// # Errors
+/// It is no index, or names something that is not a file beside it.
+pub fn parse_index(text: &str) -> Result<Vec<String>> {
+    let value: Value = serde_json::from_str(text).context(|| "it is not JSON")?;
+    let Some(map) = value.get("weight_map").and_then(Value::as_object) else { bail!("it has no `weight_map`") };
     let mut files = Vec::new();
     let mut seen = HashSet::new();
     for (tensor, file) in map {
         let name = file.as_str().unwrap_or_default();
         if name.is_empty() || Path::new(name).file_name() != Some(name.as_ref()) {
-            bail!("`{}`: tensor `{tensor}` is in `{file}`, which is not a file name", index.display());
+            bail!("tensor `{tensor}` is in `{file}`, which is not a file name");
         }
         if seen.insert(name) {
-            files.push(folder.join(name));
+            files.push(name.to_string());
         }
     }
     Ok(files)
@@ -134,57 +231,51 @@ fn shards(folder: &Path, index: &Path) -> Result<Vec<PathBuf>> {
 
 /// Fills the parameters that `path` has tensors for, and takes them out of `waiting`.
 fn read_file(path: &Path, waiting: &mut HashMap<&str, Unfilled>) -> Result<()> {
-    let file = File::open(path).context(|| "cannot open the file")?;
-    // SAFETY: the map is only read as bytes, which are checked; a file that another program changes meanwhile gives
-    // other numbers, and one that it cuts short ends this process, as for everyone who maps model files.
-    let map = unsafe { Mmap::map(&file) }.context(|| "cannot map the file")?;
-    let tensors = SafeTensors::deserialize(&map).map_err(|error| broken_file(error, &map))?;
-    let mut views: Vec<_> = tensors.iter().collect();
-    views.sort_by_key(|(_, view)| view.data().as_ptr());
-    for (name, view) in views {
-        match waiting.remove(name) {
-            Some(parameter) => read_tensor(&map, &view, parameter)?,
-            None if name == HEAD => check_tied_head(&tensors, &view)?,
-            None => {
-                return Err(err!("tensor `{name}` does not belong to the model that `config.json` describes")
-                    .hint("only plain Gemma 3 text checkpoints are read: merge adapters first"));
+    let file = WeightFile::open(path)?;
+    let header = Header::read(&file)?;
+    for (name, tensor) in header.tensors() {
+        match waiting.remove(name.as_str()) {
+            Some(Unfilled { spec, out }) => {
+                let encoding = check_tensor(tensor, spec)?;
+                file.read_tensor(&name, header.place(tensor), encoding, out)?;
             }
+            None if name == HEAD => check_tied_head(&file, &header, tensor)?,
+            None => return Err(unknown(&name)),
         }
     }
     Ok(())
 }
 
-fn broken_file(error: safetensors::SafeTensorError, bytes: &[u8]) -> Error {
-    let size = bytes.len();
-    Err::<(), _>(error)
-        .context(|| format!("the {size} bytes are not a whole safetensors file"))
-        .unwrap_err()
-        .hint("the file is damaged or cut short: download or copy it again")
+fn unknown(name: &str) -> crate::error::Error {
+    err!("tensor `{}` does not belong to the model that `config.json` describes", name.escape_debug())
+        .hint("only plain Gemma 3 text checkpoints are read: merge adapters first")
 }
 
 /// Some checkpoints store the head beside the embedding it is tied to; it must then be the same bytes.
-fn check_tied_head(tensors: &SafeTensors, head: &TensorView) -> Result<()> {
-    match tensors.tensor(EMBEDDING) {
-        Ok(embedding) if embedding.dtype() == head.dtype() && embedding.data() == head.data() => Ok(()),
+fn check_tied_head(file: &WeightFile, header: &Header, head: &TensorInfo) -> Result<()> {
+    match header.metadata.info(EMBEDDING) {
+        Some(embedding)
+            if embedding.dtype == head.dtype && file.same(header.place(embedding), header.place(head))? =>
+        {
+            Ok(())
+        }
         _ => bail!("tensor `{HEAD}` differs from `{EMBEDDING}`; only tied heads are supported"),
     }
 }
 
-fn read_tensor(map: &Mmap, view: &TensorView, parameter: Unfilled) -> Result<()> {
-    let name = &parameter.spec.name;
-    if view.shape() != parameter.spec.shape {
-        bail!("tensor `{name}` has shape {:?}; the config asks for {:?}", view.shape(), parameter.spec.shape);
+/// Whether a tensor is what `spec` asks for, and how it is stored.
+fn check_tensor(tensor: &TensorInfo, spec: &ParamSpec) -> Result<Encoding> {
+    let name = &spec.name;
+    if tensor.shape != spec.shape {
+        bail!("tensor `{name}` has shape {:?}; the config asks for {:?}", tensor.shape, spec.shape);
     }
-    let encoding = match view.dtype() {
-        Dtype::F32 => convert::F32,
-        Dtype::F16 => convert::F16,
-        Dtype::BF16 => convert::BF16,
-        other => {
-            return Err(err!("tensor `{name}` has dtype {other:?}; only F32, F16 and BF16 are read")
-                .hint("use the unquantized checkpoint"));
-        }
-    };
-    convert::read_tensor(name, map, view.data(), encoding, parameter.out)
+    match tensor.dtype {
+        Dtype::F32 => Ok(convert::F32),
+        Dtype::F16 => Ok(convert::F16),
+        Dtype::BF16 => Ok(convert::BF16),
+        other => Err(err!("tensor `{name}` has dtype {other:?}; only F32, F16 and BF16 are read")
+            .hint("use the unquantized checkpoint")),
+    }
 }
 
 /// Writes `flat`, laid out by `specs`, as one safetensors file, a chunk at a time. The caller syncs the writer.

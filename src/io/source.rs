@@ -2,7 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{gguf::GgufFile, safetensors::read_model};
+use super::{
+    gguf::GgufFile,
+    safetensors::{check_model, read_model},
+};
+use crate::device::room;
 use crate::err;
 use crate::error::Result;
 use crate::hub::is_hub_id;
@@ -38,12 +42,25 @@ impl ModelSource {
         }
     }
 
+    /// Whether the files hold the weights that `config` asks for, by their headers alone: to be asked before there is memory
+    /// taken for them.
+    ///
+    /// # Errors
+    /// As [`check_model`] and [`GgufFile::check_model`].
+    pub fn check(&self, config: &Gemma3Config) -> Result<()> {
+        match self {
+            Self::Folder(folder) => check_model(folder, &parameter_specs(config)),
+            Self::Gguf(file) => GgufFile::open(file)?.check_model(&parameters(config)),
+        }
+    }
+
     /// The weights as f32, laid out by [`parameter_specs`].
     ///
     /// # Errors
     /// As [`read_model`] and [`GgufFile::read_model`].
     pub fn load_flat(&self, config: &Gemma3Config) -> Result<Vec<f32>> {
-        let mut flat = vec![0.0; parameter_count(&parameter_specs(config))];
+        self.check(config)?;
+        let mut flat = room::zeroed(parameter_count(&parameter_specs(config)), "the weights")?;
         self.load_into(config, &mut flat)?;
         Ok(flat)
     }
@@ -102,7 +119,7 @@ fn not_found(spec: &str) -> crate::error::Error {
 
 #[cfg(feature = "hub")]
 fn download(id: &str) -> Result<PathBuf> {
-    super::download::download_model(&crate::hub::Hub::from_env(), id)
+    super::download::download_model(&crate::hub::Hub::from_env()?, id)
 }
 
 #[cfg(not(feature = "hub"))]

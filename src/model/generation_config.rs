@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::fields::{Fields, TokenIds};
+use super::fields::{Fields, MAX_CONFIG, TokenIds, read_small};
 use super::gemma3::config::Gemma3Config;
 use crate::bail;
 use crate::error::{Context, Result};
@@ -33,10 +33,10 @@ impl GenerationConfig {
     /// The file cannot be read, is not JSON, or holds a value outside its range.
     pub fn load(folder: &Path, config: &Gemma3Config) -> Result<Self> {
         let path = folder.join("generation_config.json");
-        let text = match std::fs::read_to_string(&path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Self::from_value(json!({}), config),
-            read => read.context(|| format!("cannot read `{}`", path.display()))?,
-        };
+        if !path.exists() {
+            return Self::from_value(json!({}), config);
+        }
+        let text = read_small(&path, MAX_CONFIG)?;
         let value = serde_json::from_str(&text).context(|| format!("`{}` is not JSON", path.display()))?;
         Self::from_value(value, config).context(|| format!("cannot use `{}`", path.display()))
     }

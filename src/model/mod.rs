@@ -1,5 +1,5 @@
 //! Models: what a checkpoint's configuration says, and the forward.
 
-mod fields;
+pub(crate) mod fields;
 pub mod gemma3;
 pub mod generation_config;

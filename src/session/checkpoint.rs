@@ -63,6 +63,7 @@ impl Checkpoint {
     /// # Errors
     /// Of kind [`Kind::Model`], or [`Kind::OutOfMemory`].
     pub fn load(&self, on: &ComputeDevice) -> Result<Gemma3> {
+        self.source.check(&self.config).map_err(|error| error.or_kind(Kind::Model))?;
         let len = parameter_count(&parameter_specs(&self.config));
         let mut weights = Tensor::empty(&on.device.of(Purpose::Weights), &[len], DType::F32)?;
         let read = |values: &mut [f32]| self.source.load_into(&self.config, values);

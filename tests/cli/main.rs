@@ -6,6 +6,7 @@ mod commands;
 mod devices;
 mod interrupt;
 mod quickstart;
+mod sizes;
 mod streams;
 mod train;
 

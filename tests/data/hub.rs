@@ -23,26 +23,26 @@ fn answer(mut stream: TcpStream, status: u16) {
     let lines = BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
     let request: Vec<String> = lines.take_while(|line| !line.is_empty()).collect();
     let path = request.first().and_then(|line| line.split(' ').nth(1)).unwrap_or("");
-    let ranged = request.iter().any(|line| line.eq_ignore_ascii_case("range: bytes=0-0"));
     let info = json!({"sha": "abc", "siblings": [{"rfilename": "README.md"}, {"rfilename": "data/train.jsonl"}]});
     let (status, body) = match path {
         _ if status != 200 => (status, String::new()),
         "/api/datasets/owner/name/revision/main" => (200, info.to_string()),
-        "/datasets/owner/name/resolve/main/data/train.jsonl" if ranged => (206, TRAIN[..1].to_string()),
-        "/datasets/owner/name/resolve/main/data/train.jsonl" => (200, TRAIN.to_string()),
+        "/datasets/owner/name/resolve/abc/data/train.jsonl" => (200, TRAIN.to_string()),
+        "/api/datasets/owner/hostile/revision/main" => {
+            (200, json!({"sha": "abc", "siblings": [{"rfilename": "../../../../train.jsonl"}]}).to_string())
+        }
         _ => (404, String::new()),
     };
     let head = format!(
-        "HTTP/1.1 {status} X\r\netag: \"tag\"\r\nx-repo-commit: abc\r\ncontent-range: bytes 0-0/{}\r\n\
+        "HTTP/1.1 {status} X\r\netag: \"tag\"\r\nx-repo-commit: abc\r\n\
          content-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
-        TRAIN.len(),
         body.len()
     );
     stream.write_all((head + &body).as_bytes()).unwrap();
 }
 
 fn hub(status: u16, cache: &TempDir) -> Hub {
-    Hub { endpoint: serve(status), token: None, cache: cache.path().into(), offline: false }
+    Hub { endpoint: serve(status), token: None, cache: cache.path().into(), offline: false, patience: Hub::PATIENCE }
 }
 
 /// The address of a server that is gone.
@@ -57,6 +57,13 @@ fn the_train_file_of_a_hub_dataset_is_downloaded() {
     assert!(picked.named_after_split);
     assert_eq!(std::fs::read_to_string(&picked.files[0]).unwrap(), TRAIN);
     assert!(picked.files[0].ends_with("data/train.jsonl"));
+}
+
+#[test]
+fn a_file_name_that_leaves_the_dataset_is_refused() {
+    let cache = tempfile::tempdir().unwrap();
+    let report = fetch_dataset(&hub(200, &cache), "owner/hostile", None).unwrap_err().report();
+    assert!(report.contains("`../../../../train.jsonl`") && report.contains("leads out of a folder"), "{report}");
 }
 
 #[test]

@@ -6,7 +6,11 @@ mod gguf;
 mod gguf_bad_input;
 #[cfg(feature = "hub")]
 mod hub;
+#[cfg(feature = "hub")]
+mod hub_hostile;
 mod real_model;
 mod safetensors;
 mod safetensors_bad_input;
+#[cfg(feature = "hub")]
+mod standin;
 mod tiny;

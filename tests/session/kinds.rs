@@ -97,6 +97,7 @@ fn what_the_hub_refuses_is_gated() {
             token: None,
             cache: cache.path().to_owned(),
             offline: false,
+            patience: engine::hub::Hub::PATIENCE,
         };
         let error = engine::io::download::download_model(&hub, "google/tiny-it").unwrap_err();
         assert_eq!(error.kind(), expected, "{}", error.report());

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::error::{Context, Result};
-use crate::model::fields::{Fields, TokenIds};
+use crate::model::fields::{Fields, MAX_CONFIG, TokenIds, read_small};
 use crate::{bail, err};
 
 /// Largest value taken for any single size (a vocabulary of 16 million is already absurd).
@@ -79,10 +79,9 @@ impl Gemma3Config {
     /// The file is missing or not JSON, or describes anything but a Gemma 3 text model that this crate computes exactly.
     pub fn load(folder: &Path) -> Result<Self> {
         let path = folder.join("config.json");
-        let text =
-            std::fs::read_to_string(&path).context(|| format!("cannot read `{}`", path.display())).map_err(|e| {
-                e.hint("the model must be a Hugging Face folder with `config.json` and `model.safetensors`")
-            })?;
+        let text = read_small(&path, MAX_CONFIG).map_err(|e| {
+            e.hint("the model must be a Hugging Face folder with `config.json` and `model.safetensors`")
+        })?;
         let value = serde_json::from_str(&text).context(|| format!("`{}` is not JSON", path.display()))?;
         Self::from_value(value).context(|| format!("cannot use the model of `{}`", path.display()))
     }
