@@ -201,7 +201,7 @@ impl ChatTokenizer {
         let steps = Steps { render: &render, encode: &|rendered, from| self.encode_chat(rendered, from) };
         let chat = Chat::new(messages, steps, |id| self.control_ids.contains(&id))?;
         let spans = match loss {
-            LossOn::All => vec![0..chat.ids.len()],
+            LossOn::All => std::iter::once(0..chat.ids.len()).collect(),
             LossOn::Completion => {
                 let answer = match prompt_messages {
                     Some(count) => count..messages.len(),
