@@ -101,6 +101,16 @@
 //! back, a prompt that comes takes free ones below the longest beginning of it that is there already. The mask decides who
 //! may have them, so there is no second kind of cache ([`generate::slots`]).
 //!
+//! **Control tokens come from the template alone.** A tokenizer cannot tell `<end_of_turn>` that the template wrote from one
+//! that a user typed. Marking the data would have to foresee all that a template does to strings (trim, join, lower-case), so
+//! the template's own literals are marked: what has no mark came from the data and is encoded as text
+//! ([`chat::control`]).
+//!
+//! **A checkpoint is a file from a stranger.** Its template runs with fuel, on a thread of its own with a deep stack, and what
+//! it keeps in a namespace is a copy, so that no value holds itself; its tokenizer is checked for what multiplies text, and
+//! panics of foreign code become errors ([`chat::template`], [`chat::tokenizer_file`]). The limits lie far above what any known
+//! model needs. What data and models say is escaped before it is printed ([`error::printable`]).
+//!
 //! **The config file is flags.** A TOML file's keys are turned into arguments in front of the command line's, so there is
 //! one declaration of every option and a flag wins over the file by being later.
 //!

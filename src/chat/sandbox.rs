@@ -3,8 +3,9 @@
 //! minijinja counts what its instructions, filters and strings cost (fuel); what is added here counts too. What is no
 //! matter of counting is bounded otherwise: the depth of values, the stack (rendering has a thread of its own) and time.
 
+use std::cell::RefCell;
 use std::io::Write;
-use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
 use minijinja::value::{Kwargs, Rest, ValueKind};
@@ -28,25 +29,43 @@ const MAX_TIME: Duration = Duration::from_secs(60);
 
 type Rendered<T> = std::result::Result<T, Error>;
 
-/// What `job` gives, on a thread with a deep stack. A job that takes more than a minute is left alone, one that panics is an
-/// error.
+/// What a worker is given to do.
+type Job = Box<dyn FnOnce() + Send>;
+
+thread_local! {
+    /// The worker of this thread. It ends when this does.
+    static WORKER: RefCell<Option<Sender<Job>>> = const { RefCell::new(None) };
+}
+
+/// What `job` gives, on a thread with a deep stack that works for this one. A job that takes more than a minute is left
+/// alone, one that panics is an error.
 ///
 /// # Errors
 /// Of these two kinds, and no memory for the thread.
 pub fn isolated<T: Send + 'static>(job: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    let worker = match WORKER.take() {
+        Some(worker) => worker,
+        None => start_worker()?,
+    };
     let (sender, receiver) = channel();
-    let thread = std::thread::Builder::new().name("chat template".into()).stack_size(STACK_BYTES);
-    let thread = thread.spawn(move || sender.send(job()).is_ok());
-    let thread = thread.context(|| "cannot start a thread for the chat template")?;
+    // A worker that has ended drops the job, and with it the sender.
+    let _ = worker.send(Box::new(move || drop(sender.send(job()))));
     match receiver.recv_timeout(MAX_TIME) {
         Ok(value) => {
-            // What the job owned is freed on its stack: wait for that.
-            let _ = thread.join();
+            WORKER.set(Some(worker));
             Ok(value)
         }
         Err(RecvTimeoutError::Timeout) => bail!("the chat template takes more than {} s", MAX_TIME.as_secs()),
         Err(RecvTimeoutError::Disconnected) => bail!("the chat template makes its interpreter panic"),
     }
+}
+
+fn start_worker() -> Result<Sender<Job>> {
+    let (sender, jobs) = channel::<Job>();
+    let thread = std::thread::Builder::new().name("chat template".into()).stack_size(STACK_BYTES);
+    let started = thread.spawn(move || jobs.iter().for_each(|job| job()));
+    started.context(|| "cannot start a thread for the chat template")?;
+    Ok(sender)
 }
 
 /// A writer that refuses to hold more than a limit.

@@ -127,7 +127,8 @@ fn loss_on_the_assistant_of_two_thousand_messages_is_found_in_time() {
         0 => json!({"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": {"a": i}}}]}),
         _ => json!({"role": "tool", "name": "f", "content": {"r": i}}),
     };
-    let turns = |i: usize| if i % 2 == 0 { user(&format!("message {i}")) } else { assistant(&format!("answer {i}")) };
+    let turns =
+        |i: usize| if i.is_multiple_of(2) { user(&format!("message {i}")) } else { assistant(&format!("answer {i}")) };
     let chats: [Vec<Value>; 3] = [
         (0..2000).map(turns).collect(),
         std::iter::once(user("go")).chain((0..2000).map(calls)).collect(),

@@ -115,6 +115,14 @@ fn whitespace_generation_tags_loop_controls_and_python_methods_work_as_in_transf
 }
 
 #[test]
+fn strip_takes_what_pythons_strip_takes_as_a_filter_and_as_a_method() {
+    let messages = json!(["\u{1f}\u{a0} a\u{200b} \u{1c}"]);
+    for trimmed in ["{{ messages[0].strip() }}", "{{ messages[0] | trim }}", "{{ messages[0].lstrip().rstrip() }}"] {
+        assert_eq!(jinja(trimmed, &messages), "a\u{200b}", "{trimmed}");
+    }
+}
+
+#[test]
 fn an_attribute_of_something_undefined_is_an_error_as_in_jinja2() {
     let template = ChatTemplate::from_source("{{ messages[0]['x']['y'] }}", special_tokens()).unwrap();
     assert!(template.render(&[json!({"role": "user"})], &[], false).is_err());
