@@ -1,0 +1,121 @@
+//! AVX2 with FMA: 8 lanes of f32, two products a cycle, 16 registers. bf16 is widened on the way in.
+
+use std::arch::x86_64::{
+    __m256, __m256i, _mm_add_ps, _mm_storeu_ps, _mm256_add_ps, _mm256_and_si256, _mm256_broadcast_ss, _mm256_castpd_ps,
+    _mm256_castps_pd, _mm256_castps_si256, _mm256_castps256_ps128, _mm256_castsi256_ps, _mm256_extractf128_ps,
+    _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_loadu_si256, _mm256_set1_epi32, _mm256_setzero_ps, _mm256_slli_epi32,
+    _mm256_storeu_ps, _mm256_unpackhi_pd, _mm256_unpackhi_ps, _mm256_unpacklo_pd, _mm256_unpacklo_ps,
+};
+
+use super::dots::{Dots, dots};
+use super::peak::spin;
+use super::tile::{Tile, tile};
+use super::unit::Unit;
+
+/// AVX2 and FMA.
+#[derive(Clone, Copy)]
+pub(super) struct Avx2(());
+
+impl Avx2 {
+    pub fn new() -> Option<Self> {
+        (is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")).then_some(Self(()))
+    }
+}
+
+impl Unit for Avx2 {
+    const PAIRS: bool = false;
+    const LANES: usize = 8;
+    const ROWS: usize = 6;
+    const COLS: usize = 16;
+    const WEIGHTS: usize = 3;
+    type Sums = __m256;
+    type Words = __m256i;
+
+    #[inline(always)]
+    fn zero(self) -> __m256 {
+        // SAFETY: a `Self` is made only where there is AVX2; so in all that follows.
+        unsafe { _mm256_setzero_ps() }
+    }
+
+    #[inline(always)]
+    unsafe fn load(self, from: *const f32) -> __m256 {
+        // SAFETY: as above, and the caller's promise.
+        unsafe { _mm256_loadu_ps(from) }
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32, sums: __m256) {
+        // SAFETY: as above.
+        unsafe { _mm256_storeu_ps(to, sums) };
+    }
+
+    #[inline(always)]
+    unsafe fn words(self, from: *const u32) -> __m256i {
+        // SAFETY: as above.
+        unsafe { _mm256_loadu_si256(from.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn all(self, from: *const u32) -> __m256i {
+        // SAFETY: as above. The address is one of a u32: an f32 asks for no more alignment.
+        unsafe { _mm256_castps_si256(_mm256_broadcast_ss(&*from.cast())) }
+    }
+
+    #[inline(always)]
+    fn multiply_add(self, sums: __m256, a: __m256i, b: __m256i) -> __m256 {
+        // SAFETY: as above.
+        unsafe { _mm256_fmadd_ps(_mm256_castsi256_ps(a), _mm256_castsi256_ps(b), sums) }
+    }
+
+    #[inline(always)]
+    fn halves(self, pairs: __m256i) -> [__m256i; 2] {
+        // SAFETY: as above.
+        unsafe { [_mm256_and_si256(pairs, _mm256_set1_epi32(0xffff_0000u32 as i32)), _mm256_slli_epi32::<16>(pairs)] }
+    }
+
+    #[inline(always)]
+    fn totals(self, [a, b, c, d]: [__m256; 4]) -> [f32; 4] {
+        let mut totals = [0.0; 4];
+        // SAFETY: as above; four numbers are stored.
+        unsafe {
+            // Lanes 0 and 4, 1 and 5, .. of a and b side by side, and of c and d; then all four.
+            let ab = _mm256_add_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
+            let cd = _mm256_add_ps(_mm256_unpacklo_ps(c, d), _mm256_unpackhi_ps(c, d));
+            let (ab, cd) = (_mm256_castps_pd(ab), _mm256_castps_pd(cd));
+            let (low, high) = (_mm256_unpacklo_pd(ab, cd), _mm256_unpackhi_pd(ab, cd));
+            let abcd = _mm256_add_ps(_mm256_castpd_ps(low), _mm256_castpd_ps(high));
+            let sum = _mm_add_ps(_mm256_castps256_ps128(abcd), _mm256_extractf128_ps::<1>(abcd));
+            _mm_storeu_ps(totals.as_mut_ptr(), sum);
+        }
+        totals
+    }
+
+    unsafe fn tile(self, job: &Tile) {
+        #[target_feature(enable = "avx2,fma")]
+        unsafe fn compiled(unit: Avx2, job: &Tile) {
+            // SAFETY: the caller's promise.
+            unsafe { tile::<Avx2, 6, 2>(unit, job) };
+        }
+        // SAFETY: there is AVX2; the caller's promise.
+        unsafe { compiled(self, job) };
+    }
+
+    unsafe fn dots<const WIDE: bool>(self, job: &Dots) {
+        #[target_feature(enable = "avx2,fma")]
+        unsafe fn compiled<const WIDE: bool>(unit: Avx2, job: &Dots) {
+            // SAFETY: the caller's promise.
+            unsafe { dots::<Avx2, WIDE, 3>(unit, job) };
+        }
+        // SAFETY: there is AVX2; the caller's promise.
+        unsafe { compiled::<WIDE>(self, job) };
+    }
+
+    fn spin(self, steps: usize) {
+        #[target_feature(enable = "avx2,fma")]
+        fn compiled(unit: Avx2, steps: usize) {
+            spin(unit, steps);
+        }
+        // SAFETY: there is AVX2.
+        unsafe { compiled(self, steps) };
+    }
+}
