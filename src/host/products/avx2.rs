@@ -9,7 +9,7 @@ use std::arch::x86_64::{
 
 use super::dots::{Dots, dots};
 use super::peak::spin;
-use super::tile::{Tile, tile};
+use super::tile::{Finish, Tile, tile};
 use super::unit::Unit;
 
 /// AVX2 and FMA.
@@ -98,6 +98,16 @@ impl Unit for Avx2 {
         }
         // SAFETY: there is AVX2; the caller's promise.
         unsafe { compiled(self, job) };
+    }
+
+    unsafe fn finish(self, to: &Finish, sums: *const f32) {
+        #[target_feature(enable = "avx2,fma")]
+        unsafe fn compiled(to: &Finish, sums: *const f32) {
+            // SAFETY: the caller's promise.
+            unsafe { to.store(sums, Avx2::COLS) };
+        }
+        // SAFETY: there is AVX2; the caller's promise.
+        unsafe { compiled(to, sums) };
     }
 
     unsafe fn dots<const WIDE: bool>(self, job: &Dots) {

@@ -10,7 +10,7 @@ use std::arch::x86_64::{
 
 use super::dots::{Dots, dots};
 use super::peak::spin;
-use super::tile::{Tile, tile};
+use super::tile::{Finish, Tile, tile};
 use super::unit::Unit;
 
 /// AVX-512 in f32.
@@ -125,6 +125,16 @@ macro_rules! unit {
                 }
                 // SAFETY: there is AVX-512; the caller's promise.
                 unsafe { compiled(self, job) };
+            }
+
+            unsafe fn finish(self, to: &Finish, sums: *const f32) {
+                #[target_feature(enable = $features)]
+                unsafe fn compiled(to: &Finish, sums: *const f32) {
+                    // SAFETY: the caller's promise.
+                    unsafe { to.store(sums, $unit::COLS) };
+                }
+                // SAFETY: there is AVX-512; the caller's promise.
+                unsafe { compiled(to, sums) };
             }
 
             unsafe fn dots<const WIDE: bool>(self, job: &Dots) {

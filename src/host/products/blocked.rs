@@ -44,6 +44,9 @@ const PIECE: usize = 16_384;
 /// Elements of c up to which k is split.
 const SMALL: usize = 1 << 20;
 
+/// Panels that are packed together: whole cache lines of an operand whose lines are side by side.
+const TOGETHER: usize = 8;
+
 /// Most rows of c of a task that packs columns of b.
 const TASK_ROWS: usize = 1024;
 
@@ -163,9 +166,10 @@ impl Side {
             let (part, after) = rest.split_at_mut(each(terms.len()));
             rest = after;
             let panel = self.width * words::<U>(terms.len());
-            part.par_chunks_mut(panel.max(1)).enumerate().for_each(|(p, panel)| {
+            part.par_chunks_mut((TOGETHER * panel).max(1)).enumerate().for_each(|(group, to)| {
+                let panels = group * TOGETHER..((group + 1) * TOGETHER).min(self.panels());
                 // SAFETY: the caller's promise.
-                unsafe { self.lines.pack::<U>((p * self.width, self.width), terms.clone(), panel) };
+                unsafe { self.lines.pack::<U>(panels, self.width, terms.clone(), to) };
             });
         }
         self.packed = Some(packed);
@@ -183,10 +187,8 @@ impl Side {
             assert!(first + panels.len() * panel <= packed.len);
             return packed.lines.as_ptr().cast::<u32>().wrapping_add(first);
         }
-        for (p, panel) in panels.zip(own.chunks_exact_mut(panel.max(1))) {
-            // SAFETY: the caller's promise.
-            unsafe { self.lines.pack::<U>((p * self.width, self.width), terms.clone(), panel) };
-        }
+        // SAFETY: the caller's promise.
+        unsafe { self.lines.pack::<U>(panels, self.width, terms.clone(), own) };
         own.as_ptr()
     }
 
@@ -270,7 +272,7 @@ impl<U: Unit> Blocked<U> {
                     total.iter_mut().zip(&piece[t * tile..][..tile]).for_each(|(total, sum)| *total += sum);
                 }
                 // SAFETY: the caller's promise; no other task has this tile.
-                unsafe { self.finish(t / cols, t % cols).store(total.as_ptr(), U::COLS) };
+                unsafe { self.unit.finish(&self.finish(t / cols, t % cols), total.as_ptr()) };
             });
         });
     }
@@ -287,7 +289,7 @@ impl<U: Unit> Blocked<U> {
         // One tile is enough for sums that c gets at once.
         let needed = match &into {
             Into::Sums(_) => 0,
-            Into::C if one_block => tile,
+            Into::C if one_block && !self.narrow => tile,
             Into::C => rows.len() * cols.len() * tile,
         };
         let mut own = Buffer::new(needed);
@@ -296,7 +298,7 @@ impl<U: Unit> Blocked<U> {
             Into::Sums(sums) => sums,
             Into::C => own.sums(),
         };
-        let distinct = sums.len() > tile;
+        let at_once = to_c && one_block && !self.narrow;
         for block in blocks(terms.clone(), self.block) {
             // SAFETY: the caller's promise.
             let b = unsafe { self.b.panels_of::<U>(cols.clone(), &block, b_words.words()) };
@@ -312,13 +314,21 @@ impl<U: Unit> Blocked<U> {
                             steps,
                             a: a.wrapping_add((row - group.start) * U::ROWS * steps),
                             b: b.wrapping_add((col - cols.start) * U::COLS * steps),
-                            sums: &raw mut sums[if distinct { place * tile } else { 0 }],
+                            sums: &raw mut sums[if at_once { 0 } else { place * tile }],
                             add: block.start > terms.start,
-                            finish: (to_c && block.end == terms.end).then(|| self.finish(row, col)),
+                            finish: at_once.then(|| self.finish(row, col)),
                         };
                         // SAFETY: as above; the panels and the tile of sums are in their buffers.
                         unsafe { self.unit.tile(&job) };
                     }
+                }
+            }
+        }
+        if to_c && !at_once {
+            for (row, sums) in rows.zip(sums.chunks_exact(cols.len() * tile)) {
+                for (col, sums) in cols.clone().zip(sums.chunks_exact(tile)) {
+                    // SAFETY: as above.
+                    unsafe { self.unit.finish(&self.finish(row, col), sums.as_ptr()) };
                 }
             }
         }

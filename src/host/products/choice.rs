@@ -218,6 +218,22 @@ mod tests {
     }
 
     #[test]
+    fn tmp_rates() {
+        for kernel in Kernel::ALL.into_iter().filter(|kernel| kernel.is_available()) {
+            let mut t = with_unit!(kernel, Trial::new()).unwrap();
+            let mut peak: f64 = 0.0;
+            for _ in 0..300 {
+                t.time();
+                peak = peak.max(super::super::peak::flop_rate(kernel));
+            }
+            println!("{} tile {:.1} peak {:.1}", kernel.name(), t.rate() / 1e9, peak / 1e9);
+        }
+        let s = Instant::now();
+        let k = Kernel::measured();
+        println!("{k:?} {:?}", s.elapsed());
+    }
+
+    #[test]
     fn every_kernel_of_this_machine_passes_its_trial() {
         for kernel in Kernel::ALL.into_iter().filter(|kernel| kernel.is_available()) {
             assert!(with_unit!(kernel, Trial::new()).is_some(), "{}", kernel.name());

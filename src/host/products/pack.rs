@@ -4,6 +4,8 @@
 //! terms lie side by side, 4 lines by 4 pairs are transposed in registers (SSE2, which every x86-64 has); where lines do,
 //! two rows of terms are interleaved. Missing lines and terms are 0.
 
+use std::ops::Range;
+
 use super::unit::Unit;
 use crate::device::driver::Operand;
 
@@ -23,10 +25,10 @@ unsafe impl Sync for Lines {}
 // SAFETY: as above.
 unsafe impl Send for Lines {}
 
-/// Lines `first .. first + width` of a panel, and the terms that are packed.
+/// Panels of `width` lines each, and the terms that are packed, in whole pairs.
 #[derive(Clone, Copy)]
 struct Part {
-    first: usize,
+    panels: (usize, usize),
     width: usize,
     from: usize,
     pairs: usize,
@@ -48,34 +50,33 @@ impl Lines {
         self.address.wrapping_add(outer * self.stride + inner)
     }
 
-    /// Packs the panel of lines `first ..`; `from` is even, and `panel` has room for [`words`] of each line.
+    /// Packs some panels of `width` lines, one after the other; `terms` begin at an even one. There is room for
+    /// `width` times [`words`] in each.
     ///
     /// # Safety
     /// The operand is there.
-    pub unsafe fn pack<U: Unit>(
-        self,
-        (first, width): (usize, usize),
-        terms: std::ops::Range<usize>,
-        panel: &mut [u32],
-    ) {
-        let part = Part { first, width, from: terms.start, pairs: terms.len().div_ceil(2) };
-        assert!(panel.len() == width * words::<U>(terms.len()) && terms.end <= self.terms);
-        let whole = if first + width <= self.lines { terms.len() / 2 } else { 0 };
-        let fast = width / 4 * 4;
-        // SAFETY: the caller's promise: all lines of the panel and `whole` pairs of terms are there.
-        let done = unsafe {
-            if self.along_terms {
-                self.turned::<U>(part, whole, fast, panel)
-            } else {
-                self.woven::<U>(part, whole, fast, panel)
+    pub unsafe fn pack<U: Unit>(self, panels: Range<usize>, width: usize, terms: Range<usize>, to: &mut [u32]) {
+        let panel = width * words::<U>(terms.len());
+        assert!(to.len() >= panels.len() * panel && terms.end <= self.terms && terms.start.is_multiple_of(2));
+        // Panels and pairs that lack nothing, four lines at a time; the last four of a panel may overlap those before.
+        let whole = panels.start..(self.lines / width).clamp(panels.start, panels.end);
+        let part = Part { panels: (whole.start, whole.len()), width, from: terms.start, pairs: terms.len() / 2 };
+        let fast = width >= 4;
+        if fast {
+            // SAFETY: the caller's promise; these lines and pairs are there, and so is room for their words.
+            unsafe {
+                if self.along_terms { self.turned::<U>(part, panel, to) } else { self.woven::<U>(part, panel, to) }
             }
-        };
-        for pair in 0..part.pairs {
-            let lines = if pair < done { fast..width } else { 0..width };
-            for line in lines {
-                // SAFETY: as above.
-                let word = unsafe { self.pair(part.first + line, part.from + 2 * pair, terms.end) };
-                put::<U>(panel, width, pair, line, word);
+        }
+        let done = if self.along_terms { part.pairs / 4 * 4 } else { part.pairs };
+        for p in panels.clone() {
+            let to = &mut to[(p - panels.start) * panel..][..panel];
+            for pair in if fast && whole.contains(&p) { done } else { 0 }..terms.len().div_ceil(2) {
+                for line in 0..width {
+                    // SAFETY: as above.
+                    let word = unsafe { self.pair(p * width + line, terms.start + 2 * pair, terms.end) };
+                    put::<U>(to, width, pair, line, word);
+                }
             }
         }
     }
@@ -96,42 +97,52 @@ impl Lines {
         one(term + 1) << 16 | one(term)
     }
 
-    /// 4 lines by 4 pairs at a time, of the first `fast` lines; says how many of `whole` pairs are done.
+    /// Transposes 4 lines by 4 pairs at a time; fewer than 4 pairs are left.
     ///
     /// # Safety
     /// As [`Lines::pack`]; these lines and pairs are there.
-    unsafe fn turned<U: Unit>(self, part: Part, whole: usize, fast: usize, panel: &mut [u32]) -> usize {
-        let done = whole / 4 * 4;
-        for pair in (0..done).step_by(4) {
-            for line in (0..fast).step_by(4) {
-                let rows = [0, 1, 2, 3].map(|i| self.at(part.first + line + i, part.from + 2 * pair).cast());
-                // SAFETY: the caller's promise: 4 pairs of each of 4 lines.
-                let columns = unsafe { four::transposed(rows) };
-                for (i, column) in columns.into_iter().enumerate() {
-                    // SAFETY: the panel has `width` words for each pair, or twice as many.
-                    unsafe { put_four::<U>(panel, part.width, pair + i, line, column) };
+    unsafe fn turned<U: Unit>(self, part: Part, panel: usize, to: &mut [u32]) {
+        for p in 0..part.panels.1 {
+            let to = to[p * panel..].as_mut_ptr();
+            let first = (part.panels.0 + p) * part.width;
+            for pair in (0..part.pairs / 4 * 4).step_by(4) {
+                for line in fours(part.width) {
+                    let rows = [0, 1, 2, 3].map(|i| self.at(first + line + i, part.from + 2 * pair).cast());
+                    // SAFETY: the caller's promise: 4 pairs of each of 4 lines.
+                    let columns = unsafe { four::transposed(rows) };
+                    for (i, column) in columns.into_iter().enumerate() {
+                        // SAFETY: the panel has `width` words for each pair, or twice as many.
+                        unsafe { put_four::<U>(to, part.width, pair + i, line, column) };
+                    }
                 }
             }
         }
-        done
     }
 
-    /// 4 lines of one pair at a time; says how many of `whole` pairs are done.
+    /// Interleaves two rows of terms, through all panels: rows may lie so far apart that no cache holds many.
     ///
     /// # Safety
     /// As [`Lines::turned`].
-    unsafe fn woven<U: Unit>(self, part: Part, whole: usize, fast: usize, panel: &mut [u32]) -> usize {
-        for pair in 0..whole {
-            let [first, second] = [0, 1].map(|i| self.at(part.first, part.from + 2 * pair + i));
-            for line in (0..fast).step_by(4) {
-                // SAFETY: the caller's promise: 4 lines of two terms.
-                let words = unsafe { four::woven(first.wrapping_add(line), second.wrapping_add(line)) };
-                // SAFETY: as in `turned`.
-                unsafe { put_four::<U>(panel, part.width, pair, line, words) };
+    unsafe fn woven<U: Unit>(self, part: Part, panel: usize, to: &mut [u32]) {
+        for pair in 0..part.pairs {
+            let [first, second] = [0, 1].map(|i| self.at(part.panels.0 * part.width, part.from + 2 * pair + i));
+            for p in 0..part.panels.1 {
+                let to = to[p * panel..].as_mut_ptr();
+                for line in fours(part.width) {
+                    let at = p * part.width + line;
+                    // SAFETY: the caller's promise: 4 lines of two terms.
+                    let words = unsafe { four::woven(first.wrapping_add(at), second.wrapping_add(at)) };
+                    // SAFETY: as in `turned`.
+                    unsafe { put_four::<U>(to, part.width, pair, line, words) };
+                }
             }
         }
-        whole
     }
+}
+
+/// Where four lines of a panel begin.
+fn fours(width: usize) -> impl Iterator<Item = usize> {
+    (0..width).step_by(4).map(move |line| line.min(width - 4))
 }
 
 /// Words of a line of so many terms.
@@ -154,8 +165,7 @@ fn put<U: Unit>(panel: &mut [u32], width: usize, pair: usize, line: usize, word:
 /// # Safety
 /// The panel has room for them.
 #[inline(always)]
-unsafe fn put_four<U: Unit>(panel: &mut [u32], width: usize, pair: usize, line: usize, words: four::Four) {
-    let panel = panel.as_mut_ptr();
+unsafe fn put_four<U: Unit>(panel: *mut u32, width: usize, pair: usize, line: usize, words: four::Four) {
     // SAFETY: the caller's promise.
     unsafe {
         if U::PAIRS {

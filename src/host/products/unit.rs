@@ -6,7 +6,7 @@
 
 use super::dots::{Dots, dots};
 use super::peak::spin;
-use super::tile::{Tile, tile};
+use super::tile::{Finish, Tile, tile};
 
 /// A vector unit that this machine has: whoever holds one may run its instructions.
 pub(super) trait Unit: Copy + Send + Sync {
@@ -58,6 +58,12 @@ pub(super) trait Unit: Copy + Send + Sync {
     /// # Safety
     /// As [`tile`].
     unsafe fn tile(self, job: &Tile);
+
+    /// [`Finish::store`] of a tile, compiled for this unit.
+    ///
+    /// # Safety
+    /// As that.
+    unsafe fn finish(self, to: &Finish, sums: *const f32);
 
     /// [`dots`] compiled for this unit.
     ///
@@ -155,6 +161,11 @@ macro_rules! portable {
             unsafe fn tile(self, job: &Tile) {
                 // SAFETY: the caller's promise.
                 unsafe { tile::<Self, $rows, $vectors>(self, job) };
+            }
+
+            unsafe fn finish(self, to: &Finish, sums: *const f32) {
+                // SAFETY: the caller's promise.
+                unsafe { to.store(sums, Self::COLS) };
             }
 
             unsafe fn dots<const WIDE: bool>(self, job: &Dots) {
