@@ -1,11 +1,8 @@
 //! AVX2 with FMA: 8 lanes of f32, two products a cycle, 16 registers. bf16 is widened on the way in.
 
-use std::arch::x86_64::{
-    __m256, __m256i, _mm_add_ps, _mm_storeu_ps, _mm256_add_ps, _mm256_and_si256, _mm256_broadcast_ss, _mm256_castpd_ps,
-    _mm256_castps_pd, _mm256_castps_si256, _mm256_castps256_ps128, _mm256_castsi256_ps, _mm256_extractf128_ps,
-    _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_loadu_si256, _mm256_set1_epi32, _mm256_setzero_ps, _mm256_slli_epi32,
-    _mm256_storeu_ps, _mm256_unpackhi_pd, _mm256_unpackhi_ps, _mm256_unpacklo_pd, _mm256_unpacklo_ps,
-};
+use std::arch::x86_64::*;
+
+use half::bf16;
 
 use super::dots::{Dots, dots};
 use super::peak::spin;
@@ -47,6 +44,33 @@ impl Unit for Avx2 {
     unsafe fn store(self, to: *mut f32, sums: __m256) {
         // SAFETY: as above.
         unsafe { _mm256_storeu_ps(to, sums) };
+    }
+
+    #[inline(always)]
+    unsafe fn widened(self, from: *const bf16) -> __m256 {
+        // SAFETY: as above.
+        unsafe { _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(_mm_loadu_si128(from.cast())))) }
+    }
+
+    #[inline(always)]
+    unsafe fn narrowed(self, to: *mut bf16, sums: __m256) {
+        // SAFETY: as above.
+        unsafe {
+            let bits = _mm256_castps_si256(sums);
+            let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
+            let up = _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff));
+            let rounded = _mm256_srli_epi32::<16>(_mm256_add_epi32(bits, up));
+            let nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(sums, sums));
+            let words = _mm256_blendv_epi8(rounded, _mm256_set1_epi32(0x7fff), nan);
+            let halves = _mm_packus_epi32(_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
+            _mm_storeu_si128(to.cast(), halves);
+        }
+    }
+
+    #[inline(always)]
+    fn add(self, a: __m256, b: __m256) -> __m256 {
+        // SAFETY: as above.
+        unsafe { _mm256_add_ps(a, b) }
     }
 
     #[inline(always)]
@@ -102,12 +126,12 @@ impl Unit for Avx2 {
 
     unsafe fn finish(self, to: &Finish, sums: *const f32) {
         #[target_feature(enable = "avx2,fma")]
-        unsafe fn compiled(to: &Finish, sums: *const f32) {
+        unsafe fn compiled(unit: Avx2, to: &Finish, sums: *const f32) {
             // SAFETY: the caller's promise.
-            unsafe { to.store(sums, Avx2::COLS) };
+            unsafe { to.store(unit, sums) };
         }
         // SAFETY: there is AVX2; the caller's promise.
-        unsafe { compiled(to, sums) };
+        unsafe { compiled(self, to, sums) };
     }
 
     unsafe fn dots<const WIDE: bool>(self, job: &Dots) {

@@ -1,12 +1,8 @@
 //! AVX-512: 16 lanes and 32 registers; with AVX512-BF16 one instruction multiplies and adds 16 pairs of bf16.
 
-use std::arch::x86_64::{
-    __m512, __m512bh, __m512i, _mm_add_ps, _mm_storeu_ps, _mm256_add_ps, _mm256_castpd_ps, _mm256_castps_pd,
-    _mm256_castps256_ps128, _mm256_extractf128_ps, _mm256_unpackhi_pd, _mm256_unpackhi_ps, _mm256_unpacklo_pd,
-    _mm256_unpacklo_ps, _mm512_and_si512, _mm512_castps_pd, _mm512_castps512_ps256, _mm512_castsi512_ps,
-    _mm512_dpbf16_ps, _mm512_extractf64x4_pd, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_set1_epi32,
-    _mm512_setzero_ps, _mm512_slli_epi32, _mm512_storeu_ps,
-};
+use std::arch::x86_64::*;
+
+use half::bf16;
 
 use super::dots::{Dots, dots};
 use super::peak::spin;
@@ -87,6 +83,35 @@ macro_rules! unit {
             }
 
             #[inline(always)]
+            unsafe fn widened(self, from: *const bf16) -> __m512 {
+                // SAFETY: as above.
+                unsafe {
+                    let words = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.cast()));
+                    _mm512_castsi512_ps(_mm512_slli_epi32::<16>(words))
+                }
+            }
+
+            #[inline(always)]
+            unsafe fn narrowed(self, to: *mut bf16, sums: __m512) {
+                // SAFETY: as above.
+                unsafe {
+                    let bits = _mm512_castps_si512(sums);
+                    let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+                    let up = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff));
+                    let rounded = _mm512_srli_epi32::<16>(_mm512_add_epi32(bits, up));
+                    let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(sums, sums);
+                    let words = _mm512_mask_mov_epi32(rounded, nan, _mm512_set1_epi32(0x7fff));
+                    _mm256_storeu_si256(to.cast(), _mm512_cvtepi32_epi16(words));
+                }
+            }
+
+            #[inline(always)]
+            fn add(self, a: __m512, b: __m512) -> __m512 {
+                // SAFETY: as above.
+                unsafe { _mm512_add_ps(a, b) }
+            }
+
+            #[inline(always)]
             unsafe fn words(self, from: *const u32) -> __m512i {
                 // SAFETY: as above.
                 unsafe { _mm512_loadu_si512(from.cast()) }
@@ -129,12 +154,12 @@ macro_rules! unit {
 
             unsafe fn finish(self, to: &Finish, sums: *const f32) {
                 #[target_feature(enable = $features)]
-                unsafe fn compiled(to: &Finish, sums: *const f32) {
+                unsafe fn compiled(unit: $unit, to: &Finish, sums: *const f32) {
                     // SAFETY: the caller's promise.
-                    unsafe { to.store(sums, $unit::COLS) };
+                    unsafe { to.store(unit, sums) };
                 }
                 // SAFETY: there is AVX-512; the caller's promise.
-                unsafe { compiled(to, sums) };
+                unsafe { compiled(self, to, sums) };
             }
 
             unsafe fn dots<const WIDE: bool>(self, job: &Dots) {

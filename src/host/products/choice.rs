@@ -219,6 +219,47 @@ mod tests {
 
     #[test]
     fn tmp_rates() {
+        #[repr(align(64))]
+        #[derive(Clone, Copy)]
+        struct L([u32; 16]);
+        let unit = super::super::avx2::Avx2::new().unwrap();
+        for (steps, np, shift) in [
+            (320usize, 1usize, 0),
+            (320, 4, 0),
+            (320, 12, 0),
+            (320, 24, 0),
+            (320, 36, 0),
+            (213, 36, 0),
+            (160, 36, 0),
+            (160, 24, 0),
+            (320, 24, 8),
+        ] {
+            let a = vec![L([0x3f000000; 16]); np * steps * 6 / 16 + 100];
+            let b = vec![L([0x3f000000; 16]); steps + 100];
+            let mut sums = vec![L([0; 16]); 6];
+            let mut best = f64::MAX;
+            let mut bp = 0.0f64;
+            for _ in 0..200 {
+                let s = Instant::now();
+                for _ in 0..4 {
+                    for p in 0..np {
+                        let job = Tile {
+                            steps,
+                            a: (a.as_ptr() as *const u32).wrapping_add(p * steps * 6),
+                            b: (b.as_ptr() as *const u32).wrapping_add(shift),
+                            sums: sums.as_mut_ptr() as *mut f32,
+                            add: true,
+                            finish: None,
+                        };
+                        unsafe { unit.tile(&job) };
+                    }
+                }
+                best = best.min(s.elapsed().as_secs_f64());
+                bp = bp.max(super::super::peak::flop_rate(Kernel::Avx2));
+            }
+            let rate = (4 * np * steps * 6 * 16 * 2) as f64 / best;
+            println!("steps {steps} panels {np} shift {shift}: {:.1} tile {:.0} %", rate / 1e9, 100.0 * rate / bp);
+        }
         for kernel in Kernel::ALL.into_iter().filter(|kernel| kernel.is_available()) {
             let mut t = with_unit!(kernel, Trial::new()).unwrap();
             let mut peak: f64 = 0.0;

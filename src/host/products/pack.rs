@@ -6,6 +6,7 @@
 
 use std::ops::Range;
 
+use super::tile::fetch;
 use super::unit::Unit;
 use crate::device::driver::Operand;
 
@@ -61,6 +62,7 @@ impl Lines {
         // Panels and pairs that lack nothing, four lines at a time; the last four of a panel may overlap those before.
         let whole = panels.start..(self.lines / width).clamp(panels.start, panels.end);
         let part = Part { panels: (whole.start, whole.len()), width, from: terms.start, pairs: terms.len() / 2 };
+        assert!(width == U::COLS || width == U::ROWS);
         let fast = width >= 4;
         if fast {
             // SAFETY: the caller's promise; these lines and pairs are there, and so is room for their words.
@@ -101,21 +103,36 @@ impl Lines {
     ///
     /// # Safety
     /// As [`Lines::pack`]; these lines and pairs are there.
+    #[inline(always)]
     unsafe fn turned<U: Unit>(self, part: Part, panel: usize, to: &mut [u32]) {
         for p in 0..part.panels.1 {
             let to = to[p * panel..].as_mut_ptr();
             let first = (part.panels.0 + p) * part.width;
-            for pair in (0..part.pairs / 4 * 4).step_by(4) {
+            for pairs in (0..part.pairs / 4 * 4).step_by(LINE_PAIRS) {
                 for line in fours(part.width) {
-                    let rows = [0, 1, 2, 3].map(|i| self.at(first + line + i, part.from + 2 * pair).cast());
-                    // SAFETY: the caller's promise: 4 pairs of each of 4 lines.
-                    let columns = unsafe { four::transposed(rows) };
-                    for (i, column) in columns.into_iter().enumerate() {
-                        // SAFETY: the panel has `width` words for each pair, or twice as many.
-                        unsafe { put_four::<U>(to, part.width, pair + i, line, column) };
+                    let at = |i: usize, pair: usize| self.at(first + line + i, part.from + 2 * pair).cast::<u32>();
+                    // The next panel's lines of memory, where these are in this panel.
+                    (0..4).for_each(|i| fetch(at(i + part.width, pairs).cast()));
+                    for pair in (pairs..(pairs + LINE_PAIRS).min(part.pairs / 4 * 4)).step_by(4) {
+                        // SAFETY: the caller's promise: 4 pairs of each of 4 lines.
+                        let columns = unsafe { four::transposed([0, 1, 2, 3].map(|i| at(i, pair))) };
+                        for (i, column) in columns.into_iter().enumerate() {
+                            // SAFETY: the panel has `width` words for each pair, or twice as many.
+                            unsafe { put_four::<U>(to, part.width, pair + i, line, column) };
+                        }
                     }
                 }
             }
+        }
+    }
+
+    /// Asks for two rows of terms: they lie too far apart for the machine to guess.
+    #[inline(always)]
+    fn fetch(self, part: Part, term: usize) {
+        let bytes = part.panels.1 * part.width * size_of::<u16>();
+        for term in [term, term + 1] {
+            let row = self.address.wrapping_add(term * self.stride + part.panels.0 * part.width).cast::<u8>();
+            (0..bytes).step_by(64).for_each(|byte| fetch(row.wrapping_add(byte)));
         }
     }
 
@@ -123,9 +140,11 @@ impl Lines {
     ///
     /// # Safety
     /// As [`Lines::turned`].
+    #[inline(always)]
     unsafe fn woven<U: Unit>(self, part: Part, panel: usize, to: &mut [u32]) {
         for pair in 0..part.pairs {
             let [first, second] = [0, 1].map(|i| self.at(part.panels.0 * part.width, part.from + 2 * pair + i));
+            self.fetch(part, part.from + 2 * (pair + AHEAD));
             for p in 0..part.panels.1 {
                 let to = to[p * panel..].as_mut_ptr();
                 for line in fours(part.width) {
@@ -140,7 +159,14 @@ impl Lines {
     }
 }
 
+/// Pairs of a cache line.
+const LINE_PAIRS: usize = 16;
+
+/// Pairs of rows that are asked for before they are read.
+const AHEAD: usize = 6;
+
 /// Where four lines of a panel begin.
+#[inline(always)]
 fn fours(width: usize) -> impl Iterator<Item = usize> {
     (0..width).step_by(4).map(move |line| line.min(width - 4))
 }

@@ -14,10 +14,9 @@ use half::bf16;
 use rayon::prelude::*;
 
 use super::dots::{DOT_ROWS, Dots, parts};
-use super::tile::Finish;
 use super::unit::Unit;
 use crate::device::driver::Operand;
-use crate::host::simd::vectorized;
+use crate::host::simd::Scalar;
 
 /// Rows of x from which a blocked product is faster: it packs W once and adds no lanes.
 pub(super) const MOST_ROWS: usize = 64;
@@ -129,7 +128,7 @@ impl<U: Unit> Task<'_, U> {
     /// # Safety
     /// They are there and are this task's own.
     unsafe fn block<const WIDE: bool>(&self, first: usize, sums: &mut [f32]) {
-        let &Skinny { m, n, y, narrow, accumulate, .. } = self.product;
+        let m = self.product.m;
         let block = const { block_rows(WIDE) };
         let weights = block.min(self.end - first);
         let parts = self.x.steps.div_ceil(TERMS / self.terms::<WIDE>()).max(1);
@@ -143,11 +142,31 @@ impl<U: Unit> Task<'_, U> {
             // SAFETY: as above.
             unsafe { self.rest_of_block::<WIDE>((first, weights), sums) };
         }
-        let size = if narrow { size_of::<bf16>() } else { size_of::<f32>() };
-        let c = y.cast::<u8>().wrapping_add(first * size).cast();
-        let finish = Finish { c, stride: n, rows: m, cols: weights, narrow, accumulate };
-        // SAFETY: as above; m rows of `block` sums.
-        vectorized(|| unsafe { finish.store(sums.as_ptr(), block) });
+        // SAFETY: as above.
+        unsafe { self.store::<WIDE>((first, weights), sums) };
+    }
+
+    /// Puts the sums of a block in their places.
+    ///
+    /// # Safety
+    /// As [`Task::block`].
+    unsafe fn store<const WIDE: bool>(&self, (first, weights): (usize, usize), sums: &[f32]) {
+        let &Skinny { m, n, y, narrow, accumulate, .. } = self.product;
+        for (row, sums) in sums.chunks_exact(const { block_rows(WIDE) }).enumerate().take(m) {
+            for (col, &sum) in sums.iter().enumerate().take(weights) {
+                let at = row * n + first + col;
+                // SAFETY: the caller's promise.
+                unsafe {
+                    if narrow {
+                        let y = y.cast::<bf16>().add(at);
+                        *y = bf16::narrow(if accumulate { (*y).wide() + sum } else { sum });
+                    } else {
+                        let y = y.cast::<f32>().add(at);
+                        *y = if accumulate { *y + sum } else { sum };
+                    }
+                }
+            }
+        }
     }
 
     const fn terms<const WIDE: bool>(&self) -> usize {

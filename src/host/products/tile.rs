@@ -83,7 +83,7 @@ pub(super) unsafe fn tile<U: Unit, const R: usize, const V: usize>(unit: U, job:
     }
     if let Some(finish) = job.finish {
         // SAFETY: the caller's promise.
-        unsafe { finish.store(job.sums, V * U::LANES) };
+        unsafe { finish.store(unit, job.sums) };
     }
 }
 
@@ -98,58 +98,82 @@ impl Finish {
         }
     }
 
+    /// Puts a tile (ROWS, COLS) in its place.
+    ///
     /// # Safety
-    /// The tile has `width` columns, and lies in c as [`Finish`] says.
+    /// The tile is there, and lies in c as [`Finish`] says.
     #[inline(always)]
-    pub unsafe fn store(self, sums: *const f32, width: usize) {
+    pub unsafe fn store<U: Unit>(self, unit: U, sums: *const f32) {
         // SAFETY: the caller's promise.
-        unsafe {
-            match (self.narrow, self.accumulate) {
-                (false, false) => self.rows(sums, width, |_: f32, sum| sum),
-                (false, true) => self.rows(sums, width, |c: f32, sum| c + sum),
-                (true, false) => self.rows(sums, width, |_: bf16, sum| bf16::narrow(sum)),
-                (true, true) => self.rows(sums, width, |c: bf16, sum| bf16::narrow(c.wide() + sum)),
-            }
-        }
+        unsafe { if self.narrow { self.rows::<U, bf16>(unit, sums) } else { self.rows::<U, f32>(unit, sums) } }
     }
 
     /// # Safety
-    /// As [`Finish::store`].
+    /// As [`Finish::store`], c in C.
     #[inline(always)]
-    unsafe fn rows<C: Copy>(self, sums: *const f32, width: usize, with: impl Fn(C, f32) -> C + Copy) {
+    unsafe fn rows<U: Unit, C: Stored>(self, unit: U, sums: *const f32) {
+        let whole = self.cols / U::LANES * U::LANES;
         for row in 0..self.rows {
             let c = self.c.cast::<C>().wrapping_add(row * self.stride);
-            let sums = sums.wrapping_add(row * width);
-            let whole = self.cols / GROUP * GROUP;
-            // SAFETY: the caller's promise.
-            unsafe {
-                for col in (0..whole).step_by(GROUP) {
-                    several::<C, GROUP>(c.add(col), sums.add(col), with);
+            let sums = sums.wrapping_add(row * U::COLS);
+            for col in (0..whole).step_by(U::LANES) {
+                // SAFETY: the caller's promise.
+                unsafe {
+                    let (c, mut sums) = (c.add(col), unit.load(sums.add(col)));
+                    if self.accumulate {
+                        sums = unit.add(C::load(unit, c), sums);
+                    }
+                    C::store(unit, c, sums);
                 }
-                for col in whole..self.cols {
-                    several::<C, 1>(c.add(col), sums.add(col), with);
+            }
+            for col in whole..self.cols {
+                // SAFETY: as above.
+                unsafe {
+                    let before = if self.accumulate { (*c.add(col)).wide() } else { 0.0 };
+                    *c.add(col) = C::narrow(before + *sums.add(col));
                 }
             }
         }
     }
 }
 
-/// Numbers of c that are written at once.
-const GROUP: usize = 16;
+/// What c is stored in.
+trait Stored: Scalar<Acc = f32> {
+    /// # Safety
+    /// LANES numbers are there.
+    unsafe fn load<U: Unit>(unit: U, from: *const Self) -> U::Sums;
 
-/// By way of an array, so that the compiler need not fear that writing c changes the sums.
-///
-/// # Safety
-/// N of each are there.
-#[inline(always)]
-unsafe fn several<C: Copy, const N: usize>(c: *mut C, sums: *const f32, with: impl Fn(C, f32) -> C) {
-    // SAFETY: the caller's promise.
-    let (mut group, sums) = unsafe { (c.cast::<[C; N]>().read_unaligned(), sums.cast::<[f32; N]>().read_unaligned()) };
-    for (c, sum) in group.iter_mut().zip(sums) {
-        *c = with(*c, sum);
+    /// # Safety
+    /// There is room for LANES numbers.
+    unsafe fn store<U: Unit>(unit: U, to: *mut Self, sums: U::Sums);
+}
+
+impl Stored for f32 {
+    #[inline(always)]
+    unsafe fn load<U: Unit>(unit: U, from: *const f32) -> U::Sums {
+        // SAFETY: the caller's promise, here and below.
+        unsafe { unit.load(from) }
     }
-    // SAFETY: as above.
-    unsafe { c.cast::<[C; N]>().write_unaligned(group) };
+
+    #[inline(always)]
+    unsafe fn store<U: Unit>(unit: U, to: *mut f32, sums: U::Sums) {
+        // SAFETY: as above.
+        unsafe { unit.store(to, sums) };
+    }
+}
+
+impl Stored for bf16 {
+    #[inline(always)]
+    unsafe fn load<U: Unit>(unit: U, from: *const bf16) -> U::Sums {
+        // SAFETY: as above.
+        unsafe { unit.widened(from) }
+    }
+
+    #[inline(always)]
+    unsafe fn store<U: Unit>(unit: U, to: *mut bf16, sums: U::Sums) {
+        // SAFETY: as above.
+        unsafe { unit.narrowed(to, sums) };
+    }
 }
 
 /// Asks for the line of memory at an address; any address will do.

@@ -4,9 +4,12 @@
 //! the others it is one f32. In both the second term of a pair is added before the first, as `vdpbf16ps` does, so that all
 //! units give the same sums to the bit (the instruction flushes what is smaller than 2^-126, the others do not).
 
+use half::bf16;
+
 use super::dots::{Dots, dots};
 use super::peak::spin;
 use super::tile::{Finish, Tile, tile};
+use crate::host::simd::Scalar;
 
 /// A vector unit that this machine has: whoever holds one may run its instructions.
 pub(super) trait Unit: Copy + Send + Sync {
@@ -33,6 +36,20 @@ pub(super) trait Unit: Copy + Send + Sync {
     /// # Safety
     /// There is room for LANES numbers.
     unsafe fn store(self, to: *mut f32, sums: Self::Sums);
+
+    /// LANES numbers of bf16 in f32.
+    ///
+    /// # Safety
+    /// They are there.
+    unsafe fn widened(self, from: *const bf16) -> Self::Sums;
+
+    /// Rounds to nearest, ties to even; NaN stays NaN.
+    ///
+    /// # Safety
+    /// There is room for LANES numbers.
+    unsafe fn narrowed(self, to: *mut bf16, sums: Self::Sums);
+
+    fn add(self, a: Self::Sums, b: Self::Sums) -> Self::Sums;
 
     /// # Safety
     /// LANES words are there.
@@ -128,6 +145,23 @@ macro_rules! portable {
             }
 
             #[inline(always)]
+            unsafe fn widened(self, from: *const bf16) -> [f32; $lanes] {
+                // SAFETY: the caller's promise.
+                unsafe { from.cast::<[bf16; $lanes]>().read_unaligned() }.map(Scalar::wide)
+            }
+
+            #[inline(always)]
+            unsafe fn narrowed(self, to: *mut bf16, sums: [f32; $lanes]) {
+                // SAFETY: the caller's promise.
+                unsafe { to.cast::<[bf16; $lanes]>().write_unaligned(sums.map(Scalar::narrow)) };
+            }
+
+            #[inline(always)]
+            fn add(self, a: [f32; $lanes], b: [f32; $lanes]) -> [f32; $lanes] {
+                std::array::from_fn(|lane| a[lane] + b[lane])
+            }
+
+            #[inline(always)]
             unsafe fn words(self, from: *const u32) -> [u32; $lanes] {
                 // SAFETY: the caller's promise.
                 unsafe { from.cast::<[u32; $lanes]>().read_unaligned() }
@@ -165,7 +199,7 @@ macro_rules! portable {
 
             unsafe fn finish(self, to: &Finish, sums: *const f32) {
                 // SAFETY: the caller's promise.
-                unsafe { to.store(sums, Self::COLS) };
+                unsafe { to.store(self, sums) };
             }
 
             unsafe fn dots<const WIDE: bool>(self, job: &Dots) {
