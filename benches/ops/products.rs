@@ -125,7 +125,7 @@ fn large(device: &Device, dtype: DType, kernel: Kernel, part: &str) {
 }
 
 fn skinny(device: &Device, dtype: DType, kernel: Kernel, memory: f64, part: &str) {
-    for rows in [1, 2, 4, 8, 16, 20, 21, 32, 48, 64, 65] {
+    for rows in [1, 4, 8, 20, 32, 64, 65] {
         for (name, o, i) in WEIGHTS {
             let name = format!("{dtype:?} skinny {name} N {rows}");
             if !name.contains(part) {

@@ -24,7 +24,8 @@ impl Unit for Avx2 {
     const LANES: usize = 8;
     const ROWS: usize = 6;
     const COLS: usize = 16;
-    const WEIGHTS: usize = 3;
+    // In bf16 each row of weights needs two registers more, for its halves.
+    const DOTS: [(usize, usize); 2] = [(2, 5), (3, 4)];
     type Sums = __m256;
     type Words = __m256i;
 
@@ -138,7 +139,7 @@ impl Unit for Avx2 {
         #[target_feature(enable = "avx2,fma")]
         unsafe fn compiled<const WIDE: bool>(unit: Avx2, job: &Dots) {
             // SAFETY: the caller's promise.
-            unsafe { dots::<Avx2, WIDE, 3>(unit, job) };
+            unsafe { if WIDE { dots::<Avx2, WIDE, 3>(unit, job) } else { dots::<Avx2, WIDE, 2>(unit, job) } };
         }
         // SAFETY: there is AVX2; the caller's promise.
         unsafe { compiled::<WIDE>(self, job) };

@@ -54,13 +54,13 @@ unsafe fn totals(sums: [__m512; 4]) -> [f32; 4] {
 }
 
 macro_rules! unit {
-    ($unit:ident, $features:literal, $pairs:expr, |$sums:ident, $a:ident, $b:ident| $add:expr) => {
+    ($unit:ident, $features:literal, $pairs:expr, $weights:literal by $rows:literal, |$sums:ident, $a:ident, $b:ident| $add:expr) => {
         impl Unit for $unit {
             const PAIRS: bool = $pairs;
             const LANES: usize = 16;
             const ROWS: usize = 12;
             const COLS: usize = 32;
-            const WEIGHTS: usize = 6;
+            const DOTS: [(usize, usize); 2] = [($weights, $rows), (6, 4)];
             type Sums = __m512;
             type Words = __m512i;
 
@@ -166,7 +166,9 @@ macro_rules! unit {
                 #[target_feature(enable = $features)]
                 unsafe fn compiled<const WIDE: bool>(unit: $unit, job: &Dots) {
                     // SAFETY: the caller's promise.
-                    unsafe { dots::<$unit, WIDE, 6>(unit, job) };
+                    unsafe {
+                        if WIDE { dots::<$unit, WIDE, 6>(unit, job) } else { dots::<$unit, WIDE, $weights>(unit, job) }
+                    };
                 }
                 // SAFETY: there is AVX-512; the caller's promise.
                 unsafe { compiled::<WIDE>(self, job) };
@@ -184,8 +186,8 @@ macro_rules! unit {
     };
 }
 
-unit!(Avx512, "avx512f", false, |sums, a, b| _mm512_fmadd_ps(_mm512_castsi512_ps(a), _mm512_castsi512_ps(b), sums));
-unit!(Avx512Bf16, "avx512f,avx512bf16", true, |sums, a, b| _mm512_dpbf16_ps(
+unit!(Avx512, "avx512f", false, 4 by 5, |sums, a, b| _mm512_fmadd_ps(_mm512_castsi512_ps(a), _mm512_castsi512_ps(b), sums));
+unit!(Avx512Bf16, "avx512f,avx512bf16", true, 6 by 4, |sums, a, b| _mm512_dpbf16_ps(
     sums,
     std::mem::transmute::<__m512i, __m512bh>(a),
     std::mem::transmute::<__m512i, __m512bh>(b)

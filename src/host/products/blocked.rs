@@ -18,13 +18,13 @@
 //!
 //! The order of every sum follows from k alone: the same bits on any number of threads, and with every unit.
 
-use std::cell::Cell;
 use std::ffi::c_void;
 use std::ops::Range;
 
 use half::bf16;
 use rayon::prelude::*;
 
+use super::buffer::Buffer;
 use super::pack::{Lines, words};
 use super::tile::{Finish, Tile};
 use super::unit::Unit;
@@ -49,53 +49,6 @@ const TOGETHER: usize = 8;
 
 /// Most rows of c of a task that packs columns of b.
 const TASK_ROWS: usize = 1024;
-
-/// A cache line of words: vectors of a panel never cross one.
-#[derive(Clone, Copy)]
-#[repr(C, align(64))]
-struct Line([u32; 16]);
-
-thread_local! {
-    /// Memory for packed panels and sums, kept for the next product. One that is in use is not here.
-    static BUFFERS: Cell<Vec<Vec<Line>>> = const { Cell::new(Vec::new()) };
-}
-
-/// Words that go back to their thread for the next product.
-struct Buffer {
-    lines: Vec<Line>,
-    len: usize,
-}
-
-impl Buffer {
-    fn new(len: usize) -> Self {
-        let mut kept = BUFFERS.take();
-        let mut lines = kept.pop().unwrap_or_default();
-        BUFFERS.set(kept);
-        if lines.len() < len.div_ceil(16) {
-            lines.resize(len.div_ceil(16), Line([0; 16]));
-        }
-        Self { lines, len }
-    }
-
-    fn words(&mut self) -> &mut [u32] {
-        // SAFETY: a `Line` is 16 words without anything between them.
-        let words =
-            unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast::<u32>(), self.lines.len() * 16) };
-        &mut words[..self.len]
-    }
-
-    fn sums(&mut self) -> &mut [f32] {
-        bytemuck::cast_slice_mut(self.words())
-    }
-}
-
-impl Drop for Buffer {
-    fn drop(&mut self) {
-        let mut kept = BUFFERS.take();
-        kept.push(std::mem::take(&mut self.lines));
-        BUFFERS.set(kept);
-    }
-}
 
 /// One side of a product.
 struct Side {
@@ -184,8 +137,7 @@ impl Side {
         if let Some(packed) = &self.packed {
             let before = self.panels() * self.width * words::<U>(terms.start);
             let first = before + panels.start * panel;
-            assert!(first + panels.len() * panel <= packed.len);
-            return packed.lines.as_ptr().cast::<u32>().wrapping_add(first);
+            return packed.read()[first..first + panels.len() * panel].as_ptr();
         }
         // SAFETY: the caller's promise.
         unsafe { self.lines.pack::<U>(panels, self.width, terms.clone(), own) };

@@ -219,59 +219,50 @@ mod tests {
 
     #[test]
     fn tmp_rates() {
+        use super::super::dots::Dots;
         #[repr(align(64))]
         #[derive(Clone, Copy)]
         struct L([u32; 16]);
         let unit = super::super::avx2::Avx2::new().unwrap();
-        for (steps, np, shift) in [
-            (320usize, 1usize, 0),
-            (320, 4, 0),
-            (320, 12, 0),
-            (320, 24, 0),
-            (320, 36, 0),
-            (213, 36, 0),
-            (160, 36, 0),
-            (160, 24, 0),
-            (320, 24, 8),
-        ] {
-            let a = vec![L([0x3f000000; 16]); np * steps * 6 / 16 + 100];
-            let b = vec![L([0x3f000000; 16]); steps + 100];
-            let mut sums = vec![L([0; 16]); 6];
+        for (wide, nw, m) in
+            [(false, 2usize, 5usize), (false, 12, 5), (false, 12, 20), (true, 2, 5), (true, 6, 5), (true, 6, 20)]
+        {
+            let steps = if wide { 80 } else { 40 };
+            let parts = if wide { 1 } else { 2 };
+            let x = vec![L([0x3f000000; 16]); m * 640 / 16 + 100];
+            let w = vec![L([0x3f003f00; 16]); nw * steps * 8 / 16 + 100];
+            let mut sums = vec![L([0; 16]); 100];
             let mut best = f64::MAX;
             let mut bp = 0.0f64;
             for _ in 0..200 {
                 let s = Instant::now();
-                for _ in 0..4 {
-                    for p in 0..np {
-                        let job = Tile {
-                            steps,
-                            a: (a.as_ptr() as *const u32).wrapping_add(p * steps * 6),
-                            b: (b.as_ptr() as *const u32).wrapping_add(shift),
-                            sums: sums.as_mut_ptr() as *mut f32,
-                            add: true,
-                            finish: None,
-                        };
-                        unsafe { unit.tile(&job) };
+                for _ in 0..20 {
+                    for g in 0..m / 5 {
+                        for p in (0..nw).step_by(2) {
+                            let job = Dots {
+                                steps,
+                                x: (x.as_ptr() as *const u32).wrapping_add(g * 5 * 640),
+                                x_stride: steps * parts * 8,
+                                rows: 5,
+                                w: (w.as_ptr() as *const u8).wrapping_add(p * steps * 32),
+                                w_stride: steps * 32,
+                                weights: 2,
+                                sums: sums.as_mut_ptr() as *mut f32,
+                                sums_stride: 12,
+                                add: true,
+                                ahead: std::ptr::null(),
+                                ahead_len: 0,
+                            };
+                            unsafe { if wide { unit.dots::<true>(&job) } else { unit.dots::<false>(&job) } }
+                        }
                     }
                 }
                 best = best.min(s.elapsed().as_secs_f64());
                 bp = bp.max(super::super::peak::flop_rate(Kernel::Avx2));
             }
-            let rate = (4 * np * steps * 6 * 16 * 2) as f64 / best;
-            println!("steps {steps} panels {np} shift {shift}: {:.1} tile {:.0} %", rate / 1e9, 100.0 * rate / bp);
+            let rate = (20 * nw * m * 640 * 2) as f64 / best;
+            println!("wide {wide} weights {nw} rows {m}: {:.1} tile {:.0} %", rate / 1e9, 100.0 * rate / bp);
         }
-        for kernel in Kernel::ALL.into_iter().filter(|kernel| kernel.is_available()) {
-            let mut t = with_unit!(kernel, Trial::new()).unwrap();
-            let mut peak: f64 = 0.0;
-            for _ in 0..300 {
-                t.time();
-                peak = peak.max(super::super::peak::flop_rate(kernel));
-            }
-            println!("{} tile {:.1} peak {:.1}", kernel.name(), t.rate() / 1e9, peak / 1e9);
-        }
-        let s = Instant::now();
-        let k = Kernel::measured();
-        println!("{k:?} {:?}", s.elapsed());
     }
 
     #[test]

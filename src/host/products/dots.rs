@@ -1,10 +1,7 @@
 //! The inner loop of a skinny product: dot products of a few rows of weights, as they lie in memory, with a few rows of x.
 
-use super::tile::fetch;
+use super::tile::fetch_far;
 use super::unit::Unit;
-
-/// Rows of x that a tile of dot products takes at most.
-pub(super) const DOT_ROWS: usize = 4;
 
 /// One tile of dot products.
 pub(super) struct Dots {
@@ -13,12 +10,12 @@ pub(super) struct Dots {
     /// `rows` rows of x as [`Prepared`](super::skinny) lays them, `x_stride` words apart.
     pub x: *const u32,
     pub x_stride: usize,
-    /// 1 to DOT_ROWS
+    /// 1 to what the unit's DOTS say
     pub rows: usize,
     /// `weights` rows, `w_stride` bytes apart.
     pub w: *const u8,
     pub w_stride: usize,
-    /// 1 to WEIGHTS
+    /// 1 to R
     pub weights: usize,
     /// Sum (row of x, row of weights) is at `row * sums_stride + weight`.
     pub sums: *mut f32,
@@ -30,7 +27,7 @@ pub(super) struct Dots {
     pub ahead_len: usize,
 }
 
-/// All dot products of a tile; WIDE: the weights are f32, else bf16. R is the unit's WEIGHTS.
+/// All dot products of a tile; WIDE: the weights are f32, else bf16. R is what the unit's DOTS say.
 ///
 /// # Safety
 /// All is there as [`Dots`] says.
@@ -38,7 +35,7 @@ pub(super) struct Dots {
 pub(super) unsafe fn dots<U: Unit, const WIDE: bool, const R: usize>(unit: U, job: &Dots) {
     for weight in 0..job.weights {
         let row = job.ahead.wrapping_add(weight * job.w_stride);
-        (0..job.ahead_len).step_by(64).for_each(|byte| fetch(row.wrapping_add(byte)));
+        (0..job.ahead_len).step_by(64).for_each(|byte| fetch_far(row.wrapping_add(byte)));
     }
     // SAFETY: the caller's promise.
     unsafe {
@@ -63,7 +60,8 @@ unsafe fn some_rows<U: Unit, const WIDE: bool, const R: usize>(unit: U, job: &Do
             1 => few::<U, WIDE, R, 1>(unit, job),
             2 => few::<U, WIDE, R, 2>(unit, job),
             3 => few::<U, WIDE, R, 3>(unit, job),
-            _ => few::<U, WIDE, R, DOT_ROWS>(unit, job),
+            4 => few::<U, WIDE, R, 4>(unit, job),
+            _ => few::<U, WIDE, R, 5>(unit, job),
         }
     }
 }
@@ -78,7 +76,7 @@ pub(super) const fn parts<U: Unit, const WIDE: bool>() -> usize {
 #[inline(always)]
 unsafe fn few<U: Unit, const WIDE: bool, const R: usize, const X: usize>(unit: U, job: &Dots) {
     let parts = const { parts::<U, WIDE>() };
-    let mut sums = [[unit.zero(); DOT_ROWS]; R];
+    let mut sums = [[unit.zero(); X]; R];
     let (mut w, mut x) = (job.w, job.x);
     for _ in 0..job.steps {
         for part in 0..parts {
@@ -100,9 +98,13 @@ unsafe fn few<U: Unit, const WIDE: bool, const R: usize, const X: usize>(unit: U
         }
         w = w.wrapping_add(U::LANES * size_of::<u32>());
     }
-    for (r, sums) in sums.into_iter().enumerate() {
-        for (row, total) in unit.totals(sums).into_iter().enumerate().take(X) {
-            let to = job.sums.wrapping_add(row * job.sums_stride + r);
+    for first in (0..R * X).step_by(4) {
+        let mut four = [unit.zero(); 4];
+        for (i, four) in four.iter_mut().enumerate().take(R * X - first) {
+            *four = sums[(first + i) / X][(first + i) % X];
+        }
+        for (i, total) in unit.totals(four).into_iter().enumerate().take(R * X - first) {
+            let to = job.sums.wrapping_add((first + i) % X * job.sums_stride + (first + i) / X);
             // SAFETY: as above.
             unsafe { *to = if job.add { *to + total } else { total } };
         }

@@ -1,7 +1,7 @@
 //! Skinny products: y (m, n) = x (m, k) W^T of at most [`MOST_ROWS`] rows, for decoding. Nothing of W is packed or copied.
 //!
 //! Both x and W lie along k, so an element of y is a dot product: lanes run along k and are added at the end. A tile takes
-//! WEIGHTS rows of W and DOT_ROWS of x. A task takes some rows of W in blocks: [`block_rows`] of them times TERMS terms are 15
+//! [`DOTS`](Unit::DOTS) rows of W and of x. A task takes some rows of W in blocks: [`block_rows`] of them times TERMS terms are 15
 //! KB, read from memory once, while each group of rows of x (10 KB at most) passes over them in the first-level cache;
 //! the next block is asked for meanwhile, a few lines a tile.
 //!
@@ -13,7 +13,8 @@ use std::ffi::c_void;
 use half::bf16;
 use rayon::prelude::*;
 
-use super::dots::{DOT_ROWS, Dots, parts};
+use super::buffer::Buffer;
+use super::dots::{Dots, parts};
 use super::unit::Unit;
 use crate::device::driver::Operand;
 use crate::host::simd::Scalar;
@@ -67,7 +68,7 @@ pub(super) unsafe fn skinny<U: Unit, const WIDE: bool>(unit: U, product: &Skinny
 
 /// x with its terms as the unit multiplies them, in whole steps: what is beyond k is 0.
 struct Prepared {
-    words: Vec<u32>,
+    words: Buffer,
     /// Words of a row.
     stride: usize,
     /// Words from one step to the next.
@@ -84,8 +85,9 @@ impl Prepared {
         let terms = if WIDE { U::LANES } else { 2 * U::LANES };
         let step = U::LANES * const { parts::<U, WIDE>() };
         let stride = product.k.div_ceil(terms) * step;
-        let mut words = vec![0; product.m * stride];
-        for (row, words) in words.chunks_exact_mut(stride.max(1)).enumerate() {
+        let mut words = Buffer::new(product.m * stride);
+        words.words().fill(0);
+        for (row, words) in words.words().chunks_exact_mut(stride.max(1)).enumerate() {
             let first = row * product.x.stride;
             if WIDE {
                 // SAFETY: the caller's promise: k elements of a row.
@@ -186,17 +188,17 @@ impl<U: Unit> Task<'_, U> {
         let w_stride = self.product.w.stride * if WIDE { 4 } else { 2 };
         let bytes = U::LANES * size_of::<u32>();
         let at = |row: usize| self.product.w.address.cast::<u8>().wrapping_add(row * w_stride + steps.start * bytes);
-        let groups = self.product.m.div_ceil(DOT_ROWS);
+        let groups = self.product.m.div_ceil(U::DOTS[usize::from(WIDE)].1);
         let block = const { block_rows(WIDE) };
         // What comes next, in equal parts for the tiles of this block.
         let ahead_len = (steps.len() * bytes).div_ceil(groups).next_multiple_of(64);
         for group in 0..groups {
             let rows = group * self.product.m / groups..(group + 1) * self.product.m / groups;
-            for weight in (0..weights).step_by(U::WEIGHTS) {
-                let tile = U::WEIGHTS.min(weights - weight);
+            for weight in (0..weights).step_by(U::DOTS[usize::from(WIDE)].0) {
+                let tile = U::DOTS[usize::from(WIDE)].0.min(weights - weight);
                 let job = Dots {
                     steps: steps.len(),
-                    x: &raw const self.x.words[rows.start * self.x.stride + steps.start * self.x.step],
+                    x: &raw const self.x.words.read()[rows.start * self.x.stride + steps.start * self.x.step],
                     x_stride: self.x.stride,
                     rows: rows.len(),
                     w: at(first + weight),
@@ -232,7 +234,7 @@ impl<U: Unit> Task<'_, U> {
             for row in 0..self.product.m {
                 let job = Dots {
                     steps: 1,
-                    x: &raw const self.x.words[row * self.x.stride + self.x.steps * self.x.step],
+                    x: &raw const self.x.words.read()[row * self.x.stride + self.x.steps * self.x.step],
                     x_stride: self.x.stride,
                     rows: 1,
                     w: words.as_ptr().cast(),

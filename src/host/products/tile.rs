@@ -176,6 +176,19 @@ impl Stored for bf16 {
     }
 }
 
+/// Asks for the line of memory at an address, for the second-level cache; any address will do.
+#[inline(always)]
+pub(super) fn fetch_far(at: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: every x86-64 has SSE, and a prefetch never faults.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T1>(at.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
+}
+
 /// Asks for the line of memory at an address; any address will do.
 #[inline(always)]
 pub(super) fn fetch(at: *const u8) {

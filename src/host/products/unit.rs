@@ -20,8 +20,8 @@ pub(super) trait Unit: Copy + Send + Sync {
     /// Rows and columns of a tile of a blocked product: its sums fill most registers.
     const ROWS: usize;
     const COLS: usize;
-    /// Rows of weights of a tile of dot products, at DOT_ROWS of x each.
-    const WEIGHTS: usize;
+    /// Rows of weights, and of x, of a tile of dot products: with weights in bf16, and in f32.
+    const DOTS: [(usize, usize); 2];
     /// LANES sums in f32.
     type Sums: Copy;
     /// LANES words.
@@ -117,13 +117,13 @@ fn first(pair: u32) -> f32 {
 }
 
 macro_rules! portable {
-    ($unit:ty, $pairs:expr, $lanes:expr, $rows:expr, $vectors:expr, $weights:expr, |$sum:ident, $a:ident, $b:ident| $add:expr) => {
+    ($unit:ty, $pairs:expr, $lanes:expr, $rows:expr, $vectors:expr, $weights:expr, $dot_rows:expr, |$sum:ident, $a:ident, $b:ident| $add:expr) => {
         impl Unit for $unit {
             const PAIRS: bool = $pairs;
             const LANES: usize = $lanes;
             const ROWS: usize = $rows;
             const COLS: usize = $vectors * $lanes;
-            const WEIGHTS: usize = $weights;
+            const DOTS: [(usize, usize); 2] = [($weights, $dot_rows); 2];
             type Sums = [f32; $lanes];
             type Words = [u32; $lanes];
 
@@ -214,7 +214,7 @@ macro_rules! portable {
     };
 }
 
-portable!(Portable, false, 8, 4, 1, 2, |sum, a, b| fused(f32::from_bits(a), f32::from_bits(b), *sum));
-portable!(PortablePairs, true, 16, 12, 2, 6, |sum, a, b| {
+portable!(Portable, false, 8, 4, 1, 2, 2, |sum, a, b| fused(f32::from_bits(a), f32::from_bits(b), *sum));
+portable!(PortablePairs, true, 16, 12, 2, 6, 4, |sum, a, b| {
     fused(first(a), first(b), fused(second(a), second(b), *sum))
 });
