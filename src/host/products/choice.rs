@@ -138,9 +138,12 @@ const ROUNDS: usize = 8;
 /// Words of the tile that is computed.
 const STEPS: usize = 320;
 
+/// Computes the tile's sums.
+type Run = Box<dyn Fn(&mut [f32])>;
+
 /// A kernel at work on one tile.
 struct Trial {
-    run: Box<dyn Fn(&mut [f32])>,
+    run: Run,
     sums: Vec<f32>,
     flop: f64,
     best: Duration,
@@ -215,54 +218,6 @@ mod tests {
         assert_eq!(chosen([1.0, 2.0, 1.0]), Some(Avx512));
         assert_eq!(chosen([1.0, 1.0, 1.3]), Some(Avx2));
         assert_eq!(fastest(vec![]), None);
-    }
-
-    #[test]
-    fn tmp_rates() {
-        use super::super::dots::Dots;
-        #[repr(align(64))]
-        #[derive(Clone, Copy)]
-        struct L([u32; 16]);
-        let unit = super::super::avx2::Avx2::new().unwrap();
-        for (wide, nw, m) in
-            [(false, 2usize, 5usize), (false, 12, 5), (false, 12, 20), (true, 2, 5), (true, 6, 5), (true, 6, 20)]
-        {
-            let steps = if wide { 80 } else { 40 };
-            let parts = if wide { 1 } else { 2 };
-            let x = vec![L([0x3f000000; 16]); m * 640 / 16 + 100];
-            let w = vec![L([0x3f003f00; 16]); nw * steps * 8 / 16 + 100];
-            let mut sums = vec![L([0; 16]); 100];
-            let mut best = f64::MAX;
-            let mut bp = 0.0f64;
-            for _ in 0..200 {
-                let s = Instant::now();
-                for _ in 0..20 {
-                    for g in 0..m / 5 {
-                        for p in (0..nw).step_by(2) {
-                            let job = Dots {
-                                steps,
-                                x: (x.as_ptr() as *const u32).wrapping_add(g * 5 * 640),
-                                x_stride: steps * parts * 8,
-                                rows: 5,
-                                w: (w.as_ptr() as *const u8).wrapping_add(p * steps * 32),
-                                w_stride: steps * 32,
-                                weights: 2,
-                                sums: sums.as_mut_ptr() as *mut f32,
-                                sums_stride: 12,
-                                add: true,
-                                ahead: std::ptr::null(),
-                                ahead_len: 0,
-                            };
-                            unsafe { if wide { unit.dots::<true>(&job) } else { unit.dots::<false>(&job) } }
-                        }
-                    }
-                }
-                best = best.min(s.elapsed().as_secs_f64());
-                bp = bp.max(super::super::peak::flop_rate(Kernel::Avx2));
-            }
-            let rate = (20 * nw * m * 640 * 2) as f64 / best;
-            println!("wide {wide} weights {nw} rows {m}: {:.1} tile {:.0} %", rate / 1e9, 100.0 * rate / bp);
-        }
     }
 
     #[test]

@@ -90,8 +90,8 @@ unsafe fn few<U: Unit, const WIDE: bool, const R: usize, const X: usize>(unit: U
             for row in 0..X {
                 // SAFETY: as above, `parts` times.
                 let x = unsafe { unit.words(x.wrapping_add(row * job.x_stride)) };
-                for r in 0..R {
-                    sums[r][row] = unit.multiply_add(sums[r][row], x, weights[r]);
+                for (sums, &weights) in sums.iter_mut().zip(&weights) {
+                    sums[row] = unit.multiply_add(sums[row], x, weights);
                 }
             }
             x = x.wrapping_add(U::LANES);

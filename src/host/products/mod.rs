@@ -1,14 +1,15 @@
 //! Matrix products on the CPU, as a driver is asked for them.
 //!
-//! | type | rows of x | by |
+//! | type | product | by |
 //! |---|---|---|
-//! | bf16 | up to [`MOST_ROWS`](skinny) against weights as they lie | [`skinny`] |
-//! | bf16 | all others | [`blocked`] |
-//! | f32 | as for bf16 | [`skinny`] |
+//! | bf16 | few rows (64) against weights as they lie | `skinny` |
+//! | bf16 | all others | `blocked` |
+//! | f32 | few rows against weights as they lie | `skinny` |
 //! | f32, f64 | all others | the `gemm` crate |
 //!
-//! Both are written once over a [vector unit](unit), and the units are [`choice::Kernel`]s: which one multiplies is
-//! decided by a measurement when the first product is asked for.
+//! Both of ours are written once over a vector unit (`unit`), and a unit is a [`choice::Kernel`]: which one multiplies is
+//! decided by a measurement when the first product is asked for. How blocks and tiles were chosen is at the head of each file.
+//! `cargo bench --bench ops -- linear_products` prints what share of the registers' own rate ([`peak`]) is reached.
 
 use super::gemm::{Matrix, MatrixMut, Store, Threads, gemm};
 use super::launcher::{elements, elements_mut};
