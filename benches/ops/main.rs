@@ -21,6 +21,7 @@ mod cross_entropy;
 mod embedding;
 mod geglu;
 mod linear;
+mod products;
 mod residual;
 mod rmsnorm;
 mod rope;
@@ -31,6 +32,7 @@ fn ops(c: &mut Criterion) {
     rmsnorm::bench(c, device);
     residual::bench(c, device);
     linear::bench(c, device);
+    products::report();
     rope::bench(c, device);
     attention::bench(c, device);
     geglu::bench(c, device);

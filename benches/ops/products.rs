@@ -1,0 +1,146 @@
+//! Matrix products of the model's shapes on one core, as a share of what that core could do at best: its registers' rate of
+//! multiply-adds, measured in turn with the product, the fastest of several tries each. Skinny ones beside the rate at
+//! which memory is read, too.
+//!
+//! Not a bench of criterion's: a share needs both times from the same moment. `cargo bench --bench ops -- linear_products`;
+//! another word behind that, as `linear_products/skinny`, is a part of the rows' names. The kernel is that of the machine, or
+//! the one that ENGINE_CPU_PRODUCTS names.
+
+use std::ffi::c_void;
+
+use engine::device::driver::{Operand, Product};
+use engine::device::{DType, Device, Tensor};
+use engine::host::products::choice::Kernel;
+use engine::host::products::{multiply, peak};
+
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::measure::tensor;
+
+const NAME: &str = "linear_products";
+
+/// Rows of the tutorial's batches: 4 rows scored, 4 rows, 20 rows.
+const ROWS: [usize; 3] = [213, 270, 850];
+
+/// O, I of the model's weights.
+const WEIGHTS: [(&str, usize, usize); 5] =
+    [("head", 262_144, 640), ("gate_up", 4096, 640), ("down", 640, 2048), ("qkv", 1536, 640), ("o", 640, 1024)];
+
+/// A product of a layer: y = x W^T, dx = dy W, dW += dy^T x.
+#[derive(Clone, Copy, Debug)]
+enum Form {
+    Forward,
+    Dx,
+    Dw,
+}
+
+/// Operands of a product, which keep their memory.
+struct Job {
+    product: Product,
+    _tensors: [Tensor; 3],
+}
+
+impl Job {
+    fn new(device: &Device, form: Form, dtype: DType, (n, o, i): (usize, usize, usize)) -> Self {
+        let make = |rows: usize, cols: usize, dtype| tensor(device, &[rows, cols], dtype);
+        let operand = |x: &Tensor| Operand::new(x.address(), x.shape()[1]);
+        let (left, right) = match form {
+            Form::Forward => (make(n, i, dtype), make(o, i, dtype)),
+            Form::Dx => (make(n, o, dtype), make(o, i, dtype)),
+            Form::Dw => (make(n, o, dtype), make(n, i, dtype)),
+        };
+        let ((m, n, k), a, b) = match form {
+            Form::Forward => ((n, o, i), operand(&left), operand(&right).t()),
+            Form::Dx => ((n, i, o), operand(&left), operand(&right)),
+            Form::Dw => ((o, i, n), operand(&left).t(), operand(&right)),
+        };
+        let accumulate = matches!(form, Form::Dw);
+        let c_dtype = if accumulate { DType::F32 } else { dtype };
+        let mut out = make(m, n, c_dtype);
+        let c: *mut c_void = out.address_mut().unwrap();
+        Self { product: Product { c, a, b, m, n, k, dtype, c_dtype, accumulate }, _tensors: [left, right, out] }
+    }
+
+    fn flop(&self) -> f64 {
+        2.0 * (self.product.m * self.product.n * self.product.k) as f64
+    }
+
+    /// The fastest of several times, in seconds, and the fastest rate of the registers between them.
+    fn measure(&self, kernel: Kernel) -> (f64, f64) {
+        let tries = (2e10 / self.flop()).clamp(5.0, 400.0) as usize;
+        let mut best = (f64::INFINITY, 0.0f64);
+        for _ in 0..tries {
+            let started = own_seconds();
+            // SAFETY: three tensors of these shapes, which live as long as this.
+            unsafe { multiply(&self.product) };
+            best.0 = best.0.min(own_seconds() - started);
+            best.1 = best.1.max(peak::flop_rate(kernel));
+        }
+        best
+    }
+}
+
+/// What this thread has had of a core: others may share it.
+fn own_seconds() -> f64 {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+}
+
+/// Prints the table, when the command line names it.
+pub fn report() {
+    let filter = std::env::args().skip(1).find(|argument| !argument.starts_with('-')).unwrap_or_default();
+    let (bench, part) = filter.split_once('/').unwrap_or((&filter, ""));
+    if !NAME.contains(bench) {
+        return;
+    }
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
+    pool.install(|| {
+        let device = &engine::host::device();
+        let kernel = Kernel::chosen();
+        let memory = peak::read_rate(256 << 20);
+        println!("{NAME}: kernel {}, one core, which reads {:.1} GB/s", kernel.name(), memory / 1e9);
+        for dtype in [DType::Bf16, DType::F32] {
+            let kernel = if dtype == DType::F32 { kernel.in_f32() } else { kernel };
+            large(device, dtype, kernel, part);
+            skinny(device, dtype, kernel, memory, part);
+        }
+    });
+}
+
+fn large(device: &Device, dtype: DType, kernel: Kernel, part: &str) {
+    for rows in ROWS {
+        for (name, o, i) in WEIGHTS {
+            for form in [Form::Forward, Form::Dx, Form::Dw] {
+                let name = format!("{dtype:?} {name} {form:?} N {rows}");
+                if (o * rows > 100 << 20 && dtype == DType::F32) || !name.contains(part) {
+                    continue;
+                }
+                let job = Job::new(device, form, dtype, (rows, o, i));
+                let (seconds, peak) = job.measure(kernel);
+                let rate = job.flop() / seconds;
+                println!("{name:32} {:7.1} GFLOP/s  {:3.0} % of {:.1}", rate / 1e9, 100.0 * rate / peak, peak / 1e9);
+            }
+        }
+    }
+}
+
+fn skinny(device: &Device, dtype: DType, kernel: Kernel, memory: f64, part: &str) {
+    for rows in [1, 4, 8, 20, 32, 64, 65] {
+        for (name, o, i) in WEIGHTS {
+            let name = format!("{dtype:?} skinny {name} N {rows}");
+            if !name.contains(part) {
+                continue;
+            }
+            let job = Job::new(device, Form::Forward, dtype, (rows, o, i));
+            let (seconds, peak) = job.measure(kernel);
+            let bytes = (o * i * dtype.size()) as f64 / seconds;
+            let (flop, of_memory) = (job.flop() / seconds, 100.0 * bytes / memory);
+            let of_peak = 100.0 * flop / peak;
+            println!(
+                "{name:32} {:7.1} GFLOP/s  {of_peak:3.0} %  {:6.1} GB/s  {of_memory:3.0} %",
+                flop / 1e9,
+                bytes / 1e9
+            );
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! AVX-512: 16 lanes and 32 registers; with AVX512-BF16 one instruction multiplies and adds 16 pairs of bf16.
+
+use std::arch::x86_64::*;
+
+use half::bf16;
+
+use super::dots::{Dots, dots};
+use super::peak::spin;
+use super::tile::{Finish, Tile, tile};
+use super::unit::Unit;
+
+/// AVX-512 in f32.
+#[derive(Clone, Copy)]
+pub(super) struct Avx512(());
+
+/// AVX512-BF16.
+#[derive(Clone, Copy)]
+pub(super) struct Avx512Bf16(());
+
+impl Avx512 {
+    pub fn new() -> Option<Self> {
+        is_x86_feature_detected!("avx512f").then_some(Self(()))
+    }
+}
+
+impl Avx512Bf16 {
+    pub fn new() -> Option<Self> {
+        (Avx512::new().is_some() && is_x86_feature_detected!("avx512bf16")).then_some(Self(()))
+    }
+}
+
+/// The totals of four vectors: halves are added, then as AVX2 does.
+///
+/// # Safety
+/// There is AVX-512.
+#[inline(always)]
+unsafe fn totals(sums: [__m512; 4]) -> [f32; 4] {
+    let mut totals = [0.0; 4];
+    // SAFETY: the caller's promise; four numbers are stored.
+    unsafe {
+        let [a, b, c, d] = sums.map(|sums| {
+            let high = _mm512_extractf64x4_pd::<1>(_mm512_castps_pd(sums));
+            _mm256_add_ps(_mm512_castps512_ps256(sums), _mm256_castpd_ps(high))
+        });
+        let ab = _mm256_add_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
+        let cd = _mm256_add_ps(_mm256_unpacklo_ps(c, d), _mm256_unpackhi_ps(c, d));
+        let (ab, cd) = (_mm256_castps_pd(ab), _mm256_castps_pd(cd));
+        let (low, high) = (_mm256_unpacklo_pd(ab, cd), _mm256_unpackhi_pd(ab, cd));
+        let abcd = _mm256_add_ps(_mm256_castpd_ps(low), _mm256_castpd_ps(high));
+        let sum = _mm_add_ps(_mm256_castps256_ps128(abcd), _mm256_extractf128_ps::<1>(abcd));
+        _mm_storeu_ps(totals.as_mut_ptr(), sum);
+    }
+    totals
+}
+
+macro_rules! unit {
+    ($unit:ident, $features:literal, $pairs:expr, $weights:literal by $rows:literal, |$sums:ident, $a:ident, $b:ident| $add:expr) => {
+        impl Unit for $unit {
+            const PAIRS: bool = $pairs;
+            const LANES: usize = 16;
+            const ROWS: usize = 12;
+            const COLS: usize = 32;
+            const DOTS: [(usize, usize); 2] = [($weights, $rows), (6, 4)];
+            type Sums = __m512;
+            type Words = __m512i;
+
+            #[inline(always)]
+            fn zero(self) -> __m512 {
+                // SAFETY: a `Self` is made only where there is AVX-512; so in all that follows.
+                unsafe { _mm512_setzero_ps() }
+            }
+
+            #[inline(always)]
+            unsafe fn load(self, from: *const f32) -> __m512 {
+                // SAFETY: as above, and the caller's promise.
+                unsafe { _mm512_loadu_ps(from) }
+            }
+
+            #[inline(always)]
+            unsafe fn store(self, to: *mut f32, sums: __m512) {
+                // SAFETY: as above.
+                unsafe { _mm512_storeu_ps(to, sums) };
+            }
+
+            #[inline(always)]
+            unsafe fn widened(self, from: *const bf16) -> __m512 {
+                // SAFETY: as above.
+                unsafe {
+                    let words = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.cast()));
+                    _mm512_castsi512_ps(_mm512_slli_epi32::<16>(words))
+                }
+            }
+
+            #[inline(always)]
+            unsafe fn narrowed(self, to: *mut bf16, sums: __m512) {
+                // SAFETY: as above.
+                unsafe {
+                    let bits = _mm512_castps_si512(sums);
+                    let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+                    let up = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff));
+                    let rounded = _mm512_srli_epi32::<16>(_mm512_add_epi32(bits, up));
+                    let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(sums, sums);
+                    let words = _mm512_mask_mov_epi32(rounded, nan, _mm512_set1_epi32(0x7fff));
+                    _mm256_storeu_si256(to.cast(), _mm512_cvtepi32_epi16(words));
+                }
+            }
+
+            #[inline(always)]
+            fn add(self, a: __m512, b: __m512) -> __m512 {
+                // SAFETY: as above.
+                unsafe { _mm512_add_ps(a, b) }
+            }
+
+            #[inline(always)]
+            unsafe fn words(self, from: *const u32) -> __m512i {
+                // SAFETY: as above.
+                unsafe { _mm512_loadu_si512(from.cast()) }
+            }
+
+            #[inline(always)]
+            unsafe fn all(self, from: *const u32) -> __m512i {
+                // SAFETY: as above.
+                unsafe { _mm512_set1_epi32(from.read_unaligned() as i32) }
+            }
+
+            #[inline(always)]
+            fn multiply_add(self, $sums: __m512, $a: __m512i, $b: __m512i) -> __m512 {
+                // SAFETY: as above; 512 bits are 512 bits.
+                unsafe { $add }
+            }
+
+            #[inline(always)]
+            fn halves(self, pairs: __m512i) -> [__m512i; 2] {
+                let mask = 0xffff_0000u32 as i32;
+                // SAFETY: as above.
+                unsafe { [_mm512_and_si512(pairs, _mm512_set1_epi32(mask)), _mm512_slli_epi32::<16>(pairs)] }
+            }
+
+            #[inline(always)]
+            fn totals(self, sums: [__m512; 4]) -> [f32; 4] {
+                // SAFETY: as above.
+                unsafe { totals(sums) }
+            }
+
+            unsafe fn tile(self, job: &Tile) {
+                #[target_feature(enable = $features)]
+                unsafe fn compiled(unit: $unit, job: &Tile) {
+                    // SAFETY: the caller's promise.
+                    unsafe { tile::<$unit, 12, 2>(unit, job) };
+                }
+                // SAFETY: there is AVX-512; the caller's promise.
+                unsafe { compiled(self, job) };
+            }
+
+            unsafe fn finish(self, to: &Finish, sums: *const f32) {
+                #[target_feature(enable = $features)]
+                unsafe fn compiled(unit: $unit, to: &Finish, sums: *const f32) {
+                    // SAFETY: the caller's promise.
+                    unsafe { to.store(unit, sums) };
+                }
+                // SAFETY: there is AVX-512; the caller's promise.
+                unsafe { compiled(self, to, sums) };
+            }
+
+            unsafe fn dots<const WIDE: bool>(self, job: &Dots) {
+                #[target_feature(enable = $features)]
+                unsafe fn compiled<const WIDE: bool>(unit: $unit, job: &Dots) {
+                    // SAFETY: the caller's promise.
+                    unsafe {
+                        if WIDE { dots::<$unit, WIDE, 6>(unit, job) } else { dots::<$unit, WIDE, $weights>(unit, job) }
+                    };
+                }
+                // SAFETY: there is AVX-512; the caller's promise.
+                unsafe { compiled::<WIDE>(self, job) };
+            }
+
+            fn spin(self, steps: usize) {
+                #[target_feature(enable = $features)]
+                fn compiled(unit: $unit, steps: usize) {
+                    spin(unit, steps);
+                }
+                // SAFETY: there is AVX-512.
+                unsafe { compiled(self, steps) };
+            }
+        }
+    };
+}
+
+unit!(Avx512, "avx512f", false, 4 by 5, |sums, a, b| _mm512_fmadd_ps(_mm512_castsi512_ps(a), _mm512_castsi512_ps(b), sums));
+unit!(Avx512Bf16, "avx512f,avx512bf16", true, 6 by 4, |sums, a, b| _mm512_dpbf16_ps(
+    sums,
+    std::mem::transmute::<__m512i, __m512bh>(a),
+    std::mem::transmute::<__m512i, __m512bh>(b)
+));

@@ -1,0 +1,229 @@
+//! Which kernel multiplies: the best one that this machine has, that computes what it should, and that is not slow here.
+//!
+//! CPUID says what exists, not what is fast: there are chips whose AVX-512 halves the clock. So each kernel that
+//! exists computes one tile, which is compared with plain sums, and is timed on it: a few milliseconds, once. The list of
+//! kernels is in order of preference, and one further down is taken only where it is clearly faster: two runs on one
+//! machine must not choose differently because something else was running.
+
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use super::tile::Tile;
+use super::unit::{Portable, PortablePairs, Unit};
+#[cfg(target_arch = "x86_64")]
+use super::{avx2, avx512};
+
+/// `with_unit!(kernel, function(arguments))`: calls a function with the kernel's unit and the arguments.
+macro_rules! with_unit {
+    ($kernel:expr, $($function:ident)::+ ($($argument:expr),*)) => {
+        match $kernel {
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Avx512Bf16 => {
+                $($function)::+(avx512::Avx512Bf16::new().expect("no AVX512-BF16 here"), $($argument),*)
+            }
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Avx512 => $($function)::+(avx512::Avx512::new().expect("no AVX-512 here"), $($argument),*),
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Avx2 => $($function)::+(avx2::Avx2::new().expect("no AVX2 here"), $($argument),*),
+            #[cfg(not(target_arch = "x86_64"))]
+            Kernel::Avx512Bf16 | Kernel::Avx512 | Kernel::Avx2 => panic!("only x86-64 has this kernel"),
+            Kernel::Portable => $($function)::+(Portable, $($argument),*),
+            Kernel::PortablePairs => $($function)::+(PortablePairs, $($argument),*),
+        }
+    };
+}
+pub(super) use with_unit;
+
+/// The environment variable that names the kernel: for tests, and to compare.
+pub const VARIABLE: &str = "ENGINE_CPU_PRODUCTS";
+
+/// What multiplies, best first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kernel {
+    /// 16 pairs of bf16 an instruction.
+    Avx512Bf16,
+    /// 16 lanes of f32.
+    Avx512,
+    /// 8 lanes of f32.
+    Avx2,
+    /// Plain Rust.
+    Portable,
+    /// Plain Rust that does what `Avx512Bf16` does, slowly: never chosen, for tests on machines without it.
+    PortablePairs,
+}
+
+impl Kernel {
+    pub const ALL: [Self; 5] = [Self::Avx512Bf16, Self::Avx512, Self::Avx2, Self::Portable, Self::PortablePairs];
+
+    /// As [`VARIABLE`] names it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Avx512Bf16 => "avx512bf16",
+            Self::Avx512 => "avx512",
+            Self::Avx2 => "avx2",
+            Self::Portable => "portable",
+            Self::PortablePairs => "portable-pairs",
+        }
+    }
+
+    /// Whether this machine has its instructions.
+    pub fn is_available(self) -> bool {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Bf16 => avx512::Avx512Bf16::new().is_some(),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => avx512::Avx512::new().is_some(),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => avx2::Avx2::new().is_some(),
+            #[cfg(not(target_arch = "x86_64"))]
+            Self::Avx512Bf16 | Self::Avx512 | Self::Avx2 => false,
+            Self::Portable | Self::PortablePairs => true,
+        }
+    }
+
+    /// What multiplies numbers in f32 with the same registers.
+    pub fn in_f32(self) -> Self {
+        match self {
+            Self::Avx512Bf16 => Self::Avx512,
+            Self::PortablePairs => Self::Portable,
+            other => other,
+        }
+    }
+
+    /// The kernel of this machine, or the one that [`VARIABLE`] names.
+    ///
+    /// # Panics
+    /// When that names none, or one that this machine does not have.
+    pub fn chosen() -> Self {
+        static CHOSEN: OnceLock<Kernel> = OnceLock::new();
+        *CHOSEN.get_or_init(|| match std::env::var(VARIABLE) {
+            Ok(name) => Self::named(&name),
+            Err(_) => Self::measured(),
+        })
+    }
+
+    fn named(name: &str) -> Self {
+        let names = Self::ALL.map(Self::name).join("`, `");
+        let kernel = Self::ALL.into_iter().find(|kernel| kernel.name() == name);
+        let kernel = kernel.unwrap_or_else(|| panic!("{VARIABLE} is `{name}`: it can be `{names}`"));
+        assert!(kernel.is_available(), "{VARIABLE} is `{name}`, which this machine does not have");
+        kernel
+    }
+
+    fn measured() -> Self {
+        let mut trials: Vec<(Self, Trial)> = Self::ALL[..3]
+            .iter()
+            .filter(|kernel| kernel.is_available())
+            .filter_map(|&kernel| Some((kernel, with_unit!(kernel, Trial::new())?)))
+            .collect();
+        // In turn, so that what else runs disturbs all alike.
+        for _ in 0..ROUNDS {
+            trials.iter_mut().for_each(|(_, trial)| trial.time());
+        }
+        let rates = trials.iter().map(|(kernel, trial)| (*kernel, trial.rate()));
+        fastest(rates.collect()).unwrap_or(Self::Portable)
+    }
+}
+
+/// The first one that none further down beats by MARGIN.
+fn fastest(rates: Vec<(Kernel, f64)>) -> Option<Kernel> {
+    const MARGIN: f64 = 1.2;
+    let beaten = |at: usize| rates[at + 1..].iter().any(|(_, rate)| *rate > MARGIN * rates[at].1);
+    (0..rates.len()).find(|&at| !beaten(at)).map(|at| rates[at].0)
+}
+
+/// How often each kernel is timed: the fastest time counts.
+const ROUNDS: usize = 8;
+
+/// Words of the tile that is computed.
+const STEPS: usize = 320;
+
+/// Computes the tile's sums.
+type Run = Box<dyn Fn(&mut [f32])>;
+
+/// A kernel at work on one tile.
+struct Trial {
+    run: Run,
+    sums: Vec<f32>,
+    flop: f64,
+    best: Duration,
+}
+
+impl Trial {
+    /// None when the kernel does not compute what it should.
+    fn new<U: Unit + 'static>(unit: U) -> Option<Self> {
+        let a: Vec<u32> = (0..STEPS * U::ROWS).map(|i| word::<U>(i as u32)).collect();
+        let b: Vec<u32> = (0..STEPS * U::COLS).map(|i| word::<U>(!(i as u32))).collect();
+        let expected = plain_sums::<U>(&a, &b);
+        let run = move |sums: &mut [f32]| {
+            assert_eq!(sums.len(), U::ROWS * U::COLS);
+            let sums = sums.as_mut_ptr();
+            let job = Tile { steps: STEPS, a: a.as_ptr(), b: b.as_ptr(), sums, add: false, finish: None };
+            // SAFETY: panels of STEPS words of each row and column, and room for all sums.
+            unsafe { unit.tile(&job) };
+        };
+        let mut sums = vec![f32::NAN; expected.len()];
+        run(&mut sums);
+        let terms = if U::PAIRS { 2 * STEPS } else { STEPS };
+        // Each of `terms` additions rounds by half of 2^-23 of a sum that is below `terms`.
+        let tolerance = (terms * terms) as f64 * f64::from(f32::EPSILON) / 2.0;
+        let right = sums.iter().zip(&expected).all(|(sum, plain)| (f64::from(*sum) - plain).abs() <= tolerance);
+        let flop = 2.0 * (terms * expected.len()) as f64;
+        right.then_some(Self { run: Box::new(run), sums, flop, best: Duration::MAX })
+    }
+
+    fn time(&mut self) {
+        const TILES: u32 = 16;
+        let started = Instant::now();
+        (0..TILES).for_each(|_| (self.run)(&mut self.sums));
+        self.best = self.best.min(started.elapsed() / TILES);
+    }
+
+    /// FLOP a second.
+    fn rate(&self) -> f64 {
+        self.flop / self.best.as_secs_f64()
+    }
+}
+
+/// A word of numbers in -1..1 that look random.
+fn word<U: Unit>(i: u32) -> u32 {
+    let number = |i: u32| (i.wrapping_mul(2_654_435_769) as i32 as f32 / 2f32.powi(31)).to_bits() & 0xffff_0000;
+    if U::PAIRS { number(2 * i) | number(2 * i + 1) >> 16 } else { number(i) }
+}
+
+/// The tile's sums, in f64.
+fn plain_sums<U: Unit>(a: &[u32], b: &[u32]) -> Vec<f64> {
+    let number = |word: u32| f64::from(f32::from_bits(word));
+    let product = |a: u32, b: u32| {
+        let second = number(a & 0xffff_0000) * number(b & 0xffff_0000);
+        if U::PAIRS { second + number(a << 16) * number(b << 16) } else { second }
+    };
+    let sum = |at: usize| {
+        let (row, col) = (at / U::COLS, at % U::COLS);
+        (0..STEPS).map(|step| product(a[step * U::ROWS + row], b[step * U::COLS + col])).sum()
+    };
+    (0..U::ROWS * U::COLS).map(sum).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_further_down_is_taken_only_where_it_is_clearly_faster() {
+        use Kernel::{Avx2, Avx512, Avx512Bf16};
+        let chosen = |rates: [f64; 3]| fastest([Avx512Bf16, Avx512, Avx2].into_iter().zip(rates).collect());
+        assert_eq!(chosen([2.0, 1.0, 0.9]), Some(Avx512Bf16));
+        assert_eq!(chosen([1.0, 1.1, 1.0]), Some(Avx512Bf16));
+        assert_eq!(chosen([1.0, 2.0, 1.0]), Some(Avx512));
+        assert_eq!(chosen([1.0, 1.0, 1.3]), Some(Avx2));
+        assert_eq!(fastest(vec![]), None);
+    }
+
+    #[test]
+    fn every_kernel_of_this_machine_passes_its_trial() {
+        for kernel in Kernel::ALL.into_iter().filter(|kernel| kernel.is_available()) {
+            assert!(with_unit!(kernel, Trial::new()).is_some(), "{}", kernel.name());
+        }
+    }
+}

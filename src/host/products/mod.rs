@@ -1,0 +1,123 @@
+//! Matrix products on the CPU, as a driver is asked for them.
+//!
+//! | type | product | by |
+//! |---|---|---|
+//! | bf16 | few rows (64) against weights as they lie | `skinny` |
+//! | bf16 | all others | `blocked` |
+//! | f32 | few rows against weights as they lie | `skinny` |
+//! | f32, f64 | all others | the `gemm` crate |
+//!
+//! Both of ours are written once over a vector unit (`unit`), and a unit is a [`choice::Kernel`]: which one multiplies is
+//! decided by a measurement when the first product is asked for. How blocks and tiles were chosen is at the head of each file.
+//! `cargo bench --bench ops -- linear_products` prints what share of the registers' own rate ([`peak`]) is reached.
+
+use super::gemm::{Matrix, MatrixMut, Store, Threads, gemm};
+use super::launcher::{elements, elements_mut};
+use crate::device::DType;
+use crate::device::driver::{Operand, Product};
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod blocked;
+mod buffer;
+pub mod choice;
+mod dots;
+mod pack;
+pub mod peak;
+mod skinny;
+mod tile;
+mod unit;
+
+use choice::{Kernel, with_unit};
+use skinny::{MOST_ROWS, Skinny};
+use unit::{Portable, PortablePairs, Unit};
+
+/// # Safety
+/// The matrices lie in the host's memory as `product` says.
+pub unsafe fn multiply(product: &Product) {
+    // SAFETY: the caller's promise.
+    unsafe { multiply_with(Kernel::chosen(), product) }
+}
+
+/// [`multiply`] with a kernel of the caller's choice.
+///
+/// # Safety
+/// As [`multiply`].
+///
+/// # Panics
+/// When this machine does not have the kernel's instructions, or nothing multiplies these types.
+pub unsafe fn multiply_with(kernel: Kernel, product: &Product) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match (product.dtype, product.c_dtype) {
+            (DType::F32, DType::F32) if is_skinny(product) => with_unit!(kernel.in_f32(), wide(product)),
+            (DType::F32, DType::F32) => plain::<f32>(product),
+            (DType::F64, DType::F64) => plain::<f64>(product),
+            (DType::Bf16, DType::F32 | DType::Bf16) => with_unit!(kernel, narrow(product)),
+            other => panic!("a product of {other:?}"),
+        }
+    }
+}
+
+/// Few rows against weights that lie along the terms: no operand is transposed but those.
+fn is_skinny(product: &Product) -> bool {
+    product.m <= MOST_ROWS && !product.a.transposed && product.b.transposed
+}
+
+fn as_skinny(product: &Product) -> Skinny {
+    let &Product { c, a, b, m, n, k, c_dtype, accumulate, .. } = product;
+    Skinny { m, n, k, x: a, w: b, y: c, narrow: c_dtype == DType::Bf16, accumulate }
+}
+
+/// f32, few rows.
+///
+/// # Safety
+/// As [`multiply`].
+unsafe fn wide<U: Unit>(unit: U, product: &Product) {
+    // SAFETY: the caller's promise.
+    unsafe { skinny::skinny::<U, true>(unit, &as_skinny(product)) };
+}
+
+/// bf16.
+///
+/// # Safety
+/// As [`multiply`].
+unsafe fn narrow<U: Unit>(unit: U, product: &Product) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if is_skinny(product) {
+            skinny::skinny::<U, false>(unit, &as_skinny(product));
+        } else {
+            blocked::blocked(unit, product);
+        }
+    }
+}
+
+/// f32 or f64, many rows; all three are of type T.
+///
+/// # Safety
+/// As [`multiply`].
+unsafe fn plain<T: super::gemm::Product>(product: &Product) {
+    let Product { m, n, k, .. } = *product;
+    // SAFETY: the caller's promise.
+    let (a, b) = unsafe { (matrix::<T>(product.a, m, k), matrix::<T>(product.b, k, n)) };
+    // SAFETY: as above: rows of c lie n apart.
+    let c = unsafe { elements_mut::<T>(product.c, m * n) };
+    let store = if product.accumulate { Store::Accumulate } else { Store::Write };
+    gemm(MatrixMut::new(c, m, n), store, T::ONE, a, b, Threads::All);
+}
+
+/// The (rows, cols) operand as it lies in memory.
+///
+/// # Safety
+/// It lies there, of type T.
+unsafe fn matrix<'a, T>(operand: Operand, rows: usize, cols: usize) -> Matrix<'a, T> {
+    let (outer, inner) = if operand.transposed { (cols, rows) } else { (rows, cols) };
+    let len = if outer == 0 { 0 } else { (outer - 1) * operand.stride + inner };
+    // SAFETY: the caller's promise.
+    let data = unsafe { elements::<T>(operand.address, len) };
+    let stored = Matrix::strided(data, outer, inner, operand.stride);
+    if operand.transposed { stored.t() } else { stored }
+}

@@ -1,0 +1,297 @@
+//! Packing: some lines of an operand become panels that a tile reads from front to back.
+//!
+//! A line is a row of a or a column of b. A panel is `width` lines: for each word of terms, the word of every line. Where
+//! terms lie side by side, 4 lines by 4 pairs are transposed in registers (SSE2, which every x86-64 has); where lines do,
+//! two rows of terms are interleaved. Missing lines and terms are 0.
+
+use std::ops::Range;
+
+use super::tile::fetch;
+use super::unit::Unit;
+use crate::device::driver::Operand;
+
+/// The lines of an operand, in bf16.
+#[derive(Clone, Copy)]
+pub(super) struct Lines {
+    address: *const u16,
+    stride: usize,
+    /// Whether the terms of a line are neighbours; else those of a term are.
+    along_terms: bool,
+    pub lines: usize,
+    pub terms: usize,
+}
+
+// SAFETY: it is only read, by whoever was promised that it is there.
+unsafe impl Sync for Lines {}
+// SAFETY: as above.
+unsafe impl Send for Lines {}
+
+/// Panels of `width` lines each, and the terms that are packed, in whole pairs.
+#[derive(Clone, Copy)]
+struct Part {
+    panels: (usize, usize),
+    width: usize,
+    from: usize,
+    pairs: usize,
+}
+
+impl Lines {
+    /// The rows of a.
+    pub fn rows(a: Operand, lines: usize, terms: usize) -> Self {
+        Self { address: a.address.cast(), stride: a.stride, along_terms: !a.transposed, lines, terms }
+    }
+
+    /// The columns of b.
+    pub fn columns(b: Operand, lines: usize, terms: usize) -> Self {
+        Self { address: b.address.cast(), stride: b.stride, along_terms: b.transposed, lines, terms }
+    }
+
+    fn at(self, line: usize, term: usize) -> *const u16 {
+        let (outer, inner) = if self.along_terms { (line, term) } else { (term, line) };
+        self.address.wrapping_add(outer * self.stride + inner)
+    }
+
+    /// Packs some panels of `width` lines, one after the other; `terms` begin at an even one. There is room for
+    /// `width` times [`words`] in each.
+    ///
+    /// # Safety
+    /// The operand is there.
+    pub unsafe fn pack<U: Unit>(self, panels: Range<usize>, width: usize, terms: Range<usize>, to: &mut [u32]) {
+        let panel = width * words::<U>(terms.len());
+        assert!(to.len() >= panels.len() * panel && terms.end <= self.terms && terms.start.is_multiple_of(2));
+        // Panels and pairs that lack nothing, four lines at a time; the last four of a panel may overlap those before.
+        let whole = panels.start..(self.lines / width).clamp(panels.start, panels.end);
+        let part = Part { panels: (whole.start, whole.len()), width, from: terms.start, pairs: terms.len() / 2 };
+        assert!(width == U::COLS || width == U::ROWS);
+        let fast = width >= 4;
+        if fast {
+            // SAFETY: the caller's promise; these lines and pairs are there, and so is room for their words.
+            unsafe {
+                if self.along_terms { self.turned::<U>(part, panel, to) } else { self.woven::<U>(part, panel, to) }
+            }
+        }
+        let done = if self.along_terms { part.pairs / 4 * 4 } else { part.pairs };
+        for p in panels.clone() {
+            let to = &mut to[(p - panels.start) * panel..][..panel];
+            for pair in if fast && whole.contains(&p) { done } else { 0 }..terms.len().div_ceil(2) {
+                for line in 0..width {
+                    // SAFETY: as above.
+                    let word = unsafe { self.pair(p * width + line, terms.start + 2 * pair, terms.end) };
+                    put::<U>(to, width, pair, line, word);
+                }
+            }
+        }
+    }
+
+    /// Two terms of a line; 0 for what is not there.
+    ///
+    /// # Safety
+    /// As [`Lines::pack`].
+    unsafe fn pair(self, line: usize, term: usize, end: usize) -> u32 {
+        let one = |term: usize| {
+            if line < self.lines && term < end {
+                // SAFETY: the caller's promise.
+                u32::from(unsafe { self.at(line, term).read() })
+            } else {
+                0
+            }
+        };
+        one(term + 1) << 16 | one(term)
+    }
+
+    /// Transposes 4 lines by 4 pairs at a time; fewer than 4 pairs are left.
+    ///
+    /// # Safety
+    /// As [`Lines::pack`]; these lines and pairs are there.
+    #[inline(always)]
+    unsafe fn turned<U: Unit>(self, part: Part, panel: usize, to: &mut [u32]) {
+        for p in 0..part.panels.1 {
+            let to = to[p * panel..].as_mut_ptr();
+            let first = (part.panels.0 + p) * part.width;
+            for pairs in (0..part.pairs / 4 * 4).step_by(LINE_PAIRS) {
+                for line in fours(part.width) {
+                    let at = |i: usize, pair: usize| self.at(first + line + i, part.from + 2 * pair).cast::<u32>();
+                    // The next panel's lines of memory, where these are in this panel.
+                    (0..4).for_each(|i| fetch(at(i + part.width, pairs).cast()));
+                    for pair in (pairs..(pairs + LINE_PAIRS).min(part.pairs / 4 * 4)).step_by(4) {
+                        // SAFETY: the caller's promise: 4 pairs of each of 4 lines.
+                        let columns = unsafe { four::transposed([0, 1, 2, 3].map(|i| at(i, pair))) };
+                        for (i, column) in columns.into_iter().enumerate() {
+                            // SAFETY: the panel has `width` words for each pair, or twice as many.
+                            unsafe { put_four::<U>(to, part.width, pair + i, line, column) };
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Asks for two rows of terms: they lie too far apart for the machine to guess.
+    #[inline(always)]
+    fn fetch(self, part: Part, term: usize) {
+        let bytes = part.panels.1 * part.width * size_of::<u16>();
+        for term in [term, term + 1] {
+            let row = self.address.wrapping_add(term * self.stride + part.panels.0 * part.width).cast::<u8>();
+            (0..bytes).step_by(64).for_each(|byte| fetch(row.wrapping_add(byte)));
+        }
+    }
+
+    /// Interleaves two rows of terms, through all panels: rows may lie so far apart that no cache holds many.
+    ///
+    /// # Safety
+    /// As [`Lines::turned`].
+    #[inline(always)]
+    unsafe fn woven<U: Unit>(self, part: Part, panel: usize, to: &mut [u32]) {
+        for pair in 0..part.pairs {
+            let [first, second] = [0, 1].map(|i| self.at(part.panels.0 * part.width, part.from + 2 * pair + i));
+            self.fetch(part, part.from + 2 * (pair + AHEAD));
+            for p in 0..part.panels.1 {
+                let to = to[p * panel..].as_mut_ptr();
+                for line in fours(part.width) {
+                    let at = p * part.width + line;
+                    // SAFETY: the caller's promise: 4 lines of two terms.
+                    let words = unsafe { four::woven(first.wrapping_add(at), second.wrapping_add(at)) };
+                    // SAFETY: as in `turned`.
+                    unsafe { put_four::<U>(to, part.width, pair, line, words) };
+                }
+            }
+        }
+    }
+}
+
+/// Pairs of a cache line.
+const LINE_PAIRS: usize = 16;
+
+/// Pairs of rows that are asked for before they are read.
+const AHEAD: usize = 6;
+
+/// Where four lines of a panel begin.
+#[inline(always)]
+fn fours(width: usize) -> impl Iterator<Item = usize> {
+    (0..width).step_by(4).map(move |line| line.min(width - 4))
+}
+
+/// Words of a line of so many terms.
+pub(super) fn words<U: Unit>(terms: usize) -> usize {
+    if U::PAIRS { terms.div_ceil(2) } else { 2 * terms.div_ceil(2) }
+}
+
+/// Writes a pair of terms as the unit reads it.
+fn put<U: Unit>(panel: &mut [u32], width: usize, pair: usize, line: usize, word: u32) {
+    if U::PAIRS {
+        panel[pair * width + line] = word;
+    } else {
+        panel[2 * pair * width + line] = word & 0xffff_0000;
+        panel[(2 * pair + 1) * width + line] = word << 16;
+    }
+}
+
+/// [`put`] of 4 lines.
+///
+/// # Safety
+/// The panel has room for them.
+#[inline(always)]
+unsafe fn put_four<U: Unit>(panel: *mut u32, width: usize, pair: usize, line: usize, words: four::Four) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if U::PAIRS {
+            four::store(panel.add(pair * width + line), words);
+        } else {
+            four::store(panel.add(2 * pair * width + line), four::seconds(words));
+            four::store(panel.add((2 * pair + 1) * width + line), four::firsts(words));
+        }
+    }
+}
+
+/// Four words at once.
+#[cfg(target_arch = "x86_64")]
+mod four {
+    use std::arch::x86_64::*;
+
+    pub type Four = __m128i;
+
+    /// # Safety
+    /// 4 words are at each address.
+    #[inline(always)]
+    pub unsafe fn transposed(rows: [*const u32; 4]) -> [Four; 4] {
+        // SAFETY: the caller's promise; every x86-64 has SSE2, here and below.
+        unsafe {
+            let [a, b, c, d] = rows.map(|row| _mm_loadu_si128(row.cast()));
+            let (ab, cd) = (_mm_unpacklo_epi32(a, b), _mm_unpacklo_epi32(c, d));
+            let (ab_high, cd_high) = (_mm_unpackhi_epi32(a, b), _mm_unpackhi_epi32(c, d));
+            [
+                _mm_unpacklo_epi64(ab, cd),
+                _mm_unpackhi_epi64(ab, cd),
+                _mm_unpacklo_epi64(ab_high, cd_high),
+                _mm_unpackhi_epi64(ab_high, cd_high),
+            ]
+        }
+    }
+
+    /// Pairs of 4 numbers each.
+    ///
+    /// # Safety
+    /// They are there.
+    #[inline(always)]
+    pub unsafe fn woven(first: *const u16, second: *const u16) -> Four {
+        // SAFETY: the caller's promise.
+        unsafe { _mm_unpacklo_epi16(_mm_loadl_epi64(first.cast()), _mm_loadl_epi64(second.cast())) }
+    }
+
+    #[inline(always)]
+    pub fn seconds(pairs: Four) -> Four {
+        // SAFETY: as above.
+        unsafe { _mm_and_si128(pairs, _mm_set1_epi32(0xffff_0000u32 as i32)) }
+    }
+
+    #[inline(always)]
+    pub fn firsts(pairs: Four) -> Four {
+        // SAFETY: as above.
+        unsafe { _mm_slli_epi32::<16>(pairs) }
+    }
+
+    /// # Safety
+    /// There is room for 4 words.
+    #[inline(always)]
+    pub unsafe fn store(to: *mut u32, words: Four) {
+        // SAFETY: the caller's promise.
+        unsafe { _mm_storeu_si128(to.cast(), words) };
+    }
+}
+
+/// Four words at once, in plain Rust.
+#[cfg(not(target_arch = "x86_64"))]
+mod four {
+    pub type Four = [u32; 4];
+
+    /// # Safety
+    /// 4 words are at each address.
+    pub unsafe fn transposed(rows: [*const u32; 4]) -> [Four; 4] {
+        // SAFETY: the caller's promise.
+        [0, 1, 2, 3].map(|i| rows.map(|row| unsafe { row.add(i).read_unaligned() }))
+    }
+
+    /// Pairs of 4 numbers each.
+    ///
+    /// # Safety
+    /// They are there.
+    pub unsafe fn woven(first: *const u16, second: *const u16) -> Four {
+        // SAFETY: the caller's promise.
+        [0, 1, 2, 3].map(|i| unsafe { u32::from(*second.add(i)) << 16 | u32::from(*first.add(i)) })
+    }
+
+    pub fn seconds(pairs: Four) -> Four {
+        pairs.map(|pair| pair & 0xffff_0000)
+    }
+
+    pub fn firsts(pairs: Four) -> Four {
+        pairs.map(|pair| pair << 16)
+    }
+
+    /// # Safety
+    /// There is room for 4 words.
+    pub unsafe fn store(to: *mut u32, words: Four) {
+        // SAFETY: the caller's promise.
+        unsafe { to.cast::<Four>().write_unaligned(words) };
+    }
+}

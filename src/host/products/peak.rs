@@ -1,0 +1,60 @@
+//! What this machine could do at best: the rate of multiply-adds that never leave the registers, and of reading memory.
+
+use std::hint::black_box;
+use std::time::Instant;
+
+use rayon::prelude::*;
+
+use super::choice::{Kernel, with_unit};
+use super::unit::{Portable, PortablePairs, Unit};
+#[cfg(target_arch = "x86_64")]
+use super::{avx2, avx512};
+
+/// Sums that are kept at once: enough for any latency.
+const CHAINS: usize = 12;
+
+/// FLOP a second that one core does with this kernel, the best of several tries.
+///
+/// # Panics
+/// When this machine does not have it.
+pub fn flop_rate(kernel: Kernel) -> f64 {
+    with_unit!(kernel, rate())
+}
+
+fn rate<U: Unit>(unit: U) -> f64 {
+    const STEPS: usize = 20_000;
+    let flop = (STEPS * CHAINS * U::LANES * if U::PAIRS { 4 } else { 2 }) as f64;
+    let seconds = |_| {
+        let started = Instant::now();
+        unit.spin(STEPS);
+        started.elapsed().as_secs_f64()
+    };
+    flop / (0..10).map(seconds).fold(f64::INFINITY, f64::min)
+}
+
+/// The loop that [`Unit::spin`] compiles.
+#[inline(always)]
+pub(super) fn spin<U: Unit>(unit: U, steps: usize) {
+    let words = [black_box(0x3f00_3f00); 16];
+    // SAFETY: no vector is longer than 16 words.
+    let (a, b) = unsafe { (unit.words(words.as_ptr()), unit.words(black_box(&words).as_ptr())) };
+    let mut sums = [unit.zero(); CHAINS];
+    for _ in 0..steps {
+        for sums in &mut sums {
+            *sums = unit.multiply_add(*sums, a, b);
+        }
+    }
+    black_box(&sums);
+}
+
+/// Bytes a second that all cores read from memory: the best of several passes over `bytes`, which no cache should hold.
+pub fn read_rate(bytes: usize) -> f64 {
+    let words = vec![1u64; bytes / 8];
+    let seconds = |_| {
+        let started = Instant::now();
+        let sum = |part: &[u64]| part.iter().fold(0u64, |sum, word| sum.wrapping_add(*word));
+        black_box(words.par_chunks(1 << 16).map(|part| crate::host::simd::vectorized(|| sum(part))).sum::<u64>());
+        started.elapsed().as_secs_f64()
+    };
+    (words.len() * 8) as f64 / (0..6).map(seconds).fold(f64::INFINITY, f64::min)
+}

@@ -1,0 +1,254 @@
+//! Skinny products: y (m, n) = x (m, k) W^T of at most [`MOST_ROWS`] rows, for decoding. Nothing of W is packed or copied.
+//!
+//! Both x and W lie along k, so an element of y is a dot product: lanes run along k and are added at the end. A tile takes
+//! [`DOTS`](Unit::DOTS) rows of W and of x. A task takes some rows of W in blocks: [`block_rows`] of them times TERMS terms are 15
+//! KB, read from memory once, while each group of rows of x (10 KB at most) passes over them in the first-level cache;
+//! the next block is asked for meanwhile, a few lines a tile.
+//!
+//! What a row of x gives does not depend on the rows beside it, nor on the number of threads: the order of a sum follows
+//! from k alone. Each TERMS terms are summed in lanes, those added up, and blocks of terms one after the other.
+
+use std::ffi::c_void;
+
+use half::bf16;
+use rayon::prelude::*;
+
+use super::buffer::Buffer;
+use super::dots::{Dots, parts};
+use super::unit::Unit;
+use crate::device::driver::Operand;
+use crate::host::simd::Scalar;
+
+/// Rows of x from which a blocked product is faster: it packs W once and adds no lanes.
+pub(super) const MOST_ROWS: usize = 64;
+
+/// Terms that a block sums at most.
+const TERMS: usize = 640;
+
+/// y and its operands: `x` and `w` lie along k.
+#[derive(Clone, Copy)]
+pub(super) struct Skinny {
+    pub m: usize,
+    pub n: usize,
+    pub k: usize,
+    pub x: Operand,
+    pub w: Operand,
+    pub y: *mut c_void,
+    /// Whether y is bf16.
+    pub narrow: bool,
+    pub accumulate: bool,
+}
+
+// SAFETY: tasks read x and w, and each writes columns of y of its own.
+unsafe impl Sync for Skinny {}
+
+/// Rows of W of a block.
+const fn block_rows(wide: bool) -> usize {
+    if wide { 6 } else { 12 }
+}
+
+/// # Safety
+/// The matrices are there; WIDE: x and w are f32, else bf16.
+pub(super) unsafe fn skinny<U: Unit, const WIDE: bool>(unit: U, product: &Skinny) {
+    assert!(product.m <= MOST_ROWS && !(WIDE && U::PAIRS), "not a skinny product");
+    // SAFETY: the caller's promise.
+    let x = unsafe { Prepared::new::<U, WIDE>(product) };
+    let block = const { block_rows(WIDE) };
+    let per_task = product.n.div_ceil(8 * rayon::current_num_threads()).div_ceil(block).clamp(2, 32) * block;
+    (0..product.n.div_ceil(per_task)).into_par_iter().for_each(|task| {
+        let rows = task * per_task..((task + 1) * per_task).min(product.n);
+        let task = Task { unit, product, x: &x, end: rows.end };
+        let mut sums = [0.0; MOST_ROWS * block_rows(false)];
+        for first in rows.step_by(block) {
+            // SAFETY: as above: rows of W, and columns of y that are this task's own.
+            unsafe { task.block::<WIDE>(first, &mut sums) };
+        }
+    });
+}
+
+/// x with its terms as the unit multiplies them, in whole steps: what is beyond k is 0.
+struct Prepared {
+    words: Buffer,
+    /// Words of a row.
+    stride: usize,
+    /// Words from one step to the next.
+    step: usize,
+    /// Whole steps of W, and the terms beyond them.
+    steps: usize,
+    rest: usize,
+}
+
+impl Prepared {
+    /// # Safety
+    /// x is there.
+    unsafe fn new<U: Unit, const WIDE: bool>(product: &Skinny) -> Self {
+        let terms = if WIDE { U::LANES } else { 2 * U::LANES };
+        let step = U::LANES * const { parts::<U, WIDE>() };
+        let stride = product.k.div_ceil(terms) * step;
+        let mut words = Buffer::new(product.m * stride);
+        words.words().fill(0);
+        for (row, words) in words.words().chunks_exact_mut(stride.max(1)).enumerate() {
+            let first = row * product.x.stride;
+            if WIDE {
+                // SAFETY: the caller's promise: k elements of a row.
+                let x = unsafe { std::slice::from_raw_parts(product.x.address.cast::<f32>().add(first), product.k) };
+                words.iter_mut().zip(x).for_each(|(word, x)| *word = x.to_bits());
+            } else {
+                // SAFETY: as above.
+                let x = unsafe { std::slice::from_raw_parts(product.x.address.cast::<bf16>().add(first), product.k) };
+                words.chunks_exact_mut(step).zip(x.chunks(terms)).for_each(|(words, x)| lay::<U>(words, x));
+            }
+        }
+        Self { words, stride, step, steps: product.k / terms, rest: product.k % terms }
+    }
+}
+
+/// One step of x: pairs, or the second terms of all pairs and then the first ones.
+fn lay<U: Unit>(words: &mut [u32], x: &[bf16]) {
+    for (lane, pair) in x.chunks(2).enumerate() {
+        let [first, second] = [0, 1].map(|i| pair.get(i).map_or(0, |x| u32::from(x.to_bits())));
+        if U::PAIRS {
+            words[lane] = second << 16 | first;
+        } else {
+            (words[lane], words[U::LANES + lane]) = (second << 16, first << 16);
+        }
+    }
+}
+
+/// Some columns of y.
+struct Task<'a, U> {
+    unit: U,
+    product: &'a Skinny,
+    x: &'a Prepared,
+    /// Past the last row of W.
+    end: usize,
+}
+
+impl<U: Unit> Task<'_, U> {
+    /// The columns of y of a block of rows of W, from `first` on.
+    ///
+    /// # Safety
+    /// They are there and are this task's own.
+    unsafe fn block<const WIDE: bool>(&self, first: usize, sums: &mut [f32]) {
+        let m = self.product.m;
+        let block = const { block_rows(WIDE) };
+        let weights = block.min(self.end - first);
+        let parts = self.x.steps.div_ceil(TERMS / self.terms::<WIDE>()).max(1);
+        let steps = self.x.steps.div_ceil(parts);
+        sums[..m * block].fill(0.0);
+        for from in (0..self.x.steps).step_by(steps.max(1)) {
+            // SAFETY: the caller's promise.
+            unsafe { self.terms_of_block::<WIDE>((first, weights), from..(from + steps).min(self.x.steps), sums) };
+        }
+        if self.x.rest > 0 {
+            // SAFETY: as above.
+            unsafe { self.rest_of_block::<WIDE>((first, weights), sums) };
+        }
+        // SAFETY: as above.
+        unsafe { self.store::<WIDE>((first, weights), sums) };
+    }
+
+    /// Puts the sums of a block in their places.
+    ///
+    /// # Safety
+    /// As [`Task::block`].
+    unsafe fn store<const WIDE: bool>(&self, (first, weights): (usize, usize), sums: &[f32]) {
+        let &Skinny { m, n, y, narrow, accumulate, .. } = self.product;
+        for (row, sums) in sums.chunks_exact(const { block_rows(WIDE) }).enumerate().take(m) {
+            for (col, &sum) in sums.iter().enumerate().take(weights) {
+                let at = row * n + first + col;
+                // SAFETY: the caller's promise.
+                unsafe {
+                    if narrow {
+                        let y = y.cast::<bf16>().add(at);
+                        *y = bf16::narrow(if accumulate { (*y).wide() + sum } else { sum });
+                    } else {
+                        let y = y.cast::<f32>().add(at);
+                        *y = if accumulate { *y + sum } else { sum };
+                    }
+                }
+            }
+        }
+    }
+
+    const fn terms<const WIDE: bool>(&self) -> usize {
+        if WIDE { U::LANES } else { 2 * U::LANES }
+    }
+
+    /// Adds some steps of all dot products of a block.
+    ///
+    /// # Safety
+    /// As [`Task::block`].
+    unsafe fn terms_of_block<const WIDE: bool>(
+        &self,
+        (first, weights): (usize, usize),
+        steps: std::ops::Range<usize>,
+        sums: &mut [f32],
+    ) {
+        let w_stride = self.product.w.stride * if WIDE { 4 } else { 2 };
+        let bytes = U::LANES * size_of::<u32>();
+        let at = |row: usize| self.product.w.address.cast::<u8>().wrapping_add(row * w_stride + steps.start * bytes);
+        let groups = self.product.m.div_ceil(U::DOTS[usize::from(WIDE)].1);
+        let block = const { block_rows(WIDE) };
+        // What comes next, in equal parts for the tiles of this block.
+        let ahead_len = (steps.len() * bytes).div_ceil(groups).next_multiple_of(64);
+        for group in 0..groups {
+            let rows = group * self.product.m / groups..(group + 1) * self.product.m / groups;
+            for weight in (0..weights).step_by(U::DOTS[usize::from(WIDE)].0) {
+                let tile = U::DOTS[usize::from(WIDE)].0.min(weights - weight);
+                let job = Dots {
+                    steps: steps.len(),
+                    x: &raw const self.x.words.read()[rows.start * self.x.stride + steps.start * self.x.step],
+                    x_stride: self.x.stride,
+                    rows: rows.len(),
+                    w: at(first + weight),
+                    w_stride,
+                    weights: tile,
+                    sums: &raw mut sums[rows.start * block + weight],
+                    sums_stride: block,
+                    add: true,
+                    ahead: at(first + weights + weight).wrapping_add(group * ahead_len),
+                    ahead_len,
+                };
+                // SAFETY: the caller's promise; the words of x are as many as its steps.
+                unsafe { self.unit.dots::<WIDE>(&job) };
+            }
+        }
+    }
+
+    /// Adds the terms beyond the last whole step: copied, with zeros behind them.
+    ///
+    /// # Safety
+    /// As [`Task::block`].
+    unsafe fn rest_of_block<const WIDE: bool>(&self, (first, weights): (usize, usize), sums: &mut [f32]) {
+        let size = if WIDE { 4 } else { 2 };
+        let block = const { block_rows(WIDE) };
+        for weight in 0..weights {
+            let from = (first + weight) * self.product.w.stride + self.x.steps * self.terms::<WIDE>();
+            let mut words = [0u32; 16];
+            // SAFETY: the caller's promise: `rest` terms, fewer than a vector has.
+            unsafe {
+                let w = self.product.w.address.cast::<u8>().wrapping_add(from * size);
+                words.as_mut_ptr().cast::<u8>().copy_from_nonoverlapping(w, self.x.rest * size);
+            }
+            for row in 0..self.product.m {
+                let job = Dots {
+                    steps: 1,
+                    x: &raw const self.x.words.read()[row * self.x.stride + self.x.steps * self.x.step],
+                    x_stride: self.x.stride,
+                    rows: 1,
+                    w: words.as_ptr().cast(),
+                    w_stride: 0,
+                    weights: 1,
+                    sums: &raw mut sums[row * block + weight],
+                    sums_stride: block,
+                    add: true,
+                    ahead: words.as_ptr().cast(),
+                    ahead_len: 0,
+                };
+                // SAFETY: as above: one step of each.
+                unsafe { self.unit.dots::<WIDE>(&job) };
+            }
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! The inner loop of a blocked product: one tile of sums in registers, over packed panels.
+
+use std::ffi::c_void;
+
+use half::bf16;
+
+use super::unit::Unit;
+use crate::host::simd::Scalar;
+
+/// One tile of a product.
+pub(super) struct Tile {
+    /// Words that are summed over.
+    pub steps: usize,
+    /// (steps, ROWS) words
+    pub a: *const u32,
+    /// (steps, COLS) words
+    pub b: *const u32,
+    /// (ROWS, COLS): the tile's sums are written here,
+    pub sums: *mut f32,
+    /// after what is there has been added.
+    pub add: bool,
+    /// Where the tile goes when these were its last words.
+    pub finish: Option<Finish>,
+}
+
+/// A tile's place in c.
+#[derive(Clone, Copy)]
+pub(super) struct Finish {
+    /// Its first element.
+    pub c: *mut c_void,
+    /// Elements from one row of c to the next.
+    pub stride: usize,
+    /// Of the tile's rows and columns, those that c has.
+    pub rows: usize,
+    pub cols: usize,
+    /// Whether c is bf16, not f32.
+    pub narrow: bool,
+    /// `+=`
+    pub accumulate: bool,
+}
+
+/// `sums (R, V * LANES) = or += a b`; and what was asked for with them. R * V sums stay in registers all the while.
+///
+/// # Safety
+/// Panels, sums and c are there as [`Tile`] says.
+#[inline(always)]
+pub(super) unsafe fn tile<U: Unit, const R: usize, const V: usize>(unit: U, job: &Tile) {
+    if let Some(finish) = job.finish.filter(|finish| finish.accumulate) {
+        finish.fetch();
+    }
+    let at = |r: usize, v: usize| job.sums.wrapping_add((r * V + v) * U::LANES);
+    let mut sums = [[unit.zero(); V]; R];
+    if job.add {
+        for (r, sums) in sums.iter_mut().enumerate() {
+            for (v, sums) in sums.iter_mut().enumerate() {
+                // SAFETY: the caller's promise: R * V vectors.
+                *sums = unsafe { unit.load(at(r, v)) };
+            }
+        }
+    }
+    let (mut a, mut b) = (job.a, job.b);
+    for _ in 0..job.steps {
+        // SAFETY: the caller's promise: V vectors and R words a step.
+        let mut columns = [unsafe { unit.words(b) }; V];
+        for (v, words) in columns.iter_mut().enumerate() {
+            // SAFETY: as above.
+            *words = unsafe { unit.words(b.add(v * U::LANES)) };
+        }
+        for (r, sums) in sums.iter_mut().enumerate() {
+            // SAFETY: as above.
+            let row = unsafe { unit.all(a.add(r)) };
+            for (sums, &words) in sums.iter_mut().zip(&columns) {
+                *sums = unit.multiply_add(*sums, row, words);
+            }
+        }
+        (a, b) = (a.wrapping_add(R), b.wrapping_add(V * U::LANES));
+    }
+    for (r, sums) in sums.iter().enumerate() {
+        for (v, &sums) in sums.iter().enumerate() {
+            // SAFETY: as above.
+            unsafe { unit.store(at(r, v), sums) };
+        }
+    }
+    if let Some(finish) = job.finish {
+        // SAFETY: the caller's promise.
+        unsafe { finish.store(unit, job.sums) };
+    }
+}
+
+impl Finish {
+    /// Asks for c's lines, which come from memory while the tile is computed.
+    #[inline(always)]
+    fn fetch(self) {
+        let size = if self.narrow { size_of::<bf16>() } else { size_of::<f32>() };
+        for row in 0..self.rows {
+            let row = self.c.cast::<u8>().wrapping_add(row * self.stride * size);
+            (0..self.cols * size).step_by(64).for_each(|byte| fetch(row.wrapping_add(byte)));
+        }
+    }
+
+    /// Puts a tile (ROWS, COLS) in its place.
+    ///
+    /// # Safety
+    /// The tile is there, and lies in c as [`Finish`] says.
+    #[inline(always)]
+    pub unsafe fn store<U: Unit>(self, unit: U, sums: *const f32) {
+        // SAFETY: the caller's promise.
+        unsafe { if self.narrow { self.rows::<U, bf16>(unit, sums) } else { self.rows::<U, f32>(unit, sums) } }
+    }
+
+    /// # Safety
+    /// As [`Finish::store`], c in C.
+    #[inline(always)]
+    unsafe fn rows<U: Unit, C: Stored>(self, unit: U, sums: *const f32) {
+        let whole = self.cols / U::LANES * U::LANES;
+        for row in 0..self.rows {
+            let c = self.c.cast::<C>().wrapping_add(row * self.stride);
+            let sums = sums.wrapping_add(row * U::COLS);
+            for col in (0..whole).step_by(U::LANES) {
+                // SAFETY: the caller's promise.
+                unsafe {
+                    let (c, mut sums) = (c.add(col), unit.load(sums.add(col)));
+                    if self.accumulate {
+                        sums = unit.add(C::load(unit, c), sums);
+                    }
+                    C::store(unit, c, sums);
+                }
+            }
+            for col in whole..self.cols {
+                // SAFETY: as above.
+                unsafe {
+                    let before = if self.accumulate { (*c.add(col)).wide() } else { 0.0 };
+                    *c.add(col) = C::narrow(before + *sums.add(col));
+                }
+            }
+        }
+    }
+}
+
+/// What c is stored in.
+trait Stored: Scalar<Acc = f32> {
+    /// # Safety
+    /// LANES numbers are there.
+    unsafe fn load<U: Unit>(unit: U, from: *const Self) -> U::Sums;
+
+    /// # Safety
+    /// There is room for LANES numbers.
+    unsafe fn store<U: Unit>(unit: U, to: *mut Self, sums: U::Sums);
+}
+
+impl Stored for f32 {
+    #[inline(always)]
+    unsafe fn load<U: Unit>(unit: U, from: *const f32) -> U::Sums {
+        // SAFETY: the caller's promise, here and below.
+        unsafe { unit.load(from) }
+    }
+
+    #[inline(always)]
+    unsafe fn store<U: Unit>(unit: U, to: *mut f32, sums: U::Sums) {
+        // SAFETY: as above.
+        unsafe { unit.store(to, sums) };
+    }
+}
+
+impl Stored for bf16 {
+    #[inline(always)]
+    unsafe fn load<U: Unit>(unit: U, from: *const bf16) -> U::Sums {
+        // SAFETY: as above.
+        unsafe { unit.widened(from) }
+    }
+
+    #[inline(always)]
+    unsafe fn store<U: Unit>(unit: U, to: *mut bf16, sums: U::Sums) {
+        // SAFETY: as above.
+        unsafe { unit.narrowed(to, sums) };
+    }
+}
+
+/// Asks for the line of memory at an address, for the second-level cache; any address will do.
+#[inline(always)]
+pub(super) fn fetch_far(at: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: every x86-64 has SSE, and a prefetch never faults.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T1>(at.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
+}
+
+/// Asks for the line of memory at an address; any address will do.
+#[inline(always)]
+pub(super) fn fetch(at: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: every x86-64 has SSE, and a prefetch never faults.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(at.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
+}
