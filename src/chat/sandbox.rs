@@ -64,7 +64,8 @@ fn start_worker() -> Result<Sender<Job>> {
     let (sender, jobs) = channel::<Job>();
     let thread = std::thread::Builder::new().name("chat template".into()).stack_size(STACK_BYTES);
     let started = thread.spawn(move || jobs.iter().for_each(|job| job()));
-    started.context(|| "cannot start a thread for the chat template")?;
+    let failed = started.context(|| "cannot start a thread for the chat template").map(drop);
+    failed.map_err(|error| error.hint("memory or threads may be limited: see `ulimit -v` and `ulimit -u`"))?;
     Ok(sender)
 }
 

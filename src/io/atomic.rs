@@ -44,10 +44,20 @@ fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     Ok(())
 }
 
+/// What the names of files that have no place yet begin with; random letters follow.
+const PREFIX: &str = ".tmp-";
+const LETTERS: usize = 6;
+
+/// Whether a file of this name was to be renamed to its place, by a process that was killed.
+pub(super) fn is_unfinished_file(name: &str) -> bool {
+    let letters = name.strip_prefix(PREFIX);
+    letters.is_some_and(|letters| letters.len() == LETTERS && letters.bytes().all(|b| b.is_ascii_alphanumeric()))
+}
+
 /// A file in `folder` that goes when it is dropped, with the permissions of any new file.
 fn temporary(folder: &Path) -> std::io::Result<tempfile::NamedTempFile> {
     let mut builder = tempfile::Builder::new();
-    builder.prefix(".tmp-");
+    builder.prefix(PREFIX).rand_bytes(LETTERS);
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
     builder.tempfile_in(folder)

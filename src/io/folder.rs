@@ -10,6 +10,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::atomic::is_unfinished_file;
 use super::lock::lock;
 use super::manifest::{MARKER, Manifest};
 use super::model_files::{SavedModel, WEIGHTS, is_of_a_model};
@@ -230,6 +231,7 @@ impl OutputFolder {
 
     /// Finishes the swap of a run that was killed in it, and removes what it had not finished writing.
     fn recover(&mut self) -> Result<()> {
+        remove_unfinished_files(&self.path)?;
         for (name, path) in folders(&self.path)? {
             match name.strip_prefix(&old_name("")) {
                 // Waited while a checkpoint was replaced.
@@ -335,6 +337,17 @@ fn folders(folder: &Path) -> Result<Vec<(String, PathBuf)>> {
     }
     found.sort();
     Ok(found)
+}
+
+/// Removes the files that a killed run was about to rename to their places.
+fn remove_unfinished_files(folder: &Path) -> Result<()> {
+    for entry in fs::read_dir(folder).context(|| format!("cannot read `{}`", folder.display()))?.flatten() {
+        let name = entry.file_name();
+        if name.to_str().is_some_and(is_unfinished_file) && is_plain_file(&entry.path()) {
+            fs::remove_file(entry.path()).context(|| format!("cannot remove `{}`", entry.path().display()))?;
+        }
+    }
+    Ok(())
 }
 
 /// Whether a new model replaces what has this name in its folder.

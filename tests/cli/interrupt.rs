@@ -72,7 +72,7 @@ fn ctrl_c_ends_scoring_at_once_and_says_that_nothing_was_trained() {
     let folder = tempfile::tempdir().unwrap();
     let output = folder.path().join("out");
     let test = path(&quickstart().join("test.jsonl"));
-    let flags = ["--eval-dataset", &test, "--score", "before", "--max-new-tokens", "1000000", "--do-sample"];
+    let flags = ["--eval-dataset", &test, "--score", "before", "--max-new-tokens", "30000", "--do-sample"];
     let mut child = train_command(&output, &flags).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
     let mut stderr = BufReader::new(child.stderr.take().unwrap());
     let mut text = String::new();

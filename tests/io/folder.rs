@@ -240,6 +240,7 @@ fn unfinished_checkpoints_go_and_one_that_waited_comes_back() {
     for name in [".tmp-checkpoint-7-aB3dE6", ".old-checkpoint-5", ".old-checkpoint-6", "checkpoint-6"] {
         fs::create_dir(out.join(name)).unwrap();
     }
+    fs::write(out.join(".tmp-aB3dE6"), "half a plot").unwrap();
     let output = claim(&out).unwrap();
     assert_eq!(names(&out), ["checkpoint-5", "checkpoint-6", MARKER]);
     let steps: Vec<u64> = output.checkpoints().unwrap().into_iter().map(|(step, _)| step).collect();
