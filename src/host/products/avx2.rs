@@ -4,9 +4,6 @@ use std::arch::x86_64::*;
 
 use half::bf16;
 
-use super::dots::{Dots, dots};
-use super::peak::spin;
-use super::tile::{Finish, Tile, tile};
 use super::unit::Unit;
 
 /// AVX2 and FMA.
@@ -113,44 +110,5 @@ impl Unit for Avx2 {
             _mm_storeu_ps(totals.as_mut_ptr(), sum);
         }
         totals
-    }
-
-    unsafe fn tile(self, job: &Tile) {
-        #[target_feature(enable = "avx2,fma")]
-        unsafe fn compiled(unit: Avx2, job: &Tile) {
-            // SAFETY: the caller's promise.
-            unsafe { tile::<Avx2, 6, 2>(unit, job) };
-        }
-        // SAFETY: there is AVX2; the caller's promise.
-        unsafe { compiled(self, job) };
-    }
-
-    unsafe fn finish(self, to: &Finish, sums: *const f32) {
-        #[target_feature(enable = "avx2,fma")]
-        unsafe fn compiled(unit: Avx2, to: &Finish, sums: *const f32) {
-            // SAFETY: the caller's promise.
-            unsafe { to.store(unit, sums) };
-        }
-        // SAFETY: there is AVX2; the caller's promise.
-        unsafe { compiled(self, to, sums) };
-    }
-
-    unsafe fn dots<const WIDE: bool>(self, job: &Dots) {
-        #[target_feature(enable = "avx2,fma")]
-        unsafe fn compiled<const WIDE: bool>(unit: Avx2, job: &Dots) {
-            // SAFETY: the caller's promise.
-            unsafe { if WIDE { dots::<Avx2, WIDE, 3>(unit, job) } else { dots::<Avx2, WIDE, 2>(unit, job) } };
-        }
-        // SAFETY: there is AVX2; the caller's promise.
-        unsafe { compiled::<WIDE>(self, job) };
-    }
-
-    fn spin(self, steps: usize) {
-        #[target_feature(enable = "avx2,fma")]
-        fn compiled(unit: Avx2, steps: usize) {
-            spin(unit, steps);
-        }
-        // SAFETY: there is AVX2.
-        unsafe { compiled(self, steps) };
     }
 }

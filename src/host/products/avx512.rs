@@ -4,9 +4,6 @@ use std::arch::x86_64::*;
 
 use half::bf16;
 
-use super::dots::{Dots, dots};
-use super::peak::spin;
-use super::tile::{Finish, Tile, tile};
 use super::unit::Unit;
 
 /// AVX-512 in f32.
@@ -140,47 +137,6 @@ macro_rules! unit {
             fn totals(self, sums: [__m512; 4]) -> [f32; 4] {
                 // SAFETY: as above.
                 unsafe { totals(sums) }
-            }
-
-            unsafe fn tile(self, job: &Tile) {
-                #[target_feature(enable = $features)]
-                unsafe fn compiled(unit: $unit, job: &Tile) {
-                    // SAFETY: the caller's promise.
-                    unsafe { tile::<$unit, 12, 2>(unit, job) };
-                }
-                // SAFETY: there is AVX-512; the caller's promise.
-                unsafe { compiled(self, job) };
-            }
-
-            unsafe fn finish(self, to: &Finish, sums: *const f32) {
-                #[target_feature(enable = $features)]
-                unsafe fn compiled(unit: $unit, to: &Finish, sums: *const f32) {
-                    // SAFETY: the caller's promise.
-                    unsafe { to.store(unit, sums) };
-                }
-                // SAFETY: there is AVX-512; the caller's promise.
-                unsafe { compiled(self, to, sums) };
-            }
-
-            unsafe fn dots<const WIDE: bool>(self, job: &Dots) {
-                #[target_feature(enable = $features)]
-                unsafe fn compiled<const WIDE: bool>(unit: $unit, job: &Dots) {
-                    // SAFETY: the caller's promise.
-                    unsafe {
-                        if WIDE { dots::<$unit, WIDE, 6>(unit, job) } else { dots::<$unit, WIDE, $weights>(unit, job) }
-                    };
-                }
-                // SAFETY: there is AVX-512; the caller's promise.
-                unsafe { compiled::<WIDE>(self, job) };
-            }
-
-            fn spin(self, steps: usize) {
-                #[target_feature(enable = $features)]
-                fn compiled(unit: $unit, steps: usize) {
-                    spin(unit, steps);
-                }
-                // SAFETY: there is AVX-512.
-                unsafe { compiled(self, steps) };
             }
         }
     };

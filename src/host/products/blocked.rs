@@ -25,9 +25,9 @@ use half::bf16;
 use rayon::prelude::*;
 
 use super::buffer::Buffer;
+use super::compiled::Compiled;
 use super::pack::{Lines, words};
 use super::tile::{Finish, Tile};
-use super::unit::Unit;
 use crate::device::DType;
 use crate::device::driver::Product;
 use crate::host::simd::vectorized;
@@ -79,7 +79,7 @@ unsafe impl<U: Sync> Sync for Blocked<U> {}
 
 /// # Safety
 /// The matrices are there, a and b in bf16.
-pub(super) unsafe fn blocked<U: Unit>(unit: U, product: &Product) {
+pub(super) unsafe fn blocked<U: Compiled>(unit: U, product: &Product) {
     let Product { m, n, k, .. } = *product;
     let side = |lines: Lines, width| Side { lines, width, packed: None };
     let most = if U::PAIRS { 2 * WORDS } else { WORDS };
@@ -110,7 +110,7 @@ impl Side {
 
     /// # Safety
     /// The operand is there.
-    unsafe fn pack_all<U: Unit>(&mut self, block: usize) {
+    unsafe fn pack_all<U: Compiled>(&mut self, block: usize) {
         let k = self.lines.terms;
         let each = |terms: usize| self.panels() * self.width * words::<U>(terms);
         let mut packed = Buffer::new(blocks(0..k, block).map(|terms| each(terms.len())).sum());
@@ -132,7 +132,7 @@ impl Side {
     ///
     /// # Safety
     /// As [`Side::pack_all`]; `own` has room for them.
-    unsafe fn panels_of<U: Unit>(&self, panels: Range<usize>, terms: &Range<usize>, own: &mut [u32]) -> *const u32 {
+    unsafe fn panels_of<U: Compiled>(&self, panels: Range<usize>, terms: &Range<usize>, own: &mut [u32]) -> *const u32 {
         let panel = self.width * words::<U>(terms.len());
         if let Some(packed) = &self.packed {
             let before = self.panels() * self.width * words::<U>(terms.start);
@@ -145,7 +145,7 @@ impl Side {
     }
 
     /// Words that a task needs to pack so many panels.
-    fn own_words<U: Unit>(&self, panels: usize, block: usize) -> usize {
+    fn own_words<U: Compiled>(&self, panels: usize, block: usize) -> usize {
         if self.packed.is_some() { 0 } else { panels * self.width * words::<U>(block) }
     }
 }
@@ -164,7 +164,7 @@ enum Into<'a> {
     Sums(&'a mut [f32]),
 }
 
-impl<U: Unit> Blocked<U> {
+impl<U: Compiled> Blocked<U> {
     /// Panels of a in a group that stays in cache.
     fn group(&self) -> usize {
         (ROWS_BYTES / (4 * words::<U>(self.block) * U::ROWS)).max(1)

@@ -8,8 +8,10 @@
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use super::compiled::Compiled;
+use super::portable::{Portable, PortablePairs};
 use super::tile::Tile;
-use super::unit::{Portable, PortablePairs, Unit};
+use super::unit::Unit;
 #[cfg(target_arch = "x86_64")]
 use super::{avx2, avx512};
 
@@ -151,7 +153,7 @@ struct Trial {
 
 impl Trial {
     /// None when the kernel does not compute what it should.
-    fn new<U: Unit + 'static>(unit: U) -> Option<Self> {
+    fn new<U: Compiled + 'static>(unit: U) -> Option<Self> {
         let a: Vec<u32> = (0..STEPS * U::ROWS).map(|i| word::<U>(i as u32)).collect();
         let b: Vec<u32> = (0..STEPS * U::COLS).map(|i| word::<U>(!(i as u32))).collect();
         let expected = plain_sums::<U>(&a, &b);

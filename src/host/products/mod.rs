@@ -23,16 +23,20 @@ mod avx512;
 mod blocked;
 mod buffer;
 pub mod choice;
+mod compiled;
 mod dots;
 mod pack;
 pub mod peak;
+mod portable;
 mod skinny;
+mod spin;
 mod tile;
 mod unit;
 
 use choice::{Kernel, with_unit};
+use compiled::Compiled;
+use portable::{Portable, PortablePairs};
 use skinny::{MOST_ROWS, Skinny};
-use unit::{Portable, PortablePairs, Unit};
 
 /// # Safety
 /// The matrices lie in the host's memory as `product` says.
@@ -75,7 +79,7 @@ fn as_skinny(product: &Product) -> Skinny {
 ///
 /// # Safety
 /// As [`multiply`].
-unsafe fn wide<U: Unit>(unit: U, product: &Product) {
+unsafe fn wide<U: Compiled>(unit: U, product: &Product) {
     // SAFETY: the caller's promise.
     unsafe { skinny::skinny::<U, true>(unit, &as_skinny(product)) };
 }
@@ -84,7 +88,7 @@ unsafe fn wide<U: Unit>(unit: U, product: &Product) {
 ///
 /// # Safety
 /// As [`multiply`].
-unsafe fn narrow<U: Unit>(unit: U, product: &Product) {
+unsafe fn narrow<U: Compiled>(unit: U, product: &Product) {
     // SAFETY: the caller's promise.
     unsafe {
         if is_skinny(product) {

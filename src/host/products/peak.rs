@@ -6,12 +6,11 @@ use std::time::Instant;
 use rayon::prelude::*;
 
 use super::choice::{Kernel, with_unit};
-use super::unit::{Portable, PortablePairs, Unit};
+use super::compiled::Compiled;
+use super::portable::{Portable, PortablePairs};
+use super::spin::CHAINS;
 #[cfg(target_arch = "x86_64")]
 use super::{avx2, avx512};
-
-/// Sums that are kept at once: enough for any latency.
-const CHAINS: usize = 12;
 
 /// FLOP a second that one core does with this kernel, the best of several tries.
 ///
@@ -21,7 +20,7 @@ pub fn flop_rate(kernel: Kernel) -> f64 {
     with_unit!(kernel, rate())
 }
 
-fn rate<U: Unit>(unit: U) -> f64 {
+fn rate<U: Compiled>(unit: U) -> f64 {
     const STEPS: usize = 20_000;
     let flop = (STEPS * CHAINS * U::LANES * if U::PAIRS { 4 } else { 2 }) as f64;
     let seconds = |_| {
@@ -30,21 +29,6 @@ fn rate<U: Unit>(unit: U) -> f64 {
         started.elapsed().as_secs_f64()
     };
     flop / (0..10).map(seconds).fold(f64::INFINITY, f64::min)
-}
-
-/// The loop that [`Unit::spin`] compiles.
-#[inline(always)]
-pub(super) fn spin<U: Unit>(unit: U, steps: usize) {
-    let words = [black_box(0x3f00_3f00); 16];
-    // SAFETY: no vector is longer than 16 words.
-    let (a, b) = unsafe { (unit.words(words.as_ptr()), unit.words(black_box(&words).as_ptr())) };
-    let mut sums = [unit.zero(); CHAINS];
-    for _ in 0..steps {
-        for sums in &mut sums {
-            *sums = unit.multiply_add(*sums, a, b);
-        }
-    }
-    black_box(&sums);
 }
 
 /// Bytes a second that all cores read from memory: the best of several passes over `bytes`, which no cache should hold.

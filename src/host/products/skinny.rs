@@ -1,7 +1,7 @@
 //! Skinny products: y (m, n) = x (m, k) W^T of at most [`MOST_ROWS`] rows, for decoding. Nothing of W is packed or copied.
 //!
 //! Both x and W lie along k, so an element of y is a dot product: lanes run along k and are added at the end. A tile takes
-//! [`DOTS`](Unit::DOTS) rows of W and of x. A task takes some rows of W in blocks: [`block_rows`] of them times TERMS terms are 15
+//! [`DOTS`](super::unit::Unit::DOTS) rows of W and of x. A task takes some rows of W in blocks: [`block_rows`] of them times TERMS terms are 15
 //! KB, read from memory once, while each group of rows of x (10 KB at most) passes over them in the first-level cache;
 //! the next block is asked for meanwhile, a few lines a tile.
 //!
@@ -14,8 +14,8 @@ use half::bf16;
 use rayon::prelude::*;
 
 use super::buffer::Buffer;
+use super::compiled::Compiled;
 use super::dots::{Dots, parts};
-use super::unit::Unit;
 use crate::device::driver::Operand;
 use crate::host::simd::Scalar;
 
@@ -49,7 +49,7 @@ const fn block_rows(wide: bool) -> usize {
 
 /// # Safety
 /// The matrices are there; WIDE: x and w are f32, else bf16.
-pub(super) unsafe fn skinny<U: Unit, const WIDE: bool>(unit: U, product: &Skinny) {
+pub(super) unsafe fn skinny<U: Compiled, const WIDE: bool>(unit: U, product: &Skinny) {
     assert!(product.m <= MOST_ROWS && !(WIDE && U::PAIRS), "not a skinny product");
     // SAFETY: the caller's promise.
     let x = unsafe { Prepared::new::<U, WIDE>(product) };
@@ -81,7 +81,7 @@ struct Prepared {
 impl Prepared {
     /// # Safety
     /// x is there.
-    unsafe fn new<U: Unit, const WIDE: bool>(product: &Skinny) -> Self {
+    unsafe fn new<U: Compiled, const WIDE: bool>(product: &Skinny) -> Self {
         let terms = if WIDE { U::LANES } else { 2 * U::LANES };
         let step = U::LANES * const { parts::<U, WIDE>() };
         let stride = product.k.div_ceil(terms) * step;
@@ -104,7 +104,7 @@ impl Prepared {
 }
 
 /// One step of x: pairs, or the second terms of all pairs and then the first ones.
-fn lay<U: Unit>(words: &mut [u32], x: &[bf16]) {
+fn lay<U: Compiled>(words: &mut [u32], x: &[bf16]) {
     for (lane, pair) in x.chunks(2).enumerate() {
         let [first, second] = [0, 1].map(|i| pair.get(i).map_or(0, |x| u32::from(x.to_bits())));
         if U::PAIRS {
@@ -124,7 +124,7 @@ struct Task<'a, U> {
     end: usize,
 }
 
-impl<U: Unit> Task<'_, U> {
+impl<U: Compiled> Task<'_, U> {
     /// The columns of y of a block of rows of W, from `first` on.
     ///
     /// # Safety
