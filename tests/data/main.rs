@@ -5,6 +5,8 @@ mod dataset;
 #[cfg(feature = "hub")]
 mod hub;
 mod length;
+#[cfg(feature = "parquet")]
+mod parquet_hostile;
 mod preview;
 mod python;
 mod real;
