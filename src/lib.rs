@@ -110,6 +110,25 @@
 //! it keeps in a namespace is a copy, so that no value holds itself; its tokenizer is checked for what multiplies text, and
 //! panics of foreign code become errors ([`chat::template`], [`chat::tokenizer_file`]). The limits lie far above what any known
 //! model needs. What data and models say is escaped before it is printed ([`error::printable`]).
+//! **The hub's cache is hf-hub's, the requests are ours.** hf-hub 0.5 knows the layout of the cache and the addresses of
+//! repositories; that we use. Its transport cannot be made safe from outside: its request for a file's metadata repeats the
+//! token to whatever host the hub redirects to, its requests have no time limit, etag and commit go into paths as they
+//! come, and what arrives is not checked. So requests are sent by ureq, which hf-hub is built on, with redirections followed
+//! here: the token goes to the endpoint's scheme, host and port alone, only the endpoint is believed about a file, what it
+//! says becomes a part of a path only as a plain name, and a file counts as cached when its size and its SHA-256 (git's SHA-1 for
+//! small files) are right. That is looked at again whenever a cached file is used (a quarter of a second for the 540 MB of
+//! FunctionGemma where the chip has instructions for it), and a bad one is fetched again. Files come from the one commit
+//! that the listing named, and the cache's `refs/main` is written when all are there.
+//!
+//! **Weights are read, not mapped.** In a map, a file that another program cuts short or a disk that fails is SIGBUS, and no
+//! message; a read is an error that names the tensor, and costs no more: it is decoded out of a window that stays in the
+//! caches.
+//!
+//! **What is large is asked for first.** Sizes that a file or a flag names are compared with what the file holds (a config with
+//! the headers of the weights) and with what the machine, its container and `ulimit -v` leave ([`device::room`]), before memory is
+//! taken. What is small cannot be asked for everywhere: there the binary's allocator ([`device::allocator`]) ends the process
+//! with a message where Rust would abort. The parquet crate believes what a file claims, so that [`data::parquet`] looks the
+//! claims over before it does; panics of other crates become errors ([`foreign`]).
 //!
 //! **The config file is flags.** A TOML file's keys are turned into arguments in front of the command line's, so there is
 //! one declaration of every option and a flag wins over the file by being later.

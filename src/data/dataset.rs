@@ -7,6 +7,7 @@ use rand::seq::SliceRandom;
 use serde_json::Value;
 
 use super::rows::{Origin, Row, RowOptions};
+use crate::device::room;
 use crate::error::{Context, Error, Kind, Result};
 use crate::hub::is_hub_id;
 use crate::{bail, err};
@@ -120,6 +121,9 @@ pub fn train_test_split<T>(mut rows: Vec<T>, test_size: f64, shuffle: bool, seed
 }
 
 fn read_file(file: &str, options: &RowOptions) -> Result<Vec<Row>> {
+    // The text and what is made of it are there at once.
+    let size = std::fs::metadata(file).map_or(0, |metadata| metadata.len());
+    room::require(size.saturating_mul(2), &format!("the rows of `{file}`"))?;
     let rows = match extension(file) {
         "parquet" => super::parquet::read_rows(file, options)?,
         "jsonl" | "json" => {

@@ -8,6 +8,8 @@ mod hostile;
 mod hub;
 mod large;
 mod length;
+#[cfg(feature = "parquet")]
+mod parquet_hostile;
 mod preview;
 mod python;
 mod real;

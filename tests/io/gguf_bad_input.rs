@@ -164,3 +164,35 @@ fn nan_weights_are_named() {
     let edit = |gguf: &mut GgufBuilder| gguf.tensor("blk.1.attn_norm.weight").data[20..24].fill(0xff);
     not_loaded(edit, &["`blk.1.attn_norm.weight` holds NaN at element 5"]);
 }
+
+#[test]
+fn a_file_that_is_cut_short_while_it_is_open_is_an_error_and_no_signal() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = GgufBuilder::tiny(&weights(1)).write(folder.path());
+    let gguf = GgufFile::open(&path).unwrap();
+    let mut out = vec![0.0; 24];
+    gguf.read_tensor("output_norm.weight", &mut out).unwrap();
+    fs::File::options().write(true).open(&path).unwrap().set_len(100).unwrap();
+    assert_fails(
+        gguf.read_tensor("output_norm.weight", &mut out),
+        &["`output_norm.weight`", "hint: the file is damaged"],
+    );
+}
+
+#[test]
+fn an_absurd_number_of_strings_is_refused_before_they_are_looked_for() {
+    let array = [&8u32.to_le_bytes()[..], &(1u64 << 30).to_le_bytes()].concat();
+    refused(|gguf| gguf.pairs.push(gguf_pair("array", 9, &array)), &["`array` is broken", "at most"]);
+}
+
+#[test]
+fn a_config_that_asks_for_more_than_the_file_holds_is_refused_by_the_header_alone() {
+    use crate::tiny::config_with;
+    use engine::model::gemma3::config::Gemma3Config;
+    let folder = tempfile::tempdir().unwrap();
+    let source = ModelSource::Gguf(GgufBuilder::tiny(&weights(1)).write(folder.path()));
+    let config = Gemma3Config::from_value(config_with("vocab_size", (1 << 24).into())).unwrap();
+    assert_fails(source.check(&config), &["`token_embd.weight` has shape [40, 24]", "[16777216, 24]"]);
+    let config = Gemma3Config::from_value(config_with("hidden_size", (1 << 20).into())).unwrap();
+    assert_fails(source.load_flat(&config), &["`token_embd.weight` has shape"]);
+}

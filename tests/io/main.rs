@@ -8,6 +8,7 @@ mod gguf_bad_input;
 mod hub;
 #[cfg(feature = "hub")]
 mod hub_hostile;
+mod random_bytes;
 mod real_model;
 mod safetensors;
 mod safetensors_bad_input;
