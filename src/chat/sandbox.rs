@@ -15,6 +15,7 @@ use serde_json::Value;
 use super::{jinja, python};
 use crate::bail;
 use crate::error::{Context, Result};
+use crate::foreign::caught;
 
 /// Values may nest this deep. JSON, of which the data are made, ends at 128.
 const MAX_DEPTH: usize = 200;
@@ -48,15 +49,16 @@ pub fn isolated<T: Send + 'static>(job: impl FnOnce() -> T + Send + 'static) -> 
         None => start_worker()?,
     };
     let (sender, receiver) = channel();
+    let job = move || caught(|| "the chat template makes its interpreter panic".into(), job);
     // A worker that has ended drops the job, and with it the sender.
     let _ = worker.send(Box::new(move || drop(sender.send(job()))));
     match receiver.recv_timeout(MAX_TIME) {
         Ok(value) => {
             WORKER.set(Some(worker));
-            Ok(value)
+            value
         }
         Err(RecvTimeoutError::Timeout) => bail!("the chat template takes more than {} s", MAX_TIME.as_secs()),
-        Err(RecvTimeoutError::Disconnected) => bail!("the chat template makes its interpreter panic"),
+        Err(RecvTimeoutError::Disconnected) => bail!("the worker of the chat template has ended"),
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use serde::Deserialize;
@@ -10,6 +9,7 @@ use serde_json::Value;
 use tokenizers::Tokenizer;
 
 use crate::error::{Context, Result};
+use crate::foreign::caught;
 use crate::{bail, err};
 
 /// Bytes of a file of a tokenizer. Gemma 3's `tokenizer.json` has 33 MB.
@@ -86,7 +86,7 @@ impl TokenizerFile {
 /// A panic of the crate becomes an error: what it checks of a file it partly checks by asserting.
 fn unpanicked<T>(run: impl FnOnce() -> Result<T>) -> Result<T> {
     // A tokenizer that has panicked keeps what it had: only its caches change after it is loaded.
-    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| bail!("the tokenizer's code panics"))
+    caught(|| "the tokenizer's code panics".into(), run)?
 }
 
 /// The parts of the file that can multiply a text. The rest of it is checked by who reads it.

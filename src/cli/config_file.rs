@@ -33,9 +33,17 @@ fn config_path(arguments: &[OsString]) -> Option<PathBuf> {
 }
 
 fn read(path: &Path) -> Result<Vec<OsString>> {
+    let text = std::fs::read_to_string(path).context(|| format!("cannot read the config file `{}`", path.display()))?;
+    arguments(&text, path)
+}
+
+/// The flags that the `text` of the config file `path` stands for.
+///
+/// # Errors
+/// Usage errors: it is not TOML, has a key that is no flag, or a value that no flag can take.
+pub fn arguments(text: &str, path: &Path) -> Result<Vec<OsString>> {
     let shown = path.display();
-    let text = std::fs::read_to_string(path).context(|| format!("cannot read the config file `{shown}`"))?;
-    let table: toml::Table = toml::from_str(&text)
+    let table: toml::Table = toml::from_str(text)
         .map_err(|e| Error::usage(format!("the config file `{shown}` is not TOML: {}", e.to_string().trim_end())))?;
     let command = Cli::command();
     let train = command.find_subcommand("train").ok_or_else(|| err!("internal: no `train` command"))?;

@@ -9,7 +9,7 @@ use clap::{CommandFactory, FromArgMatches};
 use crate::error::{Kind, Result};
 
 pub mod args;
-mod config_file;
+pub mod config_file;
 mod eval;
 mod generate;
 mod info;

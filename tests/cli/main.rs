@@ -3,6 +3,9 @@
 mod bad_input;
 mod checkpoints;
 mod commands;
+mod config_file;
+#[path = "../damage/mod.rs"]
+mod damage;
 mod devices;
 mod interrupt;
 mod quickstart;

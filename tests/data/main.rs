@@ -1,6 +1,9 @@
 //! Tests of `engine::data`: from dataset files to token ids.
 
 mod control;
+#[path = "../damage/mod.rs"]
+mod damage;
+mod damaged;
 mod dataset;
 mod forgery;
 mod hostile;

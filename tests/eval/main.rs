@@ -1,5 +1,8 @@
 //! Reading calls back, judging them, and showing the result.
 
+#[path = "../damage/mod.rs"]
+mod damage;
+mod damaged;
 mod parser;
 mod report;
 mod table;

@@ -1,6 +1,9 @@
 //! Model files in and out: configs, safetensors, GGUF, output folders, the hub.
 mod atomic;
 mod config;
+#[path = "../damage/mod.rs"]
+mod damage;
+mod damaged;
 mod folder;
 mod gguf;
 mod gguf_bad_input;
