@@ -38,6 +38,8 @@ pub fn main() -> ExitCode {
 
 fn run() -> Result<()> {
     signals::survive_file_size_limit();
+    #[cfg(feature = "hub")]
+    crate::hub::show_downloads(progress::of_download);
     let arguments = config_file::expand(std::env::args_os().collect())?;
     // A flag given twice: the last one wins. That is how flags win over the config file.
     let command = Cli::command().mut_subcommands(|c| c.args_override_self(true));

@@ -143,6 +143,15 @@ impl Observer for Progress {
     }
 }
 
+/// A bar for a download where stderr is a terminal.
+#[cfg(feature = "hub")]
+pub fn of_download() -> Box<dyn hf_hub::api::Progress> {
+    match io::stderr().is_terminal() {
+        true => Box::new(ProgressBar::new(0)),
+        false => Box::new(()),
+    }
+}
+
 fn stderr_output(total: u64, style: &str) -> Output {
     if !io::stderr().is_terminal() {
         return Output::Lines(Box::new(io::stderr()));

@@ -1,6 +1,5 @@
 //! What a repository of the hub has, and its files, downloaded into the hub's usual cache.
 
-use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
 use hf_hub::api::{Progress, RepoInfo};
@@ -213,10 +212,7 @@ impl Snapshot<'_> {
         let transport = self.repo.transport()?;
         let url = transport.url(&format!("{}/resolve/{}/{name}", self.repo.address().url(), self.commit))?;
         let download = Download { transport: &transport, url, name, patience: self.repo.hub.patience };
-        let mut bar: Box<dyn Progress> = match std::io::stderr().is_terminal() {
-            true => Box::new(indicatif::ProgressBar::new(0)),
-            false => Box::new(()),
-        };
+        let mut bar: Box<dyn Progress> = super::BAR.get().map_or_else(|| Box::new(()) as _, |bar| bar());
         let blob = download.run(&self.repo.shelf(), &mut *bar)?;
         // From `snapshots/COMMIT/`, and one more for every folder of the file.
         let depth = 2 + name.matches('/').count();

@@ -16,6 +16,16 @@ pub use client::{Listing, Repo, RepoKind, Snapshot};
 #[cfg(feature = "hub")]
 pub use settings::Hub;
 
+/// What makes the progress of a download; set once, by whoever has a terminal.
+#[cfg(feature = "hub")]
+static BAR: std::sync::OnceLock<fn() -> Box<dyn hf_hub::api::Progress>> = std::sync::OnceLock::new();
+
+/// From now on downloads show their progress by what `bar` makes. Nobody has said so: they are silent.
+#[cfg(feature = "hub")]
+pub fn show_downloads(bar: fn() -> Box<dyn hf_hub::api::Progress>) {
+    let _ = BAR.set(bar);
+}
+
 /// `owner/name`, both of letters, digits, `.`, `_` and `-`, neither starting with a dot.
 pub fn is_hub_id(text: &str) -> bool {
     let part = |part: &str| {
