@@ -12,7 +12,7 @@ use libfuzzer_sys::fuzz_target;
 fuzz_target!(|data: &[u8]| {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let Ok(flags) = arguments(text, Path::new("train.toml")) else { return };
-    let start = ["engine", "train", "--model=m", "--train-data=d"].map(OsString::from);
+    let start = ["engine", "train", "--model=m", "--dataset=d"].map(OsString::from);
     let command = Cli::command().mut_subcommands(|command| command.args_override_self(true));
     if let Ok(matches) = command.try_get_matches_from(start.into_iter().chain(flags)) {
         let _ = Cli::from_arg_matches(&matches);
