@@ -116,7 +116,7 @@
 //! come, and what arrives is not checked. So requests are sent by ureq, which hf-hub is built on, with redirections followed
 //! here: the token goes to the endpoint's scheme, host and port alone, only the endpoint is believed about a file, what it
 //! says becomes a part of a path only as a plain name, and a file counts as cached when its size and its SHA-256 (git's SHA-1 for
-//! small files) are right. That is looked at again whenever a cached file is used (a quarter of a second for the 540 MB of
+//! small files) are right. That is looked at again whenever a cached file is used (an estimated quarter of a second for the 540 MB of
 //! FunctionGemma where the chip has instructions for it), and a bad one is fetched again. Files come from the one commit
 //! that the listing named, and the cache's `refs/main` is written when all are there.
 //!
