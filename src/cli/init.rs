@@ -40,7 +40,7 @@ pub fn run(args: &InitArgs) -> Result<()> {
         dtype: args.save_dtype.into(),
         chat_template: Some(template.as_deref().unwrap_or(FUNCTIONGEMMA_TEMPLATE)),
     };
-    folder.save_model(&model, &[])?.iter().for_each(|warning| say(&warning.warning()));
+    folder.save_model(&model, &[])?.warning.iter().for_each(|warning| say(&warning.warning()));
     print(&format!("{}\n", folder.path().display()))
 }
 

@@ -53,10 +53,9 @@ fn run() -> Result<()> {
         Command::Import(args) => {
             let existing = options::existing(args.overwrite_output_dir, false);
             let dtype = args.save_dtype.into();
-            let (folder, warning) =
-                crate::io::import::import_gguf(&args.gguf, &args.tokenizer, &args.output, existing, dtype)?;
-            warning.iter().for_each(|warning| out::say(&warning.warning()));
-            out::print(&format!("{}\n", folder.display()))
+            let saved = crate::io::import::import_gguf(&args.gguf, &args.tokenizer, &args.output, existing, dtype)?;
+            saved.warning.iter().for_each(|warning| out::say(&warning.warning()));
+            out::print(&format!("{}\n", saved.place.display()))
         }
         Command::Init(args) => init::run(&args),
         Command::Info(args) => info::run(&args),

@@ -21,8 +21,9 @@ use crate::eval::report::{Report, Score};
 use crate::eval::table::{before_after, examples_table};
 use crate::io::atomic::replace_file;
 use crate::io::folder::{Existing, OutputFolder};
+use crate::io::run_files::{ABOUT, ANSWERS_AFTER, ANSWERS_BEFORE, EVENTS, METRICS, PLOT};
 use crate::model::gemma3::Gemma3;
-use crate::session::saves::{ABOUT, ANSWERS_AFTER, ANSWERS_BEFORE, EVENTS, METRICS, PLOT, best_of};
+use crate::session::saves::best_of;
 use crate::session::selection::score_lines;
 use crate::session::{self, About, Checkpoint, Identity, LossPlot, Outcome, Run, SavedRun, Saves};
 use crate::train::metrics::{MetricsWriter, Record, ScoreRecord, read_records};
@@ -64,6 +65,7 @@ pub fn run(args: &TrainArgs) -> Result<()> {
     if let Some(saved) = &job.resumed {
         saved.check(&identity)?.iter().for_each(|difference| say(&format!("warning: {difference}")));
     }
+    folder.begin_run()?;
     job.introduce(&model, &checkpoint);
     signals::listen("stopping after this step, and saving; Ctrl-C again to quit at once, without saving");
     let mut about = job.about(&model, &identity)?;
@@ -227,15 +229,18 @@ impl<'a> Job<'a> {
             Ended::Interrupted => {
                 let saved = saves.save_checkpoint(&run)?;
                 let step = run.position().step;
+                saved.warning.iter().for_each(|warning| run.warn(warning));
                 run.finish();
-                Err(Error::interrupted(format!("the run as of step {step} is saved in `{}`", saved.display()))
+                Err(Error::interrupted(format!("the run as of step {step} is saved in `{}`", saved.place.display()))
                     .hint("the same command with `--resume-from-checkpoint` goes on from there"))
             }
             Ended::Diverged(error) => {
                 let step = run.position().step;
                 let saved = saves.save_diverged(run.model(), step)?;
+                saved.warning.iter().for_each(|warning| run.warn(warning));
                 run.finish();
-                let text = format!("training stopped; the model before that step is saved in `{}`", saved.display());
+                let place = saved.place.display();
+                let text = format!("training stopped; the model before that step is saved in `{place}`");
                 Err(error.context(text))
             }
         }
@@ -263,13 +268,13 @@ impl<'a> Job<'a> {
     }
 
     fn finish(&self, mut run: Run, saves: &mut Saves, about: &mut About) -> Result<(Gemma3, PathBuf)> {
-        let best = match self.args.load_best_model_at_end {
-            true => best_of(&run, &saves.folder)?,
-            false => None,
+        let best = match self.args.load_best_model_at_end.then(|| load_best(&mut run, &saves.folder)).transpose() {
+            Ok(best) => best.flatten(),
+            Err(error) => {
+                run.warn(&error.context("the best model cannot be loaded; the last one is saved"));
+                None
+            }
         };
-        if let Some(best) = &best {
-            best.restore_weights(&mut run)?;
-        }
         let early = (run.position().step < run.total_steps()).then_some(run.position().step);
         (about.steps, about.best) = (run.position().step, run.selection().best);
         about.ended = Some(jiff::Timestamp::now());
@@ -277,8 +282,8 @@ impl<'a> Job<'a> {
             run.warn(&error);
         }
         let model = run.finish().model;
-        let (saved, warning) = saves.save_final(&model, self.args.fallback_dir.as_deref(), wait_for_room)?;
-        warning.iter().for_each(|warning| say(&warning.warning()));
+        let saved = saves.save_final(&model, self.args.fallback_dir.as_deref(), wait_for_room)?;
+        saved.warning.iter().for_each(|warning| say(&warning.warning()));
         if let Some(step) = early {
             say(&format!("stopped early, after step {step}: the evaluations did not get better"));
         }
@@ -287,9 +292,16 @@ impl<'a> Job<'a> {
         }
         report_memory(model.device());
         model.device().trim();
-        say(&format!("saved the model in `{}`", saved.display()));
-        Ok((model, saved))
+        say(&format!("saved the model in `{}`", saved.place.display()));
+        Ok((model, saved.place))
     }
+}
+
+/// Gives the run's model the weights of its best evaluation, if they are not those it has.
+fn load_best(run: &mut Run, folder: &OutputFolder) -> Result<Option<SavedRun>> {
+    let best = best_of(run, folder)?;
+    best.iter().try_for_each(|best| best.restore_weights(run))?;
+    Ok(best)
 }
 
 /// The checkpoint that the run goes on from, if it does.
@@ -318,11 +330,10 @@ fn steps(run: &mut Run, saves: &Saves) -> Result<Ended> {
             Outcome::Finished => return Ok(Ended::Finished),
             Outcome::Diverged(error) => return Ok(Ended::Diverged(error)),
             Outcome::Interrupted => return Ok(Ended::Interrupted),
-            Outcome::SaveDue => {
-                if let Err(error) = saves.save_checkpoint(run) {
-                    run.warn(&error.context("no checkpoint was written; the run goes on"));
-                }
-            }
+            Outcome::SaveDue => match saves.save_checkpoint(run) {
+                Ok(saved) => saved.warning.iter().for_each(|warning| run.warn(warning)),
+                Err(error) => run.warn(&error.context("no checkpoint was written; the run goes on")),
+            },
             Outcome::Updated | Outcome::Evaluated => {}
         }
         if signals::stopped() && !run.is_finished() {

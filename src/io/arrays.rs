@@ -6,6 +6,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
+use super::safetensors::write_header;
 use crate::bail;
 use crate::error::{Context, Result};
 
@@ -26,12 +27,8 @@ pub fn write_arrays(writer: &mut impl Write, arrays: &[(&str, &[f32])]) -> Resul
         header.insert((*name).to_owned(), entry);
         start = end;
     }
-    let mut header = Value::Object(header).to_string();
-    let padded = header.len().next_multiple_of(8);
-    header.extend(std::iter::repeat_n(' ', padded - header.len()));
     let failed = || "cannot write the numbers";
-    writer.write_all(&(header.len() as u64).to_le_bytes()).context(failed)?;
-    writer.write_all(header.as_bytes()).context(failed)?;
+    write_header(writer, header).context(failed)?;
     for (_, values) in arrays {
         writer.write_all(bytemuck::cast_slice(values)).context(failed)?;
     }

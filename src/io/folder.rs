@@ -15,13 +15,11 @@ use super::lock::lock;
 use super::manifest::{MARKER, Manifest};
 use super::model_files::{SavedModel, WEIGHTS, is_of_a_model};
 use super::new_folder::{NewFolder, PREFIX, is_unfinished, removal_name, remove_folder, sync_folder};
+use super::run_files::RUN_FILES;
 use super::swap::{exchange, old_name};
 use crate::error::{Context, Error, Result};
 use crate::{bail, err};
 
-/// What a run writes beside its model, and replaces with it.
-const RUN_FILES: [&str; 6] =
-    ["metrics.jsonl", "events.out.tfevents.engine", "loss.svg", "run.json", "score_before.json", "score_after.json"];
 /// While an older model is in the folder, a run that has not ended keeps its files under these names.
 const UNFINISHED: &str = "unfinished-";
 /// A checkpoint is in the folder of this name and its step.
@@ -36,6 +34,22 @@ pub enum Existing {
     Overwrite,
     /// Go on: everything stays until a new model is whole.
     Resume,
+}
+
+/// Something that is in its place.
+#[derive(Debug)]
+pub struct Saved {
+    pub place: PathBuf,
+    /// What is not as it should be all the same.
+    pub warning: Option<Error>,
+}
+
+impl Saved {
+    /// `after`: what became of the tidying up.
+    fn new(place: PathBuf, after: Result<()>) -> Self {
+        let what = format!("`{}` is whole and in its place, but what follows failed", place.display());
+        Self { place, warning: after.err().map(|error| with_disk_hint(error).context(what)) }
+    }
 }
 
 /// A folder that this run, and no other, may write to.
@@ -106,6 +120,23 @@ impl OutputFolder {
         self.path.join(format!("{prefix}{name}"))
     }
 
+    /// Removes what an earlier run that has not ended wrote: it must not lie beside the model of the one that now begins.
+    ///
+    /// # Errors
+    /// The disk refuses.
+    pub fn begin_run(&self) -> Result<()> {
+        let unfinished = RUN_FILES.map(|name| self.path.join(format!("{UNFINISHED}{name}")));
+        for path in unfinished.into_iter().chain(RUN_FILES.map(|name| self.live(name))) {
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(error).context(|| format!("cannot remove `{}`", path.display()));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
     /// An error when the disk has no room for `bytes` more: better known before a long run than after it.
     ///
     /// # Errors
@@ -126,12 +157,11 @@ impl OutputFolder {
         RUN_FILES.into_iter().map(|name| (name, self.live(name))).collect()
     }
 
-    /// Replaces the model in the folder, and the files of its run by `files`, those of this run that exist. Other files stay. What
-    /// went wrong after the new model was in its place comes back as a warning.
+    /// Replaces the model in the folder, and the files of its run by `files`, those of this run that exist. Other files stay.
     ///
     /// # Errors
     /// The disk is full or refuses, or a weight is not finite. The folder is then as it was.
-    pub fn save_model(&mut self, model: &SavedModel, files: &[(&str, PathBuf)]) -> Result<Option<Error>> {
+    pub fn save_model(&mut self, model: &SavedModel, files: &[(&str, PathBuf)]) -> Result<Saved> {
         let made = self.begin_model().and_then(|mut new| {
             model.write_to(&mut new)?;
             add_files(&mut new, files)?;
@@ -145,27 +175,23 @@ impl OutputFolder {
         let leftover = exchange(made.map_err(as_it_was)?, &self.path).map_err(as_it_was)?;
         let after = sync_folder(&self.parent).context(|| format!("cannot sync `{}`", self.parent.display()));
         let after = after.and_then(|()| leftover.map_or(Ok(()), |old| self.absorb(&old)));
-        let place = self.path.display();
-        Ok(after
-            .err()
-            .map(|e| with_disk_hint(e).context(format!("the new model is in `{place}`, but what follows failed"))))
+        Ok(Saved::new(self.path.clone(), after))
     }
 
     /// Puts a folder into this one, in the place of one of the same name: `fill` writes its files.
     ///
     /// # Errors
-    /// The disk is full or refuses, or `fill` fails. What had the name is then as it was, unless the error says otherwise.
-    pub fn save_inside(&self, name: &str, fill: impl FnOnce(&mut NewFolder) -> Result<()>) -> Result<PathBuf> {
+    /// The disk is full or refuses, or `fill` fails. What had the name is then as it was.
+    pub fn save_inside(&self, name: &str, fill: impl FnOnce(&mut NewFolder) -> Result<()>) -> Result<Saved> {
         let place = self.path.join(name);
         let failed = |error: Error| with_disk_hint(error).context(format!("cannot write `{}`", place.display()));
         let mut new = NewFolder::create(&self.path, name).map_err(failed)?;
         fill(&mut new).and_then(|()| new.seal()).map_err(failed)?;
         let old = exchange(new, &place).map_err(failed)?;
-        sync_folder(&self.path).context(|| format!("cannot sync `{}`", self.path.display())).map_err(failed)?;
-        if let Some(old) = old {
-            fs::remove_dir_all(&old).context(|| format!("cannot remove `{}`", old.display()))?;
-        }
-        Ok(place)
+        let synced = sync_folder(&self.path).context(|| format!("cannot sync `{}`", self.path.display()));
+        let removed =
+            old.map_or(Ok(()), |old| fs::remove_dir_all(&old).context(|| format!("cannot remove `{}`", old.display())));
+        Ok(Saved::new(place, synced.and(removed)))
     }
 
     /// The checkpoints in the folder by step, the newest last.

@@ -1,18 +1,17 @@
 //! `engine import`: a GGUF and a tokenizer become a Hugging Face folder.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use super::folder::{Existing, OutputFolder};
+use super::folder::{Existing, OutputFolder, Saved};
 use super::model_files::{SavedModel, TokenizerFiles};
 use super::safetensors::SaveDtype;
 use super::source::ModelSource;
 use crate::err;
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Result};
 use crate::model::generation_config::GenerationConfig;
 
 /// Decodes `file` and saves it to `output` with the tokenizer files, configs and chat template of `tokenizer`.
-/// `config.json` may be missing there: the GGUF's metadata then makes one. Returns the folder, and what went wrong after the model
-/// was in it.
+/// `config.json` may be missing there: the GGUF's metadata then makes one.
 ///
 /// # Errors
 /// The GGUF or the tokenizer folder cannot be used, or `output` is not ours; nothing is left behind.
@@ -22,7 +21,7 @@ pub fn import_gguf(
     output: &Path,
     existing: Existing,
     dtype: SaveDtype,
-) -> Result<(PathBuf, Option<Error>)> {
+) -> Result<Saved> {
     if !tokenizer.join("tokenizer.json").is_file() {
         return Err(err!("`{}` has no `tokenizer.json`", tokenizer.display()).hint(
             "give `--tokenizer` the folder of the original checkpoint, or of any model with the same tokenizer",
@@ -44,8 +43,7 @@ pub fn import_gguf(
         dtype,
         chat_template: template.as_deref(),
     };
-    let warning = folder.save_model(&model, &[])?;
-    Ok((folder.path().into(), warning))
+    folder.save_model(&model, &[])
 }
 
 /// The folder's `chat_template.jinja`, if it has one.

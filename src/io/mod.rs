@@ -14,6 +14,7 @@ pub mod lock;
 pub mod manifest;
 pub mod model_files;
 pub mod new_folder;
+pub mod run_files;
 pub mod safetensors;
 pub mod source;
 mod swap;

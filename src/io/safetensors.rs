@@ -287,10 +287,8 @@ fn check_tensor(tensor: &TensorInfo, spec: &ParamSpec) -> Result<Encoding> {
 /// When `flat` has another length than `specs` asks for.
 pub fn write_model(writer: &mut impl Write, specs: &[ParamSpec], flat: &[f32], dtype: SaveDtype) -> Result<()> {
     assert_eq!(flat.len(), parameter_count(specs), "the buffer must hold exactly the parameters");
-    let header = header(specs, dtype);
-    let failed = || "cannot write the weights".to_string();
-    writer.write_all(&(header.len() as u64).to_le_bytes()).context(failed)?;
-    writer.write_all(header.as_bytes()).context(failed)?;
+    let failed = || "cannot write the weights";
+    write_header(writer, tensors(specs, dtype)).context(failed)?;
     let mut rest = flat;
     let mut bytes = vec![0; PIECE * dtype.size()];
     for spec in specs {
@@ -308,8 +306,17 @@ pub fn write_model(writer: &mut impl Write, specs: &[ParamSpec], flat: &[f32], d
     Ok(())
 }
 
-/// The JSON header, padded with spaces so that the data starts at a multiple of 8 bytes.
-fn header(specs: &[ParamSpec], dtype: SaveDtype) -> String {
+/// Writes the beginning of a file: the length of the JSON header and the header, padded with spaces so that the data starts at a
+/// multiple of 8 bytes.
+pub(super) fn write_header(writer: &mut impl Write, tensors: Map<String, Value>) -> std::io::Result<()> {
+    let mut text = Value::Object(tensors).to_string();
+    let padded = text.len().next_multiple_of(8);
+    text.extend(std::iter::repeat_n(' ', padded - text.len()));
+    writer.write_all(&(text.len() as u64).to_le_bytes())?;
+    writer.write_all(text.as_bytes())
+}
+
+fn tensors(specs: &[ParamSpec], dtype: SaveDtype) -> Map<String, Value> {
     let mut tensors = Map::new();
     tensors.insert("__metadata__".into(), json!({"format": "pt"}));
     let mut start = 0;
@@ -319,10 +326,7 @@ fn header(specs: &[ParamSpec], dtype: SaveDtype) -> String {
         tensors.insert(spec.name.clone(), info);
         start = end;
     }
-    let mut text = Value::Object(tensors).to_string();
-    let padded = text.len().next_multiple_of(8);
-    text.extend(std::iter::repeat_n(' ', padded - text.len()));
-    text
+    tensors
 }
 
 /// Little-endian `values`, in parallel.

@@ -4,7 +4,7 @@ use crate::chat::tokenizer::ChatTokenizer;
 use crate::device::{DType, Purpose, Tensor};
 use crate::error::{Error, Kind, Result};
 use crate::generate::{GenerateOptions, Sampling};
-use crate::io::folder::OutputFolder;
+use crate::io::folder::{OutputFolder, Saved};
 use crate::io::model_files::{SavedModel, TokenizerFiles};
 use crate::io::safetensors::SaveDtype;
 use crate::io::source::{ModelSource, resolve_model};
@@ -75,7 +75,7 @@ impl Checkpoint {
     ///
     /// # Errors
     /// As [`OutputFolder::save_model`].
-    pub fn save(&self, model: &Gemma3, folder: &mut OutputFolder, dtype: SaveDtype) -> Result<Option<Error>> {
+    pub fn save(&self, model: &Gemma3, folder: &mut OutputFolder, dtype: SaveDtype) -> Result<Saved> {
         folder.save_model(&self.saved_model(&model.params.values.read::<f32>()?, dtype), &[])
     }
 

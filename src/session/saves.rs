@@ -18,9 +18,10 @@ use crate::err;
 use crate::error::{Context, Error, Kind, Result};
 use crate::eval::report::Score;
 use crate::io::arrays::{read_array, write_arrays};
-use crate::io::folder::{Existing, OutputFolder, checkpoints, is_disk_full};
+use crate::io::folder::{Existing, OutputFolder, Saved, checkpoints, is_disk_full};
 use crate::io::manifest::Manifest;
 use crate::io::new_folder::NewFolder;
+use crate::io::run_files::{ANSWERS_BEFORE, EVENTS, METRICS};
 use crate::io::safetensors::{SaveDtype, read_model};
 use crate::model::gemma3::Gemma3;
 use crate::model::gemma3::config::Gemma3Config;
@@ -31,20 +32,8 @@ use crate::train::options::{SaveStrategy, TrainOptions};
 pub const STATE: &str = "run_state.json";
 /// AdamW's moments, and the master weights where the model beside them is rounded.
 pub const ARRAYS: &str = "run_state.safetensors";
-/// The run's records, one JSON object a line.
-pub const METRICS: &str = "metrics.jsonl";
-/// The same for TensorBoard, which knows event files by the word in their name.
-pub const EVENTS: &str = "events.out.tfevents.engine";
 /// What grows while the run goes on: a checkpoint has it as it was then.
 const LOGS: [&str; 2] = [METRICS, EVENTS];
-/// What the run is and was: settings, versions, data, scores.
-pub const ABOUT: &str = "run.json";
-/// The answers before training, all of them in full.
-pub const ANSWERS_BEFORE: &str = "score_before.json";
-/// The answers after training, all of them in full.
-pub const ANSWERS_AFTER: &str = "score_after.json";
-/// The loss plot, drawn at the end.
-pub const PLOT: &str = "loss.svg";
 
 /// What [`STATE`] holds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -74,27 +63,27 @@ impl Saves {
     ///
     /// # Errors
     /// The disk is full or refuses, or the device fails. Earlier checkpoints are then as they were.
-    pub fn save_checkpoint(&self, run: &Run) -> Result<PathBuf> {
+    pub fn save_checkpoint(&self, run: &Run) -> Result<Saved> {
         let step = run.position().step;
         let name = OutputFolder::checkpoint_name(step);
-        let path = self.folder.save_inside(&name, |folder| self.write(folder, run))?;
-        self.remove_old(run)?;
-        Ok(path)
+        let mut saved = self.folder.save_inside(&name, |folder| self.write(folder, run))?;
+        let removed = self.remove_old(run).context(|| "checkpoints beyond the limit are still there");
+        saved.warning = saved.warning.or(removed.err());
+        Ok(saved)
     }
 
     /// Saves the model of a run that diverged, as of its last good update, as `diverged-STEP`.
     ///
     /// # Errors
     /// As [`save_checkpoint`](Self::save_checkpoint).
-    pub fn save_diverged(&self, model: &Gemma3, step: u64) -> Result<PathBuf> {
+    pub fn save_diverged(&self, model: &Gemma3, step: u64) -> Result<Saved> {
         let flat = model.params.values.read::<f32>()?;
         let saved = self.checkpoint.saved_model(&flat, self.dtype);
         self.folder.save_inside(&format!("diverged-{step}"), |folder| saved.write_to(folder))
     }
 
     /// Puts the run's model into the output folder, with the run's metrics. Where that fails it goes to `fallback`; with none
-    /// and a full disk, `wait` is told why, and whether to try again is what it says. Returns where the model is, and a warning if it
-    /// is not all as it should be.
+    /// and a full disk, `wait` is told why, and whether to try again is what it says.
     ///
     /// # Errors
     /// The disk refuses, or is full and nobody waits.
@@ -103,18 +92,18 @@ impl Saves {
         model: &Gemma3,
         fallback: Option<&Path>,
         mut wait: impl FnMut(&Error) -> bool,
-    ) -> Result<(PathBuf, Option<Error>)> {
+    ) -> Result<Saved> {
         let flat = model.params.values.read::<f32>()?;
-        let saved = self.checkpoint.saved_model(&flat, self.dtype);
+        let model = self.checkpoint.saved_model(&flat, self.dtype);
         loop {
             let files = self.folder.run_files();
-            match (self.folder.save_model(&saved, &files), fallback) {
-                (Ok(warning), _) => return Ok((self.folder.path().to_owned(), warning)),
+            match (self.folder.save_model(&model, &files), fallback) {
+                (Ok(saved), _) => return Ok(saved),
                 (Err(error), Some(fallback)) => {
                     let mut folder = OutputFolder::claim(fallback, Existing::Refuse)
                         .map_err(|second| second.context(error.report()))?;
-                    folder.save_model(&saved, &files).map_err(|second| second.context(error.report()))?;
-                    return Ok((folder.path().to_owned(), Some(error)));
+                    let saved = folder.save_model(&model, &files).map_err(|second| second.context(error.report()))?;
+                    return Ok(Saved { warning: Some(error), ..saved });
                 }
                 (Err(error), None) if !is_disk_full(&error) || !wait(&error) => return Err(error),
                 (Err(_), None) => {}
@@ -252,10 +241,17 @@ impl SavedRun {
     /// Gives a run's model the weights of this checkpoint: at the end, those of the best one.
     ///
     /// # Errors
-    /// A file cannot be read.
+    /// A file cannot be read. The run's weights are then as they were.
     pub fn restore_weights(&self, run: &mut Run) -> Result<()> {
-        let config = run.model().config.clone();
-        run.replace_weights(self.step(), |out| self.read(Array::Weights, out, &config))
+        let mut weights = Vec::new();
+        let len = run.model().params.len();
+        weights.try_reserve_exact(len).context(|| format!("no memory for {len} weights"))?;
+        weights.resize(len, 0.0);
+        self.read(Array::Weights, &mut weights, &run.model().config)?;
+        run.replace_weights(self.step(), |out| {
+            out.copy_from_slice(&weights);
+            Ok(())
+        })
     }
 
     fn read(&self, array: Array, out: &mut [f32], config: &Gemma3Config) -> Result<()> {

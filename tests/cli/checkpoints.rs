@@ -241,3 +241,55 @@ fn a_config_file_can_ask_for_all_of_it() {
     trained(&output, &["--config", &file]);
     assert_eq!(checkpoints(&output), ["checkpoint-8"]);
 }
+
+#[test]
+fn what_a_killed_run_left_is_not_saved_beside_another_runs_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = folder.path().join("out");
+    for over_a_model in [false, true] {
+        let mut first =
+            crate::train_command(&output, &["--max-steps", "100000", "--overwrite-output-dir"]).spawn().unwrap();
+        let live = output.join(if over_a_model { "unfinished-metrics.jsonl" } else { "metrics.jsonl" });
+        while !live.exists() {
+            assert!(first.try_wait().unwrap().is_none(), "the first run ended by itself");
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        first.kill().unwrap();
+        first.wait().unwrap();
+        fs::write(
+            live.with_file_name(
+                live.file_name().unwrap().to_str().unwrap().replace("metrics.jsonl", "score_before.json"),
+            ),
+            "{}",
+        )
+        .unwrap();
+        let second = train(&output, &["--report-to", "none", "--overwrite-output-dir"]);
+        assert_eq!(second.code, 0, "{}", second.stderr);
+        let left = names(&output);
+        for name in ["metrics.jsonl", "events.out.tfevents.engine", "score_before.json"] {
+            assert!(!left.iter().any(|file| file.ends_with(name)), "{name} is of the killed run: {left:?}");
+        }
+    }
+}
+
+#[test]
+fn a_best_checkpoint_that_is_gone_does_not_cost_the_trained_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = folder.path().join("out");
+    let rows = test_rows();
+    let flags = ["--eval-dataset", &rows, "--learning-rate", "0.02", "--warmup-steps", "24", "--max-grad-norm", "0"];
+    let flags =
+        [&flags[..], &["--per-device-train-batch-size", "5", "--load-best-model-at-end", "--max-steps", "16"]].concat();
+    assert_eq!(train(&output, &flags).code, 0);
+    assert!(model(&output) == model(&output.join("checkpoint-12")), "the third evaluation is the best one");
+    fs::remove_dir_all(output.join("checkpoint-12")).unwrap();
+    fs::remove_file(output.join("model.safetensors")).unwrap();
+    let again = train(&output, &[&flags[..], &["--resume-from-checkpoint"]].concat());
+    assert_eq!(again.code, 0, "{}", again.stderr);
+    assert!(
+        again.stderr.contains("warning: ") && again.stderr.contains("the best step 12 is gone"),
+        "{}",
+        again.stderr
+    );
+    assert!(model(&output) == model(&output.join("checkpoint-16")));
+}

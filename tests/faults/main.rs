@@ -4,8 +4,9 @@
 //! `scripts/fault-test` does it for whole training runs too; without it every few calls of a run are tried.
 #![cfg(target_os = "linux")]
 
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
 use std::{env, fs};
 
@@ -108,7 +109,7 @@ fn check_model(at: At, output: &Output, out: &Path, old: &[u8], new: &[u8]) {
         let code = output.status.code().unwrap();
         assert!(code != 0 || found == new, "{at:?}: it says that all went well\n{said}");
         assert!(!said.contains("is as it was") || found == old, "{at:?}: {said}");
-        assert!(!said.contains("the new model is in") || found == new, "{at:?}: {said}");
+        assert!(!said.contains("is whole and in its place") || found == new, "{at:?}: {said}");
     }
     // Whoever comes next finds one of them, whole, beside the other files, and nothing else.
     drop(OutputFolder::claim(out, Existing::Resume).unwrap_or_else(|error| panic!("{at:?}: {error:?}")));
@@ -224,4 +225,37 @@ fn a_final_save_that_fails_goes_to_the_fallback_folder_with_its_metrics() {
         fs::remove_dir_all(&place).unwrap();
     }
     assert!(fallbacks > 2, "only {fallbacks} faults were in the final save");
+}
+
+#[test]
+fn a_final_save_waits_for_room_on_a_full_disk() {
+    let folder = with_config();
+    let model = folder.path().join("model");
+    assert!(init(folder.path(), &model, "1").output().unwrap().status.success());
+    let whole = folder.path().join("whole");
+    assert!(training(&model, &whole).output().unwrap().status.success());
+    for freed in [true, false] {
+        let out = folder.path().join(format!("out-{freed}"));
+        let room = folder.path().join(format!("room-{freed}"));
+        let mut command = training(&model, &out);
+        command.args(["--save-strategy", "no"]).env("LD_PRELOAD", shim()).env("FAULT_FULL_UNTIL", &room);
+        // Where the model is made, after the first write, which tries the folder: what is written to the run's own folder finds room.
+        command.env("FAULT_DIR", folder.path().join(format!(".tmp-out-{freed}"))).env("FAULT_AT", "2");
+        let mut run = command.stderr(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(run.stderr.take().unwrap()).lines().map(Result::unwrap);
+        let said: Vec<String> = lines.by_ref().take_while(|line| !line.starts_with("waiting for room")).collect();
+        let said = said.join("\n");
+        assert!(said.contains("warning: cannot save the model") && said.contains("hint: "), "{said}");
+        assert!(run.try_wait().unwrap().is_none(), "it does not wait: {said}");
+        if freed {
+            fs::write(&room, "").unwrap();
+        } else {
+            let pid = rustix::process::Pid::from_child(&run);
+            rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+        }
+        let rest: Vec<String> = lines.collect();
+        assert_eq!(run.wait().unwrap().code(), Some(if freed { 0 } else { 1 }), "{said}\n{}", rest.join("\n"));
+        assert_eq!(weights(&out) == weights(&whole), freed);
+        assert_eq!(hidden(folder.path()), [""; 0]);
+    }
 }

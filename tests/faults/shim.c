@@ -1,7 +1,8 @@
 // Makes one call that changes a folder fail, or be the last one before the process is killed. Preloaded by the test beside it.
 //
-// FAULT_DIR: calls on paths below it are counted. FAULT_AT: the number of the call, from 1. FAULT_MODE: `fail` or `kill`.
-// FAULT_HIT: a file that is made when that call comes. FAULT_NO_EXCHANGE: renameat2 does not know its flags, as on some systems.
+// FAULT_DIR: calls on paths that begin so are counted. FAULT_AT: the number of the call, from 1. FAULT_MODE: `fail` or `kill`.
+// FAULT_HIT: a file that is made when that call comes. FAULT_FULL_UNTIL: from write FAULT_AT on none
+// finds room until there is a file of this name. FAULT_NO_EXCHANGE: renameat2 does not know its flags, as on some systems.
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -40,7 +41,7 @@ static int is_at_below(int fd, const char *path) {
 
 // 0: go on. 1: fail. 2: do it and be killed.
 static int fault(int counted) {
-    if (!counted || !getenv("FAULT_AT") || __sync_add_and_fetch(&count, 1) != atoi(getenv("FAULT_AT"))) return 0;
+    if (!counted || !getenv("FAULT_MODE") || __sync_add_and_fetch(&count, 1) != atoi(getenv("FAULT_AT"))) return 0;
     int hit = syscall(SYS_openat, AT_FDCWD, getenv("FAULT_HIT"), O_CREAT | O_WRONLY, 0644);
     if (hit >= 0) syscall(SYS_close, hit);
     return strcmp(getenv("FAULT_MODE"), "kill") == 0 ? 2 : 1;
@@ -80,6 +81,13 @@ int renameat2(int from_fd, const char *from, int to_fd, const char *to, unsigned
 }
 
 ssize_t write(int fd, const void *bytes, size_t size) {
+    const char *until = getenv("FAULT_FULL_UNTIL");
+    if (until && fd > 2 && is_at_below(fd, NULL)) {
+        int full = __sync_add_and_fetch(&count, 1) >= atoi(getenv("FAULT_AT")) && access(until, F_OK) != 0;
+        if (!full) return syscall(SYS_write, fd, bytes, size);
+        errno = ENOSPC;
+        return -1;
+    }
     WITH_FAULT(fd > 2 && is_at_below(fd, NULL), ENOSPC, syscall(SYS_write, fd, bytes, size));
 }
 

@@ -91,7 +91,7 @@ pub fn save_files(
     let chat_template = Some("{{ messages }}");
     let (config, generation_config) = (&config, &generation_config);
     let model = SavedModel { tokenizer, config, generation_config, flat, dtype: SaveDtype::Bf16, chat_template };
-    match output.save_model(&model, files)? {
+    match output.save_model(&model, files)?.warning {
         Some(warning) => Err(warning),
         None => Ok(()),
     }

@@ -39,6 +39,7 @@ impl Chip {
     }
 
     /// The PTX that its machine code is made of.
+    #[cfg(engine_cuda)]
     pub fn virtual_chip(self) -> &'static str {
         if self == Self::Sm90a { "compute_90a" } else { "compute_80" }
     }
