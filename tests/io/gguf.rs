@@ -51,8 +51,8 @@ fn an_imported_model_has_the_weights_names_and_config_of_the_original() {
         let file = builder.write(folder.path());
         let source = tokenizer_folder(folder.path());
         fs::write(source.join("chat_template.jinja"), "the template").unwrap();
-        let (output, _) =
-            import_gguf(&file, &source, &folder.path().join("out"), Existing::Overwrite, SaveDtype::F32).unwrap();
+        let output =
+            import_gguf(&file, &source, &folder.path().join("out"), Existing::Overwrite, SaveDtype::F32).unwrap().place;
 
         let mut read = vec![0.0; flat.len()];
         read_model(&output, &specs(), &mut read).unwrap();
@@ -77,8 +77,8 @@ fn a_config_beside_the_tokenizer_is_kept_when_it_agrees() {
     let file = GgufBuilder::tiny(&weights(5)).write(folder.path());
     let source = tokenizer_folder(folder.path());
     fs::write(source.join("config.json"), config_value().to_string()).unwrap();
-    let (output, _) =
-        import_gguf(&file, &source, &folder.path().join("out"), Existing::Refuse, SaveDtype::Bf16).unwrap();
+    let output =
+        import_gguf(&file, &source, &folder.path().join("out"), Existing::Refuse, SaveDtype::Bf16).unwrap().place;
     let saved: serde_json::Value = serde_json::from_slice(&fs::read(output.join("config.json")).unwrap()).unwrap();
     assert_eq!(saved, config_value());
 }

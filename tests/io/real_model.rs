@@ -35,8 +35,8 @@ fn an_imported_gguf_equals_the_conversion_by_transformers() {
     let mut entries = std::fs::read_dir(folder()).unwrap().map(|entry| entry.unwrap().path());
     let file = entries.find(|path| path.extension().is_some_and(|extension| extension == "gguf")).expect("a .gguf");
     let parent = tempfile::tempdir().unwrap();
-    let (output, _) =
-        import_gguf(&file, &folder(), &parent.path().join("out"), Existing::Refuse, SaveDtype::Bf16).unwrap();
+    let output =
+        import_gguf(&file, &folder(), &parent.path().join("out"), Existing::Refuse, SaveDtype::Bf16).unwrap().place;
     assert!(output.join(MARKER).exists());
     let config = Gemma3Config::load(&output).unwrap();
     let (ours, theirs) = (load(&output, &config), load(&folder(), &config));
