@@ -35,8 +35,7 @@ impl ChatTemplate {
     pub fn load(folder: &Path, special_tokens: SpecialTokens) -> Result<Self> {
         let path = folder.join("chat_template.jinja");
         if path.exists() {
-            let source = read_text(&path)?;
-            return Self::from_source(&source, special_tokens).context(|| format!("in `{}`", path.display()));
+            return Self::read(&path, special_tokens);
         }
         let path = folder.join("tokenizer_config.json");
         if path.exists() {
@@ -47,6 +46,15 @@ impl ChatTemplate {
             }
         }
         Self::from_source(FUNCTIONGEMMA_TEMPLATE, special_tokens)
+    }
+
+    /// The template that a file holds.
+    ///
+    /// # Errors
+    /// It cannot be read, or does not compile; the file is named.
+    pub fn read(path: &Path, special_tokens: SpecialTokens) -> Result<Self> {
+        let source = read_text(path)?;
+        Self::from_source(&source, special_tokens).context(|| format!("in `{}`", path.display()))
     }
 
     /// A template from its Jinja text.

@@ -92,6 +92,17 @@ impl ChatTokenizer {
         self
     }
 
+    /// With the chat template of a file in the place of the checkpoint's own.
+    ///
+    /// # Errors
+    /// Names the file: it cannot be read, or does not compile.
+    pub fn with_template(mut self, path: &Path) -> Result<Self> {
+        self.template = ChatTemplate::read(path, self.special_tokens.clone())?;
+        self.marked = Default::default();
+        self.marked_template(0).context(|| format!("in `{}`", path.display()))?;
+        Ok(self)
+    }
+
     /// The chat template; its source belongs into the folder of a trained model.
     pub fn template(&self) -> &ChatTemplate {
         &self.template

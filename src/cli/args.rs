@@ -4,10 +4,12 @@
 
 use std::path::PathBuf;
 
+use clap::builder::BoolishValueParser;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 
 use crate::session::DeviceName;
+use crate::train::schedule::ScheduleKwargs;
 
 /// Fine-tunes FunctionGemma (Gemma 3 270M) for tool calling and scores the result.
 #[derive(Debug, Parser)]
@@ -52,6 +54,20 @@ pub enum Command {
     #[command(after_help = "Example:
   engine init --config model/config.json --output untrained --seed 1")]
     Init(InitArgs),
+    /// Print a script that completes commands and flags in a shell
+    #[command(after_help = "Example:
+  engine completions bash")]
+    Completions {
+        /// The shell that it is for
+        shell: clap_complete::Shell,
+    },
+    /// Write a manual page for each command into a folder
+    #[command(after_help = "Example:
+  engine man ~/.local/share/man/man1")]
+    Man {
+        /// An existing folder
+        folder: PathBuf,
+    },
     /// Show a model's shape, the available devices and build features
     #[command(after_help = "Example:
   engine info --model trained")]
@@ -91,13 +107,24 @@ pub enum OverlongArg {
 /// What the learning rate does after the warm-up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
 pub enum ScheduleArg {
     /// Stays at its peak
+    #[value(alias = "constant_with_warmup")]
     Constant,
     /// Falls in a straight line to 0
     Linear,
     /// Falls as half a cosine to 0
     Cosine,
+    /// Falls as half a cosine `num_cycles` times
+    #[value(alias = "cosine_with_hard_restarts")]
+    CosineWithRestarts,
+    /// Falls as half a cosine to `min_lr`, or to `min_lr_rate` of the peak
+    CosineWithMinLr,
+    /// Falls as a `power` of what is left, to `lr_end`
+    Polynomial,
+    /// Falls as 1 / sqrt(step / `timescale`)
+    InverseSqrt,
 }
 
 /// When the evaluation loss is computed.
@@ -174,7 +201,7 @@ pub enum ScoreArg {
 #[command(next_help_heading = "Model")]
 pub struct ModelArgs {
     /// Hugging Face folder, .gguf file with its tokenizer beside it, or hub id such as google/functiongemma-270m-it
-    #[arg(long, value_name = "MODEL")]
+    #[arg(long, alias = "model-name-or-path", value_name = "MODEL")]
     pub model: String,
     /// Where to compute: auto (a GPU if there is one), cpu, cuda, or cuda:N for the GPU of that number
     #[arg(long, value_name = "DEVICE", default_value_t = DeviceName::Auto)]
@@ -182,12 +209,19 @@ pub struct ModelArgs {
     /// Number format to compute in
     #[arg(long, value_name = "DTYPE", value_enum, default_value = "auto")]
     pub dtype: DtypeArg,
+    /// As TRL's users ask for it
+    #[arg(long, hide = true, overrides_with = "dtype", num_args = 0..=1, default_missing_value = "true", value_parser = BoolishValueParser::new())]
+    #[serde(skip)]
+    pub bf16: Option<bool>,
 }
 
 /// How rows become examples.
 #[derive(Clone, Debug, Args, Serialize)]
 #[command(next_help_heading = "Data")]
 pub struct RowArgs {
+    /// Jinja file with a chat template in the place of the model's own
+    #[arg(long, value_name = "FILE")]
+    pub chat_template_path: Option<PathBuf>,
     /// JSON file with tool declarations, for rows that have none of their own
     #[arg(long, value_name = "FILE")]
     pub tools: Option<PathBuf>,
@@ -202,10 +236,10 @@ pub struct RowArgs {
     pub overlong: OverlongArg,
     /// Compute the loss on the completion only: of a prompt/completion row the completion, of a chat the last answer
     /// [default: true for prompt/completion rows, else false]
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", value_parser = BoolishValueParser::new())]
     pub completion_only_loss: Option<bool>,
     /// Compute the loss on the assistant's messages only, of every turn
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_value_t = false, default_missing_value = "true", action = ArgAction::Set)]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_value_t = false, default_missing_value = "true", value_parser = BoolishValueParser::new(), action = ArgAction::Set)]
     pub assistant_only_loss: bool,
 }
 
@@ -217,7 +251,7 @@ pub struct GenerationArgs {
     #[arg(long, value_name = "N", default_value_t = 128, value_parser = positive)]
     pub max_new_tokens: u64,
     /// Draw each token at random, by the checkpoint's temperature, top_k and top_p; false: always take the most likely one
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_value_t = false, default_missing_value = "true", action = ArgAction::Set)]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_value_t = false, default_missing_value = "true", value_parser = BoolishValueParser::new(), action = ArgAction::Set)]
     pub do_sample: bool,
     /// Seed of everything random: drawn tokens and, in training, the order of the rows
     #[arg(long, value_name = "N", default_value_t = 42)]
@@ -226,14 +260,15 @@ pub struct GenerationArgs {
 
 #[derive(Debug, Args, Serialize)]
 pub struct TrainArgs {
-    /// TOML file with any of these flags, underscores for hyphens (learning_rate = 1e-4); flags override it
+    /// TOML or YAML file with any of these flags, underscores for hyphens (learning_rate = 1e-4); flags override it. Paths in
+    /// it are relative to its folder
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     #[command(flatten)]
     #[serde(flatten)]
     pub model: ModelArgs,
     /// Rows to train on: .jsonl, .json or .parquet file, a folder of them, or hub id
-    #[arg(long, value_name = "DATASET", help_heading = "Data")]
+    #[arg(long, alias = "dataset-name", value_name = "DATASET", help_heading = "Data")]
     pub dataset: String,
     /// Rows to evaluate and score on; they are not trained on
     #[arg(long, value_name = "DATASET", help_heading = "Data", conflicts_with = "test_size")]
@@ -245,8 +280,11 @@ pub struct TrainArgs {
     #[serde(flatten)]
     pub rows: RowArgs,
     /// Shuffle the rows anew in every epoch; false: keep the order of the file
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_value_t = true, default_missing_value = "true", action = ArgAction::Set, help_heading = "Data")]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_value_t = true, default_missing_value = "true", value_parser = BoolishValueParser::new(), action = ArgAction::Set, help_heading = "Data")]
     pub shuffle: bool,
+    /// Seed of the order of the rows [default: --seed]
+    #[arg(long, value_name = "N", help_heading = "Data")]
+    pub data_seed: Option<u64>,
     #[command(flatten)]
     #[serde(flatten)]
     pub optimization: OptimizationArgs,
@@ -256,6 +294,12 @@ pub struct TrainArgs {
     /// Updates between evaluations with `--eval-strategy steps`
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = positive, help_heading = "Evaluation")]
     pub eval_steps: u64,
+    /// Compute it before the first update too
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_value_t = false, default_missing_value = "true", value_parser = BoolishValueParser::new(), action = ArgAction::Set, help_heading = "Evaluation")]
+    pub eval_on_start: bool,
+    /// Wait with it for so many epochs, or updates with `--eval-strategy steps`
+    #[arg(long, value_name = "X", default_value_t = 0.0, value_parser = rate, allow_negative_numbers = true, help_heading = "Evaluation")]
+    pub eval_delay: f64,
     /// When to answer the evaluation rows and judge the answers; several with commas
     #[arg(
         long,
@@ -271,7 +315,7 @@ pub struct TrainArgs {
     #[arg(long, value_name = "METRIC", value_enum, default_value = "eval_loss", help_heading = "Evaluation")]
     pub metric_for_best_model: MetricArg,
     /// End with the weights of the best evaluation, not the last ones
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_value_t = false, default_missing_value = "true", action = ArgAction::Set, help_heading = "Evaluation")]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_value_t = false, default_missing_value = "true", value_parser = BoolishValueParser::new(), action = ArgAction::Set, help_heading = "Evaluation")]
     pub load_best_model_at_end: bool,
     /// Stop when this many evaluations in a row were not the best so far
     #[arg(long, value_name = "N", value_parser = positive, help_heading = "Evaluation")]
@@ -283,7 +327,7 @@ pub struct TrainArgs {
     #[arg(long, value_name = "DIR", help_heading = "Output")]
     pub output_dir: PathBuf,
     /// Start anew in a folder that holds a run: its checkpoints go at once, its model stays until the new one is whole
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_value_t = false, default_missing_value = "true", action = ArgAction::Set, help_heading = "Output")]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_value_t = false, default_missing_value = "true", value_parser = BoolishValueParser::new(), action = ArgAction::Set, help_heading = "Output")]
     pub overwrite_output_dir: bool,
     /// Go on with a run that was stopped, from its newest whole checkpoint or the one in DIR
     #[arg(
@@ -324,6 +368,9 @@ pub struct TrainArgs {
     /// Updates per line of metrics.jsonl and of the log
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = positive, help_heading = "Output")]
     pub logging_steps: u64,
+    /// A line for the first update too
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_value_t = false, default_missing_value = "true", value_parser = BoolishValueParser::new(), action = ArgAction::Set, help_heading = "Output")]
+    pub logging_first_step: bool,
 }
 
 /// AdamW and what surrounds it.
@@ -331,26 +378,38 @@ pub struct TrainArgs {
 #[command(next_help_heading = "Optimization")]
 pub struct OptimizationArgs {
     /// Passes over the training rows
-    #[arg(long, value_name = "X", default_value_t = 3.0, value_parser = positive_number, allow_negative_numbers = true)]
+    #[arg(long, aliases = ["epochs", "num-epochs"], value_name = "X", default_value_t = 3.0, value_parser = positive_number, allow_negative_numbers = true)]
     pub num_train_epochs: f64,
     /// Total optimizer updates; overrides --num-train-epochs
     #[arg(long, value_name = "N", value_parser = positive)]
     pub max_steps: Option<u64>,
     /// Rows per forward and backward pass
-    #[arg(long, value_name = "N", default_value_t = 8, value_parser = positive)]
+    #[arg(long, aliases = ["batch-size", "train-batch-size"], value_name = "N", default_value_t = 8, value_parser = positive)]
     pub per_device_train_batch_size: u64,
     /// Forward and backward passes per optimizer update
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = positive)]
     pub gradient_accumulation_steps: u64,
     /// Peak learning rate
-    #[arg(long, value_name = "X", default_value = "2e-5", value_parser = rate, allow_negative_numbers = true)]
+    #[arg(long, alias = "lr", value_name = "X", default_value = "2e-5", value_parser = rate, allow_negative_numbers = true)]
     pub learning_rate: f64,
     /// What the learning rate does after the warm-up
     #[arg(long, value_name = "SCHEDULE", value_enum, default_value = "linear")]
     pub lr_scheduler_type: ScheduleArg,
+    /// What the schedule takes beside it, by transformers' names: min_lr_rate=0.1, several with commas, or a JSON object
+    #[arg(long, value_name = "KEY=X", default_value = "", hide_default_value = true, value_parser = schedule_kwargs)]
+    pub lr_scheduler_kwargs: ScheduleKwargs,
     /// Updates in which the learning rate rises from 0 to its peak; below 1: this fraction of the run
-    #[arg(long, value_name = "X", default_value_t = 0.0, value_parser = rate, allow_negative_numbers = true)]
+    #[arg(long, alias = "warmup-ratio", value_name = "X", default_value_t = 0.0, value_parser = rate, allow_negative_numbers = true)]
     pub warmup_steps: f64,
+    /// AdamW's decay of the first moment
+    #[arg(long, value_name = "X", default_value_t = 0.9, value_parser = below_one, allow_negative_numbers = true)]
+    pub adam_beta1: f64,
+    /// AdamW's decay of the second moment
+    #[arg(long, value_name = "X", default_value_t = 0.999, value_parser = below_one, allow_negative_numbers = true)]
+    pub adam_beta2: f64,
+    /// What AdamW adds to the root of the second moment
+    #[arg(long, value_name = "X", default_value = "1e-8", value_parser = rate, allow_negative_numbers = true)]
+    pub adam_epsilon: f64,
     /// AdamW's weight decay, of matrices only
     #[arg(long, value_name = "X", default_value_t = 0.0, value_parser = rate, allow_negative_numbers = true)]
     pub weight_decay: f64,
@@ -358,7 +417,7 @@ pub struct OptimizationArgs {
     #[arg(long, value_name = "X", default_value_t = 1.0, value_parser = rate, allow_negative_numbers = true)]
     pub max_grad_norm: f64,
     /// On a GPU, record a training step once and replay it: faster, with the same results
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_value_t = true, default_missing_value = "true", action = ArgAction::Set)]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_value_t = true, default_missing_value = "true", value_parser = BoolishValueParser::new(), action = ArgAction::Set)]
     pub cuda_graphs: bool,
 }
 
@@ -477,6 +536,17 @@ fn rate(text: &str) -> Result<f64, String> {
         Ok(x) if x >= 0.0 && x.is_finite() => Ok(x),
         Ok(_) => Err("must be a finite number that is not negative".into()),
         Err(_) => Err("not a number".into()),
+    }
+}
+
+fn schedule_kwargs(text: &str) -> Result<ScheduleKwargs, String> {
+    ScheduleKwargs::parse(text).map_err(|error| error.to_string())
+}
+
+fn below_one(text: &str) -> Result<f64, String> {
+    match rate(text)? {
+        x if x < 1.0 => Ok(x),
+        _ => Err("must be below 1".into()),
     }
 }
 

@@ -1,16 +1,24 @@
-//! The config file of `engine train`: a TOML table whose keys are flags, put before the flags of the command line.
+//! The config file of `engine train`: a table, in TOML or YAML, whose keys are flags, put before the flags of the command line.
 //!
-//! Later flags win, so the command line wins over the file, and there is nothing to declare twice.
+//! Later flags win, so the command line wins over the file, and there is nothing to declare twice. A path in it is relative to the
+//! folder of the file.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use clap::CommandFactory;
-use toml::Value;
+use serde_json::{Map, Value};
 
 use super::args::Cli;
+use super::spelling;
 use crate::err;
 use crate::error::{Context, Error, Result};
+
+/// Keys whose values are paths.
+const PATHS: [&str; 4] = ["tools", "output_dir", "fallback_dir", "chat_template_path"];
+/// Keys whose values may be paths: they are where there is something of that name beside the file.
+const PATHS_OR_NAMES: [&str; 6] =
+    ["model", "model_name_or_path", "dataset", "dataset_name", "eval_dataset", "resume_from_checkpoint"];
 
 /// The arguments with the config file's put in, if they are a `train` command with `--config FILE`.
 pub fn expand(arguments: Vec<OsString>) -> Result<Vec<OsString>> {
@@ -37,39 +45,72 @@ fn read(path: &Path) -> Result<Vec<OsString>> {
     arguments(&text, path)
 }
 
-/// The flags that the `text` of the config file `path` stands for.
+/// The flags that the `text` of the config file `path` stands for: YAML if its name ends so, else TOML.
 ///
 /// # Errors
-/// Usage errors: it is not TOML, has a key that is no flag, or a value that no flag can take.
+/// Usage errors: it is neither, has a key that is no flag, or a value that no flag can take.
 pub fn arguments(text: &str, path: &Path) -> Result<Vec<OsString>> {
     let shown = path.display();
-    let table: toml::Table = toml::from_str(text)
-        .map_err(|e| Error::usage(format!("the config file `{shown}` is not TOML: {}", e.to_string().trim_end())))?;
     let command = Cli::command();
     let train = command.find_subcommand("train").ok_or_else(|| err!("internal: no `train` command"))?;
-    let known = |flag: &str| train.get_arguments().any(|a| a.get_long() == Some(flag)) && flag != "config";
+    let known = |flag: &str| train.get_arguments().any(|a| spelling::is_named(a, flag)) && flag != "config";
     let mut arguments = Vec::new();
-    for (key, value) in &table {
+    for (key, value) in &table(text, path)? {
         let flag = key.replace('_', "-");
         if !known(&flag) || key.contains('-') {
-            return Err(Error::usage(format!("`{shown}`: unknown key `{key}`"))
-                .hint("keys are the flags of `engine train --help` with underscores, e.g. `learning_rate`"));
+            let error = Error::usage(format!("`{shown}`: unknown key `{key}`"));
+            return Err(error.hint(spelling::advice(&flag).unwrap_or_else(|| {
+                "keys are the flags of `engine train --help` with underscores, e.g. `learning_rate`".to_owned()
+            })));
         }
-        let value = scalar(value).ok_or_else(|| {
+        let value = scalar(key, value).ok_or_else(|| {
             Error::usage(format!("`{shown}`: the value of `{key}` is not a string, number, boolean or list of these"))
         })?;
-        arguments.push(format!("--{flag}={value}").into());
+        arguments.push(format!("--{flag}={}", placed(key, value, path)).into());
     }
     Ok(arguments)
 }
 
-fn scalar(value: &Value) -> Option<String> {
+/// The keys of the file that have a value.
+fn table(text: &str, path: &Path) -> Result<Map<String, Value>> {
+    let shown = path.display();
+    let is_yaml = path.extension().is_some_and(|end| end == "yaml" || end == "yml");
+    let (kind, parsed) = if is_yaml {
+        let parsed = serde_saphyr::from_str::<Option<Map<String, Value>>>(text).map_err(|e| e.to_string());
+        let kept = |mut table: Map<String, Value>| {
+            table.retain(|_, value| !value.is_null());
+            table
+        };
+        ("a table in YAML", parsed.map(|table| table.map(kept).unwrap_or_default()))
+    } else {
+        ("TOML", toml::from_str(text).map_err(|e| e.to_string()))
+    };
+    parsed.map_err(|e| Error::usage(format!("the config file `{shown}` is not {kind}: {}", e.trim_end())))
+}
+
+fn scalar(key: &str, value: &Value) -> Option<String> {
     match value {
         Value::String(text) => Some(text.clone()),
-        Value::Integer(n) => Some(n.to_string()),
-        Value::Float(x) => Some(x.to_string()),
-        Value::Boolean(b) => Some(b.to_string()),
-        Value::Array(items) => Some(items.iter().map(scalar).collect::<Option<Vec<_>>>()?.join(",")),
-        Value::Datetime(_) | Value::Table(_) => None,
+        Value::Number(n) => Some(n.to_string()),
+        Value::Bool(b) => Some(b.to_string()),
+        Value::Array(items) => Some(items.iter().map(|item| scalar(key, item)).collect::<Option<Vec<_>>>()?.join(",")),
+        Value::Object(_) if key == "lr_scheduler_kwargs" => Some(value.to_string()),
+        Value::Object(_) | Value::Null => None,
     }
+}
+
+/// `value` with the folder of the config file before it, where it is a path.
+fn placed(key: &str, value: String, file: &Path) -> String {
+    let Some(folder) = file.parent().and_then(Path::to_str).filter(|folder| !folder.is_empty()) else { return value };
+    let join = |name: &str| Path::new(folder).join(name);
+    let joined = |name: &str| join(name).to_str().map_or_else(|| name.to_owned(), str::to_owned);
+    if PATHS.contains(&key) {
+        return joined(&value);
+    }
+    if !PATHS_OR_NAMES.contains(&key) {
+        return value;
+    }
+    let is_path = |name: &str| name.starts_with('.') || name.contains(['*', '?']) || join(name).exists();
+    let placed = value.split(',').map(|name| if is_path(name) { joined(name) } else { name.to_owned() });
+    placed.collect::<Vec<_>>().join(",")
 }

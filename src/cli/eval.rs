@@ -3,19 +3,18 @@
 use crate::cli::args::EvalArgs;
 use crate::cli::options::explain_device;
 use crate::cli::out::print;
-use crate::cli::score::{examples, score, stdout_width};
+use crate::cli::score::{examples, open, score, stdout_width};
 use crate::cli::signals;
 use crate::data::dataset::load_rows;
 use crate::err;
 use crate::error::{Kind, Result};
 use crate::eval::table::examples_table;
-use crate::session::Checkpoint;
 use crate::train::evaluate::evaluate;
 
 pub fn run(args: &EvalArgs) -> Result<()> {
     let device = args.model.open_device()?;
     let rows = load_rows(&args.dataset, &args.rows.row_options()?)?;
-    let checkpoint = Checkpoint::open(&args.model.model)?;
+    let checkpoint = open(&args.model.model, &args.rows)?;
     let examples = if args.loss { examples(&checkpoint, &rows, &args.rows, "evaluation")? } else { Vec::new() };
     let model = checkpoint.load(&device)?;
     explain_device(&device);

@@ -14,12 +14,15 @@ mod eval;
 mod generate;
 mod info;
 mod init;
+mod manual;
 pub mod options;
 mod out;
 mod preview;
 pub mod progress;
 mod score;
+pub mod sft_config;
 mod signals;
+pub mod spelling;
 mod train;
 
 use args::{Cli, Command};
@@ -40,10 +43,13 @@ fn run() -> Result<()> {
     signals::survive_file_size_limit();
     #[cfg(feature = "hub")]
     crate::hub::show_downloads(progress::of_download);
-    let arguments = config_file::expand(std::env::args_os().collect())?;
+    let arguments = config_file::expand(spelling::hyphens(std::env::args_os().collect()))?;
     // A flag given twice: the last one wins. That is how flags win over the config file.
     let command = Cli::command().mut_subcommands(|c| c.args_override_self(true));
-    let matches = command.try_get_matches_from(arguments).unwrap_or_else(|e| e.exit());
+    let matches = match command.try_get_matches_from(arguments) {
+        Ok(matches) => matches,
+        Err(error) => return Err(spelling::explained(&error).unwrap_or_else(|| error.exit())),
+    };
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|e| e.exit());
     match cli.command {
         Command::Train(args) => train::run(&args),
@@ -58,6 +64,8 @@ fn run() -> Result<()> {
             out::print(&format!("{}\n", saved.place.display()))
         }
         Command::Init(args) => init::run(&args),
+        Command::Completions { shell } => manual::completions(shell),
+        Command::Man { folder } => manual::pages(&folder),
         Command::Info(args) => info::run(&args),
     }
 }

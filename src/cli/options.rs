@@ -29,6 +29,10 @@ impl From<ScheduleArg> for ScheduleKind {
             ScheduleArg::Constant => ScheduleKind::Constant,
             ScheduleArg::Linear => ScheduleKind::Linear,
             ScheduleArg::Cosine => ScheduleKind::Cosine,
+            ScheduleArg::CosineWithRestarts => ScheduleKind::CosineWithRestarts,
+            ScheduleArg::CosineWithMinLr => ScheduleKind::CosineWithMinLr,
+            ScheduleArg::Polynomial => ScheduleKind::Polynomial,
+            ScheduleArg::InverseSqrt => ScheduleKind::InverseSqrt,
         }
     }
 }
@@ -36,10 +40,10 @@ impl From<ScheduleArg> for ScheduleKind {
 impl ModelArgs {
     /// Opens the device.
     pub fn open_device(&self) -> Result<ComputeDevice> {
-        let dtype = match self.dtype {
-            DtypeArg::Auto => None,
-            DtypeArg::F32 => Some(DType::F32),
-            DtypeArg::Bf16 => Some(DType::Bf16),
+        let dtype = match (self.bf16, self.dtype) {
+            (Some(true), _) | (None, DtypeArg::Bf16) => Some(DType::Bf16),
+            (Some(false), _) | (None, DtypeArg::F32) => Some(DType::F32),
+            (None, DtypeArg::Auto) => None,
         };
         devices::open(self.device, dtype)
     }
@@ -120,7 +124,7 @@ impl GenerationArgs {
 }
 
 impl TrainArgs {
-    /// The settings of the run. What no flag sets has its default.
+    /// The settings of the run.
     pub fn options(&self) -> TrainOptions {
         let o = &self.optimization;
         TrainOptions {
@@ -130,16 +134,21 @@ impl TrainArgs {
             gradient_accumulation_steps: o.gradient_accumulation_steps as usize,
             learning_rate: o.learning_rate,
             lr_scheduler_type: o.lr_scheduler_type.into(),
+            lr_scheduler_kwargs: o.lr_scheduler_kwargs,
             warmup_steps: o.warmup_steps,
             weight_decay: o.weight_decay,
+            betas: (o.adam_beta1, o.adam_beta2),
+            eps: o.adam_epsilon,
             max_grad_norm: o.max_grad_norm,
             shuffle: self.shuffle,
-            seed: self.generation.seed,
+            seed: self.data_seed.unwrap_or(self.generation.seed),
             eval_strategy: match self.eval_strategy {
                 EvalStrategyArg::No => EvalStrategy::No,
                 EvalStrategyArg::Epoch => EvalStrategy::Epoch,
                 EvalStrategyArg::Steps => EvalStrategy::Steps(self.eval_steps),
             },
+            eval_on_start: self.eval_on_start,
+            eval_delay: self.eval_delay,
             save_strategy: match self.save_strategy {
                 SaveStrategyArg::No => SaveStrategy::No,
                 SaveStrategyArg::Epoch => SaveStrategy::Epoch,
@@ -150,8 +159,8 @@ impl TrainArgs {
             load_best_model_at_end: self.load_best_model_at_end,
             early_stopping_patience: self.early_stopping_patience,
             logging_steps: self.logging_steps,
+            logging_first_step: self.logging_first_step,
             cuda_graphs: o.cuda_graphs,
-            ..TrainOptions::default()
         }
     }
 }

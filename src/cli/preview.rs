@@ -18,7 +18,10 @@ pub fn run(args: &PreviewArgs) -> Result<()> {
         .get(args.row as usize - 1)
         .ok_or_else(|| err!("there is no row {}: `{}` has {} rows", args.row, args.dataset, rows.len()))
         .map_err(|error| error.of_kind(Kind::Data))?;
-    let tokenizer = ChatTokenizer::load(resolve_model(&args.model)?.folder())?;
+    let mut tokenizer = ChatTokenizer::load(resolve_model(&args.model)?.folder())?;
+    if let Some(path) = &args.rows.chat_template_path {
+        tokenizer = tokenizer.with_template(path)?;
+    }
     let loss = args.rows.example_options()?.loss.unwrap_or_else(|| default_loss(row));
     let example = tokenizer.example(row, loss)?;
     let mut text = format!("{}\n", preview(&example, &tokenizer, std::io::stdout().is_terminal()));

@@ -31,6 +31,15 @@ pub fn score(
     Ok(report)
 }
 
+/// The model that is named, with the chat template that the flags name.
+pub fn open(model: &str, rows: &RowArgs) -> Result<Checkpoint> {
+    let checkpoint = Checkpoint::open(model)?;
+    match &rows.chat_template_path {
+        Some(path) => checkpoint.with_chat_template(path),
+        None => Ok(checkpoint),
+    }
+}
+
 /// The examples of `rows`; what should be known about them goes to stderr.
 pub fn examples(checkpoint: &Checkpoint, rows: &[Row], args: &RowArgs, name: &str) -> Result<Vec<Example>> {
     let Examples { examples, warnings, too_long } = Examples::new(checkpoint, rows, &args.example_options()?)?;

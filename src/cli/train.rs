@@ -11,7 +11,7 @@ use crate::cli::args::{ReportTo, ScoreArg, TrainArgs};
 use crate::cli::options::{existing, explain_device};
 use crate::cli::out::{print, say};
 use crate::cli::progress::Progress;
-use crate::cli::score::{examples, score, stdout_width};
+use crate::cli::score::{examples, open, score, stdout_width};
 use crate::cli::signals;
 use crate::data::dataset::{load_rows, train_test_split};
 use crate::data::rows::Row;
@@ -103,7 +103,7 @@ impl<'a> Job<'a> {
             (None, Some(size)) => train_test_split(rows, size, args.shuffle, args.generation.seed)?,
             (None, None) => (rows, Vec::new()),
         };
-        let checkpoint = Checkpoint::open(&args.model.model)?;
+        let checkpoint = open(&args.model.model, &args.rows)?;
         let train = examples(&checkpoint, &train_rows, &args.rows, "training")?;
         let eval = examples(&checkpoint, &eval_rows, &args.rows, "evaluation")?;
         if train.is_empty() {

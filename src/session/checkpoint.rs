@@ -1,5 +1,7 @@
 //! A checkpoint: a model folder (or GGUF) with its tokenizer, its configs and its weights.
 
+use std::path::Path;
+
 use crate::chat::tokenizer::ChatTokenizer;
 use crate::device::{DType, Purpose, Tensor};
 use crate::error::{Error, Kind, Result};
@@ -56,6 +58,14 @@ impl Checkpoint {
             Ok(Self { source, config, generation_config, tokenizer, files })
         };
         open().map_err(|e: Error| e.or_kind(Kind::Model))
+    }
+
+    /// With the chat template of a file in the place of its own: rows are rendered by it, and it is saved with the model.
+    ///
+    /// # Errors
+    /// The file cannot be read, or is no template.
+    pub fn with_chat_template(self, path: &Path) -> Result<Self> {
+        Ok(Self { tokenizer: self.tokenizer.with_template(path)?, ..self })
     }
 
     /// Reads the weights: f32 masters on the device, and what ops compute in beside them.

@@ -84,6 +84,7 @@ impl Run {
         options.check_evaluated(!eval.is_empty())?;
         let schedule = options.schedule(train.len())?;
         let updates = Step::new(&model, options.max_grad_norm, options.cuda_graphs)?;
+        let evaluation_due = options.eval_on_start && !eval.is_empty();
         Ok(Self {
             windows: windows(&options, train.len(), 0),
             model,
@@ -93,7 +94,7 @@ impl Run {
             schedule,
             updates,
             position: Position::default(),
-            evaluation_due: false,
+            evaluation_due,
             save_due: false,
             num_tokens: 0,
             unlogged: Unlogged::default(),
@@ -193,7 +194,7 @@ impl Run {
         }
         self.evaluation_due = self.evaluates_here();
         self.save_due = self.saves_here();
-        if self.is_trained() || self.position.step.is_multiple_of(self.options.logging_steps.max(1)) {
+        if self.is_trained() || self.logs_here() {
             let record = self.record();
             self.tell(&Record::Train(record));
         }
@@ -274,11 +275,19 @@ impl Run {
         if self.eval.is_empty() {
             return false;
         }
+        let delay = self.options.eval_delay;
         match self.options.eval_strategy {
             EvalStrategy::No => false,
-            EvalStrategy::Epoch => self.is_trained() || self.position.window == 0,
-            EvalStrategy::Steps(n) => self.is_trained() || self.position.step.is_multiple_of(n.max(1)),
+            _ if self.is_trained() => true,
+            EvalStrategy::Epoch => self.position.window == 0 && self.epochs() >= delay,
+            EvalStrategy::Steps(n) => self.position.step.is_multiple_of(n.max(1)) && self.position.step as f64 >= delay,
         }
+    }
+
+    /// Whether a record follows the update that was just done, and is not the last.
+    fn logs_here(&self) -> bool {
+        let first = self.options.logging_first_step && self.position.step == 1;
+        first || self.position.step.is_multiple_of(self.options.logging_steps.max(1))
     }
 
     /// Whether a checkpoint follows the update that was just done.

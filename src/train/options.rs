@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::error::{Error, Result};
-use crate::train::schedule::{Schedule, ScheduleKind, warmup_steps};
+use crate::train::schedule::{Schedule, ScheduleKind, ScheduleKwargs, warmup_steps};
 
 /// When the evaluation loss is computed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -81,6 +81,8 @@ pub struct TrainOptions {
     pub learning_rate: f64,
     /// What the learning rate does after the warm-up.
     pub lr_scheduler_type: ScheduleKind,
+    /// What some schedules take beside it.
+    pub lr_scheduler_kwargs: ScheduleKwargs,
     /// Updates over which the learning rate rises from 0; below 1: that part of the run.
     pub warmup_steps: f64,
     /// Of matrices; vectors never decay.
@@ -95,6 +97,10 @@ pub struct TrainOptions {
     /// The orders follow from it.
     pub seed: u64,
     pub eval_strategy: EvalStrategy,
+    /// Evaluate before the first update too.
+    pub eval_on_start: bool,
+    /// No evaluation before so many epochs, or updates where these are counted; the last one is always made.
+    pub eval_delay: f64,
     pub save_strategy: SaveStrategy,
     /// What the best model is the best by.
     pub metric_for_best_model: Metric,
@@ -104,6 +110,8 @@ pub struct TrainOptions {
     pub early_stopping_patience: Option<u64>,
     /// Updates per training record.
     pub logging_steps: u64,
+    /// A training record of the first update too.
+    pub logging_first_step: bool,
     /// Capture steps into graphs and replay them, where the device can.
     pub cuda_graphs: bool,
 }
@@ -117,6 +125,7 @@ impl Default for TrainOptions {
             gradient_accumulation_steps: 1,
             learning_rate: 2e-5,
             lr_scheduler_type: ScheduleKind::Linear,
+            lr_scheduler_kwargs: ScheduleKwargs::default(),
             warmup_steps: 0.0,
             weight_decay: 0.0,
             betas: (0.9, 0.999),
@@ -125,11 +134,14 @@ impl Default for TrainOptions {
             shuffle: true,
             seed: 42,
             eval_strategy: EvalStrategy::Epoch,
+            eval_on_start: false,
+            eval_delay: 0.0,
             save_strategy: SaveStrategy::Epoch,
             metric_for_best_model: Metric::EvalLoss,
             load_best_model_at_end: false,
             early_stopping_patience: None,
             logging_steps: 1,
+            logging_first_step: false,
             cuda_graphs: true,
         }
     }
@@ -169,7 +181,7 @@ impl TrainOptions {
             ("per-device-train-batch-size", self.per_device_train_batch_size.to_string()),
             ("gradient-accumulation-steps", self.gradient_accumulation_steps.to_string()),
             ("learning-rate", self.learning_rate.to_string()),
-            ("lr-scheduler-type", format!("{:?}", self.lr_scheduler_type).to_lowercase()),
+            ("lr-scheduler-type", self.lr_scheduler_type.name().to_owned()),
             ("warmup-steps", self.warmup_steps.to_string()),
             ("weight-decay", self.weight_decay.to_string()),
             ("adam-betas", format!("{:?}", self.betas)),
@@ -178,10 +190,15 @@ impl TrainOptions {
             ("shuffle", self.shuffle.to_string()),
             ("seed", self.seed.to_string()),
         ];
+        if self.lr_scheduler_kwargs != ScheduleKwargs::default() {
+            settings.push(("lr-scheduler-kwargs", self.lr_scheduler_kwargs.to_string()));
+        }
         if self.load_best_model_at_end || self.early_stopping_patience.is_some() {
             let patience = self.early_stopping_patience.map_or("unset".into(), |n| n.to_string());
             settings.extend([
                 ("eval-strategy", format!("{:?}", self.eval_strategy).to_lowercase()),
+                ("eval-delay", self.eval_delay.to_string()),
+                ("eval-on-start", self.eval_on_start.to_string()),
                 ("metric-for-best-model", self.metric_for_best_model.name().to_owned()),
                 ("load-best-model-at-end", self.load_best_model_at_end.to_string()),
                 ("early-stopping-patience", patience),
@@ -197,8 +214,10 @@ impl TrainOptions {
     pub fn schedule(&self, examples: usize) -> Result<Schedule> {
         let epochs = || (self.num_train_epochs * self.steps_per_epoch(examples) as f64).ceil() as u64;
         let total_steps = self.max_steps.unwrap_or_else(epochs) as usize;
+        self.lr_scheduler_kwargs.check(self.lr_scheduler_type, self.learning_rate)?;
         Ok(Schedule {
             kind: self.lr_scheduler_type,
+            kwargs: self.lr_scheduler_kwargs,
             warmup_steps: warmup_steps(self.warmup_steps, total_steps)?,
             total_steps,
             learning_rate: self.learning_rate,

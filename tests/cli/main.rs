@@ -10,6 +10,7 @@ mod devices;
 mod interrupt;
 mod quickstart;
 mod sizes;
+mod spelling;
 mod streams;
 mod train;
 

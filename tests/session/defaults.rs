@@ -4,6 +4,7 @@ use clap::Parser;
 use engine::cli::args::{Cli, Command, TrainArgs};
 use engine::session::{DeviceName, ExampleOptions, Generation};
 use engine::train::options::{EvalStrategy, Metric, SaveStrategy, TrainOptions};
+use engine::train::schedule::ScheduleKwargs;
 
 fn parsed(extra: &[&str]) -> TrainArgs {
     let required = ["engine", "train", "--model", "m", "--dataset", "d", "--output-dir", "o"];
@@ -31,7 +32,11 @@ fn every_flag_of_a_run_reaches_its_options() {
         "--gradient-accumulation-steps=4",
         "--learning-rate=0.25",
         "--lr-scheduler-type=cosine",
+        "--lr-scheduler-kwargs=num_cycles=2",
         "--warmup-steps=0.5",
+        "--adam-beta1=0.8",
+        "--adam-beta2=0.75",
+        "--adam-epsilon=0.5",
         "--weight-decay=0.125",
         "--max-grad-norm=2",
         "--shuffle=false",
@@ -44,6 +49,9 @@ fn every_flag_of_a_run_reaches_its_options() {
         "--load-best-model-at-end",
         "--early-stopping-patience=4",
         "--logging-steps=6",
+        "--logging-first-step",
+        "--eval-on-start",
+        "--eval-delay=2.5",
         "--cuda-graphs=false",
         "--max-new-tokens=5",
         "--do-sample",
@@ -55,20 +63,26 @@ fn every_flag_of_a_run_reaches_its_options() {
         gradient_accumulation_steps: 4,
         learning_rate: 0.25,
         lr_scheduler_type: engine::train::schedule::ScheduleKind::Cosine,
+        lr_scheduler_kwargs: ScheduleKwargs { num_cycles: Some(2.0), ..ScheduleKwargs::default() },
         warmup_steps: 0.5,
         weight_decay: 0.125,
+        betas: (0.8, 0.75),
+        eps: 0.5,
         max_grad_norm: 2.0,
         shuffle: false,
         seed: 9,
         eval_strategy: EvalStrategy::Steps(11),
+        eval_on_start: true,
+        eval_delay: 2.5,
         save_strategy: SaveStrategy::Steps(13),
         metric_for_best_model: Metric::Arguments,
         load_best_model_at_end: true,
         early_stopping_patience: Some(4),
         logging_steps: 6,
+        logging_first_step: true,
         cuda_graphs: false,
-        ..TrainOptions::default()
     };
     assert_eq!(args.options(), expected);
+    assert_eq!(parsed(&["--seed=9", "--data-seed=3"]).options().seed, 3);
     assert_eq!(args.generation.options(), Generation { max_new_tokens: 5, do_sample: true, seed: 9 });
 }

@@ -7,7 +7,7 @@ use engine::err;
 use engine::error::{Error, Result};
 use engine::session::Observer;
 use engine::train::metrics::Record;
-use engine::train::options::TrainOptions;
+use engine::train::options::{EvalStrategy, TrainOptions};
 
 use crate::{Log, run};
 
@@ -64,4 +64,31 @@ fn one_that_fails_is_told_no_more_and_the_others_hear_of_it_once() {
     assert_eq!(before.records(), after.records());
     // Six steps in six epochs of one batch, six evaluations, the summary.
     assert_eq!(before.records().len(), 13);
+}
+
+/// What a run over seven rows in batches of two tells, as `train STEP` and `eval STEP`.
+fn told(options: TrainOptions) -> Vec<String> {
+    let log = Log::default();
+    let mut run = run(&TrainOptions { per_device_train_batch_size: 2, num_train_epochs: 3.0, ..options });
+    run.observe(log.clone());
+    run.run_to_end().unwrap();
+    let records = log.0.borrow();
+    let name = |record: &Record| match record {
+        Record::Train(record) => Some(format!("train {}", record.step)),
+        Record::Eval(record) => Some(format!("eval {}", record.step)),
+        _ => None,
+    };
+    records.iter().filter_map(name).collect()
+}
+
+#[test]
+fn evaluations_begin_and_records_are_written_when_the_options_say() {
+    let quiet = || TrainOptions { logging_steps: 12, ..TrainOptions::default() };
+    assert_eq!(told(quiet()), ["eval 4", "eval 8", "train 12", "eval 12"]);
+    let options = TrainOptions { eval_on_start: true, logging_first_step: true, ..quiet() };
+    assert_eq!(told(options), ["eval 0", "train 1", "eval 4", "eval 8", "train 12", "eval 12"]);
+    assert_eq!(told(TrainOptions { eval_delay: 1.5, ..quiet() }), ["eval 8", "train 12", "eval 12"]);
+    let options = TrainOptions { eval_strategy: EvalStrategy::Steps(3), eval_delay: 6.0, ..quiet() };
+    assert_eq!(told(options), ["eval 6", "eval 9", "train 12", "eval 12"]);
+    assert_eq!(told(TrainOptions { eval_delay: 99.0, ..quiet() }), ["train 12", "eval 12"]);
 }
