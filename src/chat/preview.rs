@@ -8,20 +8,28 @@ use crate::error::printable;
 /// token is never predicted and so never marked.
 pub fn preview(example: &Example, tokenizer: &ChatTokenizer, color: bool) -> String {
     let (open, close) = if color { ("\x1b[32m", "\x1b[0m") } else { ("⟦", "⟧") };
-    let is_scored = |t: usize| t > 0 && example.scored[t];
     let mut out = String::new();
+    for (text, scored) in pieces(example, tokenizer) {
+        let text = printable(&text);
+        out += &if scored { format!("{open}{text}{close}") } else { text.into_owned() };
+    }
+    let scored = example.scored.iter().skip(1).filter(|scored| **scored).count();
+    let count = format!("{}: {} tokens, {scored} scored", printable(&example.origin), example.ids.len());
+    format!("{}\n{count}\n", out.trim_end_matches('\n'))
+}
+
+/// The text of `example` in runs of tokens that are scored, or are not. The first token is never predicted and so never scored.
+pub fn pieces(example: &Example, tokenizer: &ChatTokenizer) -> Vec<(String, bool)> {
+    let is_scored = |t: usize| t > 0 && example.scored[t];
+    let mut pieces = Vec::new();
     let mut start = 0;
     while start < example.ids.len() {
         let scored = is_scored(start);
         let end = (start..example.ids.len()).find(|t| is_scored(*t) != scored).unwrap_or(example.ids.len());
-        let text = tokenizer.decode(&example.ids[start..end]);
-        let text = printable(&text);
-        out += &if scored { format!("{open}{text}{close}") } else { text.into_owned() };
+        pieces.push((tokenizer.decode(&example.ids[start..end]), scored));
         start = end;
     }
-    let scored = (0..example.ids.len()).filter(|t| is_scored(*t)).count();
-    let count = format!("{}: {} tokens, {scored} scored", printable(&example.origin), example.ids.len());
-    format!("{}\n{count}\n", out.trim_end_matches('\n'))
+    pieces
 }
 
 /// A line for each token of `example`: its number, its id, a `*` where it is scored, its text.

@@ -46,6 +46,13 @@ pub enum Command {
     #[command(after_help = "Example:
   engine preview --model trained --dataset train.jsonl --tools tools.json --row 3")]
     Preview(PreviewArgs),
+    /// Make report.html of a run anew, from the files in its folder
+    #[command(after_help = "Example:
+  engine report trained")]
+    Report {
+        /// The output folder of the run
+        folder: PathBuf,
+    },
     /// Convert a GGUF file to a Hugging Face folder
     #[command(after_help = "Example:
   engine import --gguf gemma-3-270m-Q4_K_M.gguf --tokenizer functiongemma-270m-it --output model")]

@@ -8,7 +8,7 @@ use crate::cli::signals;
 use crate::data::dataset::load_rows;
 use crate::err;
 use crate::error::{Kind, Result};
-use crate::eval::table::examples_table;
+use crate::eval::table::{examples_table, score_table};
 use crate::train::evaluate::evaluate;
 
 pub fn run(args: &EvalArgs) -> Result<()> {
@@ -29,5 +29,5 @@ pub fn run(args: &EvalArgs) -> Result<()> {
         report.write(path)?;
     }
     let loss = report.eval_loss.map(|loss| format!("evaluation loss {loss:.4}\n")).unwrap_or_default();
-    print(&format!("{}{loss}", examples_table(&report, stdout_width())))
+    print(&format!("{}\n{}{loss}", examples_table(&report, stdout_width()), score_table(&report.score)))
 }

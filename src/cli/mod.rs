@@ -63,6 +63,10 @@ fn run() -> Result<()> {
             saved.warning.iter().for_each(|warning| out::say(&warning.warning()));
             out::print(&format!("{}\n", saved.place.display()))
         }
+        Command::Report { folder } => {
+            crate::session::write_page(&folder)?;
+            out::print(&format!("{}\n", folder.join(crate::io::run_files::PAGE).display()))
+        }
         Command::Init(args) => init::run(&args),
         Command::Completions { shell } => manual::completions(shell),
         Command::Man { folder } => manual::pages(&folder),

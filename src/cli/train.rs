@@ -1,12 +1,13 @@
 //! `engine train`: score, train with evaluation and checkpoints, save, score again.
 
+use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
 use crate::batch::Example;
-use crate::chat::preview::preview;
+use crate::chat::preview::{pieces, preview};
 use crate::cli::args::{ReportTo, ScoreArg, TrainArgs};
 use crate::cli::options::{existing, explain_device};
 use crate::cli::out::{print, say};
@@ -17,15 +18,16 @@ use crate::data::dataset::{load_rows, train_test_split};
 use crate::data::rows::Row;
 use crate::device::{Device, Purpose};
 use crate::error::{Context, Error, Kind, Result};
-use crate::eval::report::{Report, Score};
-use crate::eval::table::{before_after, examples_table};
+use crate::eval::report::{Report, Score, right_by_origin};
+use crate::eval::statistics::changes;
+use crate::eval::table::{before_after, certainty, examples_table, score_table};
 use crate::io::atomic::replace_file;
 use crate::io::folder::{Existing, OutputFolder};
 use crate::io::run_files::{ABOUT, ANSWERS_AFTER, ANSWERS_BEFORE, EVENTS, METRICS, PLOT};
 use crate::model::gemma3::Gemma3;
 use crate::session::saves::best_of;
 use crate::session::selection::score_lines;
-use crate::session::{self, About, Checkpoint, Identity, LossPlot, Outcome, Run, SavedRun, Saves};
+use crate::session::{self, About, Checkpoint, Identity, LossPlot, Outcome, Run, SavedRun, Saves, write_page};
 use crate::train::metrics::{MetricsWriter, Record, ScoreRecord, read_records};
 use crate::train::options::Metric;
 use crate::train::tensorboard::EventWriter;
@@ -68,7 +70,7 @@ pub fn run(args: &TrainArgs) -> Result<()> {
     folder.begin_run()?;
     job.introduce(&model, &checkpoint);
     signals::listen("stopping after this step, and saving; Ctrl-C again to quit at once, without saving");
-    let mut about = job.about(&model, &identity)?;
+    let mut about = job.about(&model, &checkpoint, &identity)?;
     about.score_before = job.score_before(&model, &checkpoint, &folder)?;
     model.device().trim();
     signals::go_on("nothing was trained, it was before the first step")?;
@@ -76,6 +78,7 @@ pub fn run(args: &TrainArgs) -> Result<()> {
     let (score_before, dtype) = (about.score_before.clone(), args.save_dtype.into());
     let mut saves = Saves { checkpoint: Rc::new(checkpoint), folder, identity, score_before, dtype, limit };
     let (model, place) = job.train(model, &mut saves, &mut about)?;
+    warn_of(write_page(&place));
     if !args.score.contains(&ScoreArg::After) {
         return Ok(());
     }
@@ -83,10 +86,18 @@ pub fn run(args: &TrainArgs) -> Result<()> {
         return Ok(());
     };
     about.score_after = Some(after.score.clone());
-    if let Err(error) = job.record_after(&place, &about, &after) {
-        say(&error.context("the score after training is not recorded").warning());
+    warn_of(
+        job.record_after(&place, &about, &after).map_err(|e| e.context("the score after training is not recorded")),
+    );
+    warn_of(write_page(&place));
+    report(&place, about.score_before.as_ref(), &after)
+}
+
+/// What is not worth failing for.
+fn warn_of(result: Result<()>) {
+    if let Err(error) = result {
+        say(&error.warning());
     }
-    report(about.score_before.as_ref(), &after)
 }
 
 /// What becomes of an earlier run in the output folder.
@@ -136,7 +147,7 @@ impl<'a> Job<'a> {
         }
     }
 
-    fn about(&self, model: &Gemma3, identity: &Identity) -> Result<About> {
+    fn about(&self, model: &Gemma3, checkpoint: &Checkpoint, identity: &Identity) -> Result<About> {
         Ok(About {
             engine: About::ENGINE,
             model: self.args.model.model.clone(),
@@ -151,6 +162,8 @@ impl<'a> Job<'a> {
             ended: None,
             steps: 0,
             best: None,
+            peak_memory: BTreeMap::new(),
+            first_example: self.train.first().map_or(Vec::new(), |example| pieces(example, &checkpoint.tokenizer)),
             score_before: None,
             score_after: None,
         })
@@ -172,7 +185,7 @@ impl<'a> Job<'a> {
         let Some(report) = report else { return Ok(None) };
         replace_file(&answers, report.text()?.as_bytes())?;
         if !self.args.score.contains(&ScoreArg::After) {
-            print(&format!("{}\n", examples_table(&report, stdout_width())))?;
+            print(&format!("{}\n{}", examples_table(&report, stdout_width()), score_table(&report.score)))?;
         }
         Ok(Some(report.score))
     }
@@ -278,6 +291,7 @@ impl<'a> Job<'a> {
         let early = (run.position().step < run.total_steps()).then_some(run.position().step);
         (about.steps, about.best) = (run.position().step, run.selection().best);
         about.ended = Some(jiff::Timestamp::now());
+        about.peak_memory = peak_memory(run.model().device());
         if let Err(error) = replace_file(&saves.folder.live(ABOUT), about.text().as_bytes()) {
             run.warn(&error);
         }
@@ -356,11 +370,15 @@ fn wait_for_room(error: &Error) -> bool {
 }
 
 /// What tensors took at most, by purpose: the bill of this run.
+fn peak_memory(device: &Device) -> BTreeMap<String, usize> {
+    let name = |purpose: Purpose| format!("{purpose:?}").to_lowercase();
+    Purpose::ALL.into_iter().map(|purpose| (name(purpose), device.peak_bytes_of(purpose))).collect()
+}
+
 fn report_memory(device: &Device) {
     let gigabytes = |bytes: usize| format!("{:.2} GB", bytes as f64 / 1e9);
-    let part =
-        |purpose| format!("{} {}", format!("{purpose:?}").to_lowercase(), gigabytes(device.peak_bytes_of(purpose)));
-    let parts: Vec<String> = Purpose::ALL.into_iter().map(part).collect();
+    let parts: Vec<String> =
+        peak_memory(device).into_iter().map(|(name, bytes)| format!("{name} {}", gigabytes(bytes))).collect();
     say(&format!("peak memory of tensors {}: {}", gigabytes(device.peak_bytes()), parts.join(", ")));
 }
 
@@ -369,11 +387,22 @@ fn score_record(step: u64, score: &Score) -> Record {
     Record::Score(ScoreRecord { step, total: score.total as u64, scores: score_lines(score) })
 }
 
-/// The table of answers after training, then before and after side by side: the last thing on the screen.
-fn report(before: Option<&Score>, after: &Report) -> Result<()> {
+/// The table of answers after training, then before and after side by side: the last thing on stdout.
+fn report(place: &Path, before: Option<&Score>, after: &Report) -> Result<()> {
     let mut text = format!("{}\n", examples_table(after, stdout_width()));
-    if let Some(before) = before {
-        text += &before_after(before, &after.score);
+    match before {
+        Some(before) => {
+            text += &before_after(before, &after.score);
+            text += &format!("\n{}", certainty(before, &after.score, changed(place, after)));
+        }
+        None => text += &score_table(&after.score),
     }
     print(&text)
+}
+
+/// How many prompts got better and how many worse, if the answers before training are there.
+fn changed(place: &Path, after: &Report) -> Option<(usize, usize)> {
+    let before: serde_json::Value = serde_json::from_slice(&std::fs::read(place.join(ANSWERS_BEFORE)).ok()?).ok()?;
+    let now: Vec<_> = after.examples.iter().map(|example| (example.origin.as_str(), example.correct)).collect();
+    changes(&right_by_origin(&before)?, &now)
 }

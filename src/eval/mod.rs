@@ -2,5 +2,6 @@
 //! [`report`] and [`table`].
 
 pub mod report;
+pub mod statistics;
 pub mod table;
 pub mod verdict;

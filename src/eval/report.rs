@@ -3,8 +3,10 @@
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use super::verdict::{Expected, Verdict};
+use crate::chat::functiongemma::parser::parse_output;
 use crate::error::{Context, Result};
 use crate::io::atomic::write_atomically;
 
@@ -61,6 +63,8 @@ pub struct ExampleReport {
     pub expected: Expected,
     /// The generated text, control tokens kept.
     pub output: String,
+    /// The calls in it, as far as it keeps to the grammar.
+    pub calls: Vec<Value>,
     /// The generated token ids.
     pub token_ids: Vec<u32>,
     /// The verdict's label, e.g. `wrong tool`.
@@ -96,6 +100,12 @@ pub struct Report {
     pub examples: Vec<ExampleReport>,
 }
 
+/// Whether each prompt of a report, as it was written, was answered right by the tutorial's rule, by where the row is.
+pub fn right_by_origin(report: &Value) -> Option<Vec<(&str, bool)>> {
+    let examples = report["examples"].as_array()?;
+    examples.iter().map(|example| Some((example["origin"].as_str()?, example["correct"].as_bool()?))).collect()
+}
+
 /// One generated answer, before judgement.
 #[derive(Clone, Debug, Default)]
 pub struct Answer {
@@ -113,12 +123,14 @@ impl Report {
     /// Judges `answer` against `expected`, adds both and counts the verdict; `tool_names` are the tools the prompt declared.
     pub fn add(&mut self, answer: Answer, expected: Expected, tool_names: &[String]) {
         let verdict = super::verdict::judge(&answer.output, &expected, tool_names);
+        let calls = parse_output(&answer.output).calls;
         self.score.count(&verdict);
         self.examples.push(ExampleReport {
             origin: answer.origin,
             prompt: answer.prompt,
             expected,
             output: answer.output,
+            calls: calls.into_iter().map(|c| json!({"name": c.name, "arguments": c.arguments})).collect(),
             token_ids: answer.token_ids,
             verdict: verdict.label.to_string(),
             correct: verdict.correct,

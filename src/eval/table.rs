@@ -3,12 +3,15 @@
 use console::{measure_text_width, truncate_str};
 
 use super::report::{ExampleReport, Report, Score};
+use super::statistics::{mcnemar, wilson};
 use crate::chat::functiongemma::tokens::{END_CALL, END_TURN, ESCAPE, START_CALL, START_RESPONSE};
 
 /// Narrower than this a table has no room for its three columns; it is then wider than the terminal.
-const MIN_WIDTH: usize = 40;
+const MIN_WIDTH: usize = 44;
 /// Between two columns.
 const GAP: &str = "  ";
+/// Above the two verdicts.
+const VERDICTS: &str = "tool  strict";
 
 /// Short names of control tokens, for cells too narrow for the full ones.
 const SHORT_TOKENS: [(&str, &str); 5] = [
@@ -19,13 +22,13 @@ const SHORT_TOKENS: [(&str, &str); 5] = [
     (END_TURN, "<end>"),
 ];
 
-/// The tutorial's table: prompt, output and verdict of every example, then the score.
+/// The tutorial's table: prompt, output and two verdicts of every example, then the score.
 ///
 /// Each example takes one line of at most `width` columns: cells that are too long are cut and end in `…`, line breaks show
-/// as `⏎`. The mark before the verdict is the tutorial's rule, the word after it what the output did.
+/// as `⏎`. The first verdict is the tutorial's rule; the second is strict, by parsing, and says what the output did.
 pub fn examples_table(report: &Report, width: usize) -> String {
-    let verdicts: Vec<String> = report.examples.iter().map(verdict_cell).collect();
-    let verdict_width = verdicts.iter().map(|cell| measure_text_width(cell)).max().unwrap_or(0).max("verdict".len());
+    let verdicts: Vec<String> = report.examples.iter().map(verdict_cells).collect();
+    let verdict_width = verdicts.iter().map(|cell| measure_text_width(cell)).max().unwrap_or(0).max(VERDICTS.len());
     let longest_prompt = report.examples.iter().map(|e| measure_text_width(&visible(&e.prompt))).max().unwrap_or(0);
     let free = width.max(MIN_WIDTH).saturating_sub(verdict_width + 2 * GAP.len());
     // A prompt takes what it needs, up to two fifths: the output is the longer of the two, and the one to look at.
@@ -35,29 +38,71 @@ pub fn examples_table(report: &Report, width: usize) -> String {
     let line = |prompt: &str, output: &str, verdict: &str| {
         format!("{}{GAP}{}{GAP}{verdict}\n", padded(prompt, prompt_width), padded(output, output_width))
     };
-    let mut table = line("prompt", "output", "verdict");
+    let mut table = line("prompt", "output", VERDICTS);
     table += &line(&"─".repeat(prompt_width), &"─".repeat(output_width), &"─".repeat(verdict_width));
     for (example, verdict) in report.examples.iter().zip(&verdicts) {
         table += &line(&fitted(&example.prompt, prompt_width), &fitted(&example.output, output_width), verdict);
     }
-    table += &format!("\n{} of {} correct\n", report.score.correct, report.score.total);
     table
+}
+
+/// The score, a line for each part with its 95 % interval.
+pub fn score_table(score: &Score) -> String {
+    let mut table = format!("{:<20}{:>12}{:>16}\n", "score", "answers", "95 % interval");
+    for (name, count) in lines(score) {
+        let cell = format!("{count} of {}", score.total);
+        table += &format!("{name:<20}{cell:>12}{:>16}\n", interval(count, score.total));
+    }
+    table
+}
+
+/// The parts of a score by name.
+fn lines(score: &Score) -> [(&'static str, usize); 5] {
+    [
+        ("tool choice", score.correct),
+        ("strict: format", score.strict.format_valid),
+        ("strict: + name", score.strict.name),
+        ("strict: + arguments", score.strict.arguments),
+        ("strict: exact", score.strict.exact),
+    ]
+}
+
+/// The 95 % intervals of the parts of a score, in percent.
+pub fn intervals(score: &Score) -> Vec<(f64, f64)> {
+    let percent = |(low, high): (f64, f64)| ((100.0 * low).round(), (100.0 * high).round());
+    lines(score).iter().map(|(_, count)| percent(wilson(*count, score.total))).collect()
+}
+
+fn interval(count: usize, total: usize) -> String {
+    let (low, high) = wilson(count, total);
+    format!("{:.0} to {:.0} %", 100.0 * low, 100.0 * high)
 }
 
 /// The score before and after training, side by side. The last column is the difference.
 pub fn before_after(before: &Score, after: &Score) -> String {
     let mut table = format!("{:<20}{:>12}{:>12}\n", "score", "before", "after");
-    let mut line = |name: &str, count: fn(&Score) -> usize| {
-        let cell = |score: &Score| format!("{} of {}", count(score), score.total);
-        let (was, is) = (cell(before), cell(after));
-        table += &format!("{name:<20}{was:>12}{is:>12}{:>8}\n", difference(count(before), count(after)));
-    };
-    line("tool choice", |score| score.correct);
-    line("strict: format", |score| score.strict.format_valid);
-    line("strict: + name", |score| score.strict.name);
-    line("strict: + arguments", |score| score.strict.arguments);
-    line("strict: exact", |score| score.strict.exact);
+    for ((name, was), (_, is)) in lines(before).into_iter().zip(lines(after)) {
+        let (then, now) = (format!("{was} of {}", before.total), format!("{is} of {}", after.total));
+        table += &format!("{name:<20}{then:>12}{now:>12}{:>8}\n", difference(was, is));
+    }
     table
+}
+
+/// How sure the tool choice is: its 95 % intervals, and what becomes of the same prompts, if they are the same. `changes`: so many
+/// got better, so many worse.
+pub fn certainty(before: &Score, after: &Score, changes: Option<(usize, usize)>) -> String {
+    let mut text = format!(
+        "tool choice, 95 % intervals (Wilson): {} before, {} after",
+        interval(before.correct, before.total),
+        interval(after.correct, after.total)
+    );
+    if let Some((better, worse)) = changes {
+        text += &format!(
+            "; {better} prompts got better, {worse} worse: p = {:.2e} (McNemar, exact)",
+            mcnemar(better, worse)
+        );
+    }
+    text + "\n"
 }
 
 fn difference(before: usize, after: usize) -> String {
@@ -68,8 +113,9 @@ fn difference(before: usize, after: usize) -> String {
     }
 }
 
-fn verdict_cell(example: &ExampleReport) -> String {
-    format!("{} {}", if example.correct { '✓' } else { '✗' }, example.verdict)
+fn verdict_cells(example: &ExampleReport) -> String {
+    let mark = |right| if right { '✓' } else { '✗' };
+    format!("{:<4}{GAP}{} {}", mark(example.correct), mark(example.exact), example.verdict)
 }
 
 /// `text` on one line: line breaks as `⏎`, other control characters (a terminal would obey them) as `·`.

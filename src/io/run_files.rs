@@ -12,6 +12,8 @@ pub const ABOUT: &str = "run.json";
 pub const ANSWERS_BEFORE: &str = "score_before.json";
 /// The answers after training, all of them in full.
 pub const ANSWERS_AFTER: &str = "score_after.json";
+/// All of it on one page.
+pub const PAGE: &str = "report.html";
 
 /// All of them.
-pub const RUN_FILES: [&str; 6] = [METRICS, EVENTS, PLOT, ABOUT, ANSWERS_BEFORE, ANSWERS_AFTER];
+pub const RUN_FILES: [&str; 7] = [METRICS, EVENTS, PLOT, ABOUT, ANSWERS_BEFORE, ANSWERS_AFTER, PAGE];

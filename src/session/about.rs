@@ -1,5 +1,7 @@
 //! `run.json`: what a run is of and what came of it, for whoever finds its folder later.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
@@ -33,6 +35,10 @@ pub struct About {
     pub steps: u64,
     /// The best evaluation, where one was looked for.
     pub best: Option<Best>,
+    /// The most bytes that tensors took, by purpose.
+    pub peak_memory: BTreeMap<String, usize>,
+    /// The first training row as the model sees it, in pieces, and whether their tokens are scored.
+    pub first_example: Vec<(String, bool)>,
     pub score_before: Option<Score>,
     pub score_after: Option<Score>,
 }

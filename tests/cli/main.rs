@@ -9,6 +9,7 @@ mod damage;
 mod devices;
 mod interrupt;
 mod quickstart;
+mod report;
 mod sizes;
 mod spelling;
 mod streams;

@@ -5,5 +5,6 @@ mod damage;
 mod damaged;
 mod parser;
 mod report;
+mod statistics;
 mod table;
 mod verdict;

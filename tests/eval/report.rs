@@ -49,6 +49,7 @@ fn the_report_has_the_documented_shape() {
             "prompt": "Find x",
             "expected": {"calls": [{"name": "web", "arguments": {"q": "x"}}], "text": null},
             "output": "<start_function_call>call:docs{",
+            "calls": [],
             "token_ids": [48, 6639],
             "verdict": "wrong tool",
             "correct": false,

@@ -2,7 +2,7 @@
 
 use console::measure_text_width;
 use engine::eval::report::{Answer, Report, Score, StrictScore};
-use engine::eval::table::{before_after, examples_table};
+use engine::eval::table::{before_after, certainty, examples_table, score_table};
 use engine::eval::verdict::Expected;
 use serde_json::json;
 
@@ -27,13 +27,12 @@ fn a_wide_table_shows_everything() {
         200,
     );
     let lines: Vec<&str> = table.lines().collect();
-    assert!(lines[0].starts_with("prompt ") && lines[0].ends_with("verdict"), "{table}");
+    assert!(lines[0].starts_with("prompt ") && lines[0].ends_with("tool  strict"), "{table}");
     assert!(
-        lines[2].starts_with("Price of Apple?  ") && lines[2].contains(CALL) && lines[2].ends_with("✓ correct"),
+        lines[2].starts_with("Price of Apple?  ") && lines[2].contains(CALL) && lines[2].ends_with("✓     ✓ correct"),
         "{table}"
     );
-    assert!(lines[3].contains("Apple?  I do not know.  ") && lines[3].ends_with("✗ no call"), "{table}");
-    assert_eq!(*lines.last().unwrap(), "1 of 2 correct");
+    assert!(lines[3].contains("Apple?  I do not know.  ") && lines[3].ends_with("✗     ✗ no call"), "{table}");
 }
 
 #[test]
@@ -44,13 +43,13 @@ fn a_narrow_table_keeps_to_the_width_and_its_tokens_readable() {
         ("日本の株価は今いくらですか、教えてください。", "日本".repeat(40).as_str()),
         ("x", "y"),
     ]);
-    for width in 40..160 {
+    for width in 44..160 {
         let table = examples_table(&report, width);
         for line in table.lines() {
             assert!(measure_text_width(line) <= width, "{width}: {line}");
         }
         let row = table.lines().nth(2).unwrap();
-        assert!(row.contains("…  ") && row.ends_with("  ✓ correct"), "{width}: {row}");
+        assert!(row.contains("…  ") && row.ends_with("  ✓     ✓ correct"), "{width}: {row}");
         for (open, _) in row.match_indices('<') {
             let token = &row[open..];
             assert!(
@@ -76,7 +75,7 @@ fn a_cell_is_one_line_and_cannot_command_the_terminal() {
 
 #[test]
 fn an_empty_report_and_a_tiny_terminal_still_give_a_table() {
-    assert!(examples_table(&Report::default(), 80).contains("0 of 0 correct"));
+    assert!(examples_table(&Report::default(), 80).contains("strict"));
     assert!(examples_table(&report(&[("prompt", CALL)]), 0).contains("✓ correct"));
 }
 
@@ -97,4 +96,34 @@ strict: exact            0 of 20     0 of 20       =
 "
     );
     assert!(before_after(&after, &before).contains("-10"));
+}
+
+#[test]
+fn the_two_rules_have_a_mark_each() {
+    let call = CALL.replace("Apple stock price", "bananas");
+    let table = examples_table(&report(&[("x", &call), ("y", "search_web")]), 200);
+    let ends: Vec<&str> = table.lines().skip(2).collect();
+    assert!(ends[0].ends_with("✓     ✗ wrong arguments"), "{table}");
+    assert!(ends[1].ends_with("✓     ✗ no call"), "{table}");
+}
+
+#[test]
+fn a_score_says_how_much_it_says() {
+    let strict = StrictScore { format_valid: 18, name: 16, arguments: 1, exact: 0, ..StrictScore::default() };
+    let after = Score { correct: 18, total: 20, strict };
+    assert_eq!(
+        score_table(&after),
+        "\
+score                    answers   95 % interval
+tool choice             18 of 20      70 to 97 %
+strict: format          18 of 20      70 to 97 %
+strict: + name          16 of 20      58 to 92 %
+strict: + arguments      1 of 20       1 to 24 %
+strict: exact            0 of 20       0 to 16 %
+"
+    );
+    let before = Score { correct: 8, total: 20, ..Score::default() };
+    let text = certainty(&before, &after, Some((10, 0)));
+    assert!(text.contains("22 to 61 % before, 70 to 97 % after") && text.contains("p = 1.95e-3"), "{text}");
+    assert!(!certainty(&before, &after, None).contains("McNemar"));
 }

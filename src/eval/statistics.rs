@@ -1,0 +1,40 @@
+//! How much a score says: a share of twenty prompts is one draw.
+
+/// Of a standard normal distribution, what 95 % lie within.
+const Z: f64 = 1.959_963_984_540_054;
+
+/// Wilson's 95 % interval of the share that `count` of `total` estimates, as shares from 0 to 1. Of nothing, nothing is known.
+pub fn wilson(count: usize, total: usize) -> (f64, f64) {
+    if total == 0 {
+        return (0.0, 1.0);
+    }
+    let (n, share) = (total as f64, count as f64 / total as f64);
+    let middle = share + Z * Z / (2.0 * n);
+    let half = Z * (share * (1.0 - share) / n + Z * Z / (4.0 * n * n)).sqrt();
+    let scale = 1.0 + Z * Z / n;
+    (((middle - half) / scale).max(0.0), ((middle + half) / scale).min(1.0))
+}
+
+/// McNemar's exact test of two scores on the same prompts, two-sided: the probability that as uneven a number of prompts, or a
+/// more uneven one, got `better` and `worse` by chance.
+pub fn mcnemar(better: usize, worse: usize) -> f64 {
+    let (n, fewer) = (better + worse, better.min(worse));
+    // The binomial coefficients by logarithms: 2^-n underflows at a thousand prompts.
+    let mut log_term = -(n as f64) * std::f64::consts::LN_2;
+    let mut tail = 0.0;
+    for k in 0..=fewer {
+        tail += log_term.exp();
+        log_term += ((n - k) as f64 / (k + 1) as f64).ln();
+    }
+    (2.0 * tail).min(1.0)
+}
+
+/// How many prompts are right now and were not, and the reverse: `before` and `after` by prompt, in the same order. None: they are
+/// not of the same prompts.
+pub fn changes<T: PartialEq>(before: &[(T, bool)], after: &[(T, bool)]) -> Option<(usize, usize)> {
+    if before.len() != after.len() || before.iter().zip(after).any(|(was, is)| was.0 != is.0) {
+        return None;
+    }
+    let count = |was: bool, is: bool| before.iter().zip(after).filter(|(b, a)| b.1 == was && a.1 == is).count();
+    Some((count(false, true), count(true, false)))
+}

@@ -1,0 +1,43 @@
+//! Intervals and tests against values of the literature and of scipy and statsmodels.
+
+use engine::eval::statistics::{changes, mcnemar, wilson};
+
+#[test]
+fn wilsons_interval_is_that_of_statsmodels() {
+    // statsmodels.stats.proportion.proportion_confint(count, n, method="wilson")
+    for (count, total, low, high) in [
+        (8, 20, 0.218_806_532_372_817_05, 0.613_418_499_237_746_9),
+        (18, 20, 0.698_966_354_771_512_7, 0.972_133_518_786_232_1),
+        (0, 20, 0.0, 0.161_125_158_052_819_4),
+        (20, 20, 0.838_874_841_947_180_4, 1.0),
+    ] {
+        let found = wilson(count, total);
+        assert!((found.0 - low).abs() < 1e-12 && (found.1 - high).abs() < 1e-12, "{count} of {total}: {found:?}");
+    }
+    assert_eq!(wilson(0, 0), (0.0, 1.0));
+}
+
+#[test]
+fn mcnemars_test_is_the_binomial_one() {
+    // scipy.stats.binomtest(min(b, c), b + c, 0.5).pvalue
+    for (better, worse, p) in [
+        (10, 0, 0.001_953_125),
+        (0, 10, 0.001_953_125),
+        (7, 3, 0.343_75),
+        (5, 5, 1.0),
+        (0, 0, 1.0),
+        (1100, 900, 8.457_089_535_503_81e-6),
+    ] {
+        let found = mcnemar(better, worse);
+        assert!((found - p).abs() <= 1e-9 * p, "{better}, {worse}: {found}");
+    }
+}
+
+#[test]
+fn changes_are_those_of_the_same_prompts() {
+    let before = [("a", false), ("b", true), ("c", true), ("d", false)];
+    let after = [("a", true), ("b", true), ("c", false), ("d", true)];
+    assert_eq!(changes(&before, &after), Some((2, 1)));
+    assert_eq!(changes(&before[..3], &after), None);
+    assert_eq!(changes(&before, &[("a", true), ("b", true), ("c", false), ("e", true)]), None);
+}
