@@ -191,6 +191,16 @@ pub enum ReportTo {
     None,
 }
 
+/// What stdout is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// People: tables
+    Text,
+    /// Programs: a JSON object a line, the last one of type `result`
+    Json,
+}
+
 /// When answers are generated and judged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -375,6 +385,12 @@ pub struct TrainArgs {
     /// Updates per line of metrics.jsonl and of the log
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = positive, help_heading = "Output")]
     pub logging_steps: u64,
+    /// What stdout is for: a table for people, or a JSON object a line for programs, the last one of type `result`
+    #[arg(long, value_name = "FORMAT", value_enum, default_value = "text", help_heading = "Output")]
+    pub log_format: LogFormat,
+    /// Do everything but the steps: check data, settings, folder and memory, and write nothing
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_value_t = false, default_missing_value = "true", value_parser = BoolishValueParser::new(), action = ArgAction::Set, help_heading = "Output")]
+    pub dry_run: bool,
     /// A line for the first update too
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_value_t = false, default_missing_value = "true", value_parser = BoolishValueParser::new(), action = ArgAction::Set, help_heading = "Output")]
     pub logging_first_step: bool,
@@ -423,6 +439,9 @@ pub struct OptimizationArgs {
     /// Scale gradients down to this norm; 0: never
     #[arg(long, value_name = "X", default_value_t = 1.0, value_parser = rate, allow_negative_numbers = true)]
     pub max_grad_norm: f64,
+    /// Warn of a step whose loss is so many standard deviations above those of the 50 before it; 0: never
+    #[arg(long, value_name = "X", default_value_t = 6.0, value_parser = rate, allow_negative_numbers = true)]
+    pub loss_spike_z: f64,
     /// On a GPU, record a training step once and replay it: faster, with the same results
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_value_t = true, default_missing_value = "true", value_parser = BoolishValueParser::new(), action = ArgAction::Set)]
     pub cuda_graphs: bool,
@@ -442,6 +461,9 @@ pub struct EvalArgs {
     pub loss: bool,
     #[command(flatten)]
     pub generation: GenerationArgs,
+    /// What stdout is for: a table for people, or one JSON object of type `result` for programs
+    #[arg(long, value_name = "FORMAT", value_enum, default_value = "text", help_heading = "Output")]
+    pub log_format: LogFormat,
     /// Write every prompt, answer and verdict to this JSON file
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub report: Option<PathBuf>,

@@ -1,8 +1,10 @@
 //! `engine eval`: the table of prompts, outputs and verdicts; with `--report` as JSON, with `--loss` the loss too.
 
-use crate::cli::args::EvalArgs;
+use std::path::Path;
+
+use crate::cli::args::{EvalArgs, LogFormat};
 use crate::cli::options::explain_device;
-use crate::cli::out::print;
+use crate::cli::out::{print, result};
 use crate::cli::score::{examples, open, score, stdout_width};
 use crate::cli::signals;
 use crate::data::dataset::load_rows;
@@ -12,6 +14,9 @@ use crate::eval::table::{examples_table, score_table};
 use crate::train::evaluate::evaluate;
 
 pub fn run(args: &EvalArgs) -> Result<()> {
+    if let Some(path) = &args.report {
+        require_folder(path)?;
+    }
     let device = args.model.open_device()?;
     let rows = load_rows(&args.dataset, &args.rows.row_options()?)?;
     let checkpoint = open(&args.model.model, &args.rows)?;
@@ -28,6 +33,18 @@ pub fn run(args: &EvalArgs) -> Result<()> {
     if let Some(path) = &args.report {
         report.write(path)?;
     }
+    if args.log_format == LogFormat::Json {
+        return result(&report);
+    }
     let loss = report.eval_loss.map(|loss| format!("evaluation loss {loss:.4}\n")).unwrap_or_default();
     print(&format!("{}\n{}{loss}", examples_table(&report, stdout_width()), score_table(&report.score)))
+}
+
+/// Better known before the answers are generated than after.
+fn require_folder(file: &Path) -> Result<()> {
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
+    match folder {
+        Some(folder) if !folder.is_dir() => Err(err!("there is no folder `{}` for the report", folder.display())),
+        _ => Ok(()),
+    }
 }

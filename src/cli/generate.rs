@@ -27,6 +27,9 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
     explain_device(&device);
     let outputs =
         generate(&model, &[&prompt.ids], &checkpoint.generate_options(&args.generation.options()), |_| Ok(()))?;
+    if outputs[0].len() as u64 == args.generation.max_new_tokens {
+        say(&format!("the answer was cut after {} tokens: `--max-new-tokens` allows more", outputs[0].len()));
+    }
     print(&format!("{}\n", printable(&checkpoint.tokenizer.decode(&outputs[0]))))
 }
 

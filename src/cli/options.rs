@@ -160,6 +160,7 @@ impl TrainArgs {
             early_stopping_patience: self.early_stopping_patience,
             logging_steps: self.logging_steps,
             logging_first_step: self.logging_first_step,
+            loss_spike_z: o.loss_spike_z,
             cuda_graphs: o.cuda_graphs,
         }
     }

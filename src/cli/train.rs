@@ -6,11 +6,13 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
+use serde::Serialize;
+
 use crate::batch::Example;
 use crate::chat::preview::{pieces, preview};
-use crate::cli::args::{ReportTo, ScoreArg, TrainArgs};
+use crate::cli::args::{LogFormat, ReportTo, ScoreArg, TrainArgs};
 use crate::cli::options::{existing, explain_device};
-use crate::cli::out::{print, say};
+use crate::cli::out::{line, print, result, say};
 use crate::cli::progress::Progress;
 use crate::cli::score::{examples, open, score, stdout_width};
 use crate::cli::signals;
@@ -26,8 +28,10 @@ use crate::io::folder::{Existing, OutputFolder};
 use crate::io::run_files::{ABOUT, ANSWERS_AFTER, ANSWERS_BEFORE, EVENTS, METRICS, PLOT};
 use crate::model::gemma3::Gemma3;
 use crate::session::saves::best_of;
-use crate::session::selection::score_lines;
-use crate::session::{self, About, Checkpoint, Identity, LossPlot, Outcome, Run, SavedRun, Saves, write_page};
+use crate::session::selection::{Best, score_lines};
+use crate::session::{
+    self, About, Checkpoint, ComputeDevice, Identity, LossPlot, Observer, Outcome, Run, SavedRun, Saves, write_page,
+};
 use crate::train::metrics::{MetricsWriter, Record, ScoreRecord, read_records};
 use crate::train::options::Metric;
 use crate::train::tensorboard::EventWriter;
@@ -60,7 +64,13 @@ pub fn run(args: &TrainArgs) -> Result<()> {
     if let Some(fallback) = &args.fallback_dir {
         OutputFolder::check(fallback, Existing::Refuse)?;
     }
-    let (mut job, checkpoint, folder) = Job::prepare(args)?;
+    let (mut job, checkpoint) = Job::prepare(args)?;
+    if args.dry_run {
+        return job.rehearse(&checkpoint, &device);
+    }
+    let folder = OutputFolder::claim(&args.output_dir, mode(args))?;
+    folder.require_space(checkpoint.saved_bytes(args.save_dtype.into()))?;
+    job.resumed = resumed(args)?;
     let model = checkpoint.load(&device)?;
     explain_device(&device);
     let identity = Identity::new(&model, &job.train, &job.eval, &args.options())?;
@@ -79,18 +89,37 @@ pub fn run(args: &TrainArgs) -> Result<()> {
     let mut saves = Saves { checkpoint: Rc::new(checkpoint), folder, identity, score_before, dtype, limit };
     let (model, place) = job.train(model, &mut saves, &mut about)?;
     warn_of(write_page(&place));
-    if !args.score.contains(&ScoreArg::After) {
-        return Ok(());
-    }
-    let Some(after) = score(&saves.checkpoint, &model, &job.eval_rows, &args.generation, "score after")? else {
-        return Ok(());
+    let after = match args.score.contains(&ScoreArg::After) {
+        true => score(&saves.checkpoint, &model, &job.eval_rows, &args.generation, "score after")?,
+        false => None,
     };
-    about.score_after = Some(after.score.clone());
-    warn_of(
-        job.record_after(&place, &about, &after).map_err(|e| e.context("the score after training is not recorded")),
-    );
-    warn_of(write_page(&place));
-    report(&place, about.score_before.as_ref(), &after)
+    if let Some(after) = &after {
+        about.score_after = Some(after.score.clone());
+        let recorded = job.record_after(&place, &about, after);
+        warn_of(recorded.map_err(|error| error.context("the score after training is not recorded")));
+        warn_of(write_page(&place));
+    }
+    if args.log_format == LogFormat::Json {
+        return result(&Summary::new(&place, &about));
+    }
+    after.map_or(Ok(()), |after| report(&place, about.score_before.as_ref(), &after))
+}
+
+/// What came of a run, for programs.
+#[derive(Serialize)]
+struct Summary<'a> {
+    output_dir: &'a Path,
+    steps: u64,
+    best: Option<Best>,
+    score_before: &'a Option<Score>,
+    score_after: &'a Option<Score>,
+}
+
+impl<'a> Summary<'a> {
+    fn new(output_dir: &'a Path, about: &'a About) -> Self {
+        let About { steps, best, score_before, score_after, .. } = about;
+        Self { output_dir, steps: *steps, best: *best, score_before, score_after }
+    }
 }
 
 /// What is not worth failing for.
@@ -100,13 +129,18 @@ fn warn_of(result: Result<()>) {
     }
 }
 
+/// `1 step`, `2 steps`.
+fn counted(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
 /// What becomes of an earlier run in the output folder.
 fn mode(args: &TrainArgs) -> Existing {
     existing(args.overwrite_output_dir, args.resume_from_checkpoint.is_some())
 }
 
 impl<'a> Job<'a> {
-    fn prepare(args: &'a TrainArgs) -> Result<(Self, Checkpoint, OutputFolder)> {
+    fn prepare(args: &'a TrainArgs) -> Result<(Self, Checkpoint)> {
         let row_options = args.rows.row_options()?;
         let rows = load_rows(&args.dataset, &row_options)?;
         let (train_rows, eval_rows) = match (&args.eval_dataset, args.test_size) {
@@ -123,20 +157,37 @@ impl<'a> Job<'a> {
         let options = args.options();
         options.check_evaluated(!eval.is_empty())?;
         let total_steps = options.schedule(train.len())?.total_steps;
-        let folder = OutputFolder::claim(&args.output_dir, mode(args))?;
-        folder.require_space(checkpoint.saved_bytes(args.save_dtype.into()))?;
-        let resumed = resumed(args, &folder)?;
-        Ok((Self { args, eval_rows, train, eval, total_steps, resumed }, checkpoint, folder))
+        if options.learning_rate == 0.0 {
+            say("warning: the learning rate is 0: the steps will change nothing");
+        }
+        Ok((Self { args, eval_rows, train, eval, total_steps, resumed: None }, checkpoint))
+    }
+
+    /// What can be known without the steps.
+    fn rehearse(&mut self, checkpoint: &Checkpoint, device: &ComputeDevice) -> Result<()> {
+        self.resumed = resumed(self.args)?;
+        let model = checkpoint.load(device)?;
+        explain_device(device);
+        if let Some(saved) = &self.resumed {
+            let identity = Identity::new(&model, &self.train, &self.eval, &self.args.options())?;
+            saved.check(&identity)?.iter().for_each(|difference| say(&format!("warning: {difference}")));
+        }
+        self.introduce(&model, checkpoint);
+        say("nothing was trained or written: this was a dry run");
+        match self.args.log_format {
+            LogFormat::Json => result(&serde_json::json!({"dry_run": true, "total_steps": self.total_steps})),
+            LogFormat::Text => Ok(()),
+        }
     }
 
     /// What is about to happen, and one example with its scored tokens marked.
     fn introduce(&self, model: &Gemma3, checkpoint: &Checkpoint) {
         say(&format!(
-            "{} parameters; {} training rows, {} evaluation rows; {} steps",
+            "{} parameters; {}, {}; {}",
             model.params.len(),
-            self.train.len(),
-            self.eval.len(),
-            self.total_steps
+            counted(self.train.len(), "training row"),
+            counted(self.eval.len(), "evaluation row"),
+            counted(self.total_steps, "step")
         ));
         if let Some(saved) = &self.resumed {
             return say(&format!("going on after step {} from `{}`", saved.step(), saved.path().display()));
@@ -184,7 +235,7 @@ impl<'a> Job<'a> {
         let report = score(checkpoint, model, &self.eval_rows, &self.args.generation, "score before")?;
         let Some(report) = report else { return Ok(None) };
         replace_file(&answers, report.text()?.as_bytes())?;
-        if !self.args.score.contains(&ScoreArg::After) {
+        if !self.args.score.contains(&ScoreArg::After) && self.args.log_format == LogFormat::Text {
             print(&format!("{}\n{}", examples_table(&report, stdout_width()), score_table(&report.score)))?;
         }
         Ok(Some(report.score))
@@ -195,6 +246,9 @@ impl<'a> Job<'a> {
         replace_file(&place.join(ANSWERS_AFTER), report.text()?.as_bytes())?;
         replace_file(&place.join(ABOUT), about.text().as_bytes())?;
         let record = score_record(about.steps, &report.score);
+        if self.args.log_format == LogFormat::Json {
+            line(&record)?;
+        }
         if self.args.report_to.contains(&ReportTo::Jsonl) {
             MetricsWriter::open(&place.join(METRICS))?.write(&record)?;
         }
@@ -220,6 +274,9 @@ impl<'a> Job<'a> {
             run.observe(writer);
         }
         run.observe(LossPlot::new(&saves.folder.live(PLOT), read_records(&lines)));
+        if self.args.log_format == LogFormat::Json {
+            run.observe(JsonLines);
+        }
         run.observe(Progress::training(run.total_steps(), run.position().step));
         if let (None, Some(score)) = (&self.resumed, &saves.score_before) {
             run.tell(&score_record(0, score));
@@ -319,15 +376,15 @@ fn load_best(run: &mut Run, folder: &OutputFolder) -> Result<Option<SavedRun>> {
 }
 
 /// The checkpoint that the run goes on from, if it does.
-fn resumed(args: &TrainArgs, folder: &OutputFolder) -> Result<Option<SavedRun>> {
+fn resumed(args: &TrainArgs) -> Result<Option<SavedRun>> {
     match args.resume_from_checkpoint.as_deref() {
         None => Ok(None),
         Some("latest") => {
             let mut passed_over = Vec::new();
-            let saved = SavedRun::latest(folder.path(), &mut passed_over)?;
+            let saved = SavedRun::latest(&args.output_dir, &mut passed_over)?;
             passed_over.iter().for_each(|error| say(&error.warning()));
             if saved.is_none() {
-                let shown = folder.path().display();
+                let shown = args.output_dir.display();
                 say(&format!("there is no whole checkpoint in `{shown}`: starting from the beginning"));
             }
             Ok(saved)
@@ -380,6 +437,15 @@ fn report_memory(device: &Device) {
     let parts: Vec<String> =
         peak_memory(device).into_iter().map(|(name, bytes)| format!("{name} {}", gigabytes(bytes))).collect();
     say(&format!("peak memory of tensors {}: {}", gigabytes(device.peak_bytes()), parts.join(", ")));
+}
+
+/// A run's records on stdout.
+struct JsonLines;
+
+impl Observer for JsonLines {
+    fn record(&mut self, record: &Record) -> Result<()> {
+        line(record).map_err(|error| error.context("no more records are printed"))
+    }
 }
 
 /// A score as observers are told of it.

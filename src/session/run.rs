@@ -18,6 +18,7 @@ use crate::train::metrics::{EvalRecord, Record, SummaryRecord, TrainRecord, peak
 use crate::train::options::{EvalStrategy, Metric, SaveStrategy, TrainOptions};
 use crate::train::order::{Window, windows};
 use crate::train::schedule::Schedule;
+use crate::train::spike::RecentLosses;
 use crate::train::step::Step;
 
 /// What a step of a run did.
@@ -62,6 +63,8 @@ pub struct Run {
     pub(super) save_due: bool,
     pub(super) num_tokens: u64,
     pub(super) unlogged: Unlogged,
+    /// Of this process: one that goes on begins anew.
+    recent: RecentLosses,
     pub(super) selection: Selection,
     pub(super) judge: Option<Judge>,
     pub(super) stop: fn() -> bool,
@@ -98,6 +101,7 @@ impl Run {
             save_due: false,
             num_tokens: 0,
             unlogged: Unlogged::default(),
+            recent: RecentLosses::default(),
             selection: Selection::default(),
             judge: None,
             stop: || false,
@@ -245,12 +249,35 @@ impl Run {
             let loss = result.sums.loss / result.sums.scored.max(1.0);
             return Ok(Some(self.diverged(loss, result.grad_norm, window)));
         }
+        let spike = self.spike(result.sums.loss / result.sums.scored.max(1.0));
+        let window = &self.windows[self.position.window];
         let tokens = window.iter().flatten().map(|&i| self.train[i].ids.len() as u64).sum();
         self.num_tokens += tokens;
         self.unlogged.add(&result.sums, tokens, started.elapsed().as_secs_f64());
         (self.unlogged.grad_norm, self.unlogged.learning_rate) = (result.grad_norm, learning_rate);
+        spike.iter().for_each(|warning| self.warn(warning));
         self.advance();
         Ok(None)
+    }
+
+    /// What to say of a loss that stands out.
+    fn spike(&mut self, loss: f64) -> Option<Error> {
+        let z = self.recent.add(loss)?;
+        let limit = self.options.loss_spike_z;
+        if limit == 0.0 || z < limit {
+            return None;
+        }
+        let step = self.position.step + 1;
+        let rows = self.rows_of(&self.windows[self.position.window]);
+        Some(
+            err!("step {step}: the loss {loss:.4} is {z:.0} standard deviations above those before; rows: {rows}")
+                .hint("look at these rows with `engine preview`; lower `--learning-rate` if it goes on"),
+        )
+    }
+
+    fn rows_of(&self, window: &Window) -> String {
+        let rows: Vec<&str> = window.iter().flatten().map(|&i| self.train[i].origin.as_str()).collect();
+        rows.join(", ")
     }
 
     /// To the next window, which may be the first of a new epoch.
@@ -264,9 +291,8 @@ impl Run {
     }
 
     fn diverged(&self, loss: f64, grad_norm: f64, window: &Window) -> Error {
-        let rows: Vec<&str> = window.iter().flatten().map(|&i| self.train[i].origin.as_str()).collect();
-        let step = self.position.step + 1;
-        err!("step {step}: loss {loss}, gradient norm {grad_norm}; rows of the batch: {}", rows.join(", "))
+        let (step, rows) = (self.position.step + 1, self.rows_of(window));
+        err!("step {step}: loss {loss}, gradient norm {grad_norm}; rows of the batch: {rows}")
             .hint("lower `--learning-rate`, or look at these rows with `engine preview`")
     }
 

@@ -9,5 +9,6 @@ pub mod options;
 pub mod order;
 pub mod plot;
 pub mod schedule;
+pub mod spike;
 pub mod step;
 pub mod tensorboard;

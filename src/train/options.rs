@@ -112,6 +112,8 @@ pub struct TrainOptions {
     pub logging_steps: u64,
     /// A training record of the first update too.
     pub logging_first_step: bool,
+    /// A loss that is so many standard deviations above those of the last steps is told of; 0: none is.
+    pub loss_spike_z: f64,
     /// Capture steps into graphs and replay them, where the device can.
     pub cuda_graphs: bool,
 }
@@ -142,6 +144,7 @@ impl Default for TrainOptions {
             early_stopping_patience: None,
             logging_steps: 1,
             logging_first_step: false,
+            loss_spike_z: 6.0,
             cuda_graphs: true,
         }
     }

@@ -8,6 +8,7 @@ mod config_file;
 mod damage;
 mod devices;
 mod interrupt;
+mod programs;
 mod quickstart;
 mod report;
 mod sizes;

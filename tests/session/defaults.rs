@@ -52,6 +52,7 @@ fn every_flag_of_a_run_reaches_its_options() {
         "--logging-first-step",
         "--eval-on-start",
         "--eval-delay=2.5",
+        "--loss-spike-z=4.5",
         "--cuda-graphs=false",
         "--max-new-tokens=5",
         "--do-sample",
@@ -80,6 +81,7 @@ fn every_flag_of_a_run_reaches_its_options() {
         early_stopping_patience: Some(4),
         logging_steps: 6,
         logging_first_step: true,
+        loss_spike_z: 4.5,
         cuda_graphs: false,
     };
     assert_eq!(args.options(), expected);

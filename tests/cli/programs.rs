@@ -1,0 +1,106 @@
+//! What the binary says to programs, and what it can say before the long part.
+
+use std::fs;
+
+use serde_json::Value;
+
+use crate::{names, path, quickstart, run, train};
+
+fn test_rows() -> String {
+    path(&quickstart().join("test.jsonl"))
+}
+
+fn objects(stdout: &str) -> Vec<Value> {
+    stdout.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{line}: {error}"))).collect()
+}
+
+#[test]
+fn a_run_is_a_json_object_a_line_and_the_last_one_is_its_result() {
+    let folder = tempfile::tempdir().unwrap();
+    let (output, rows) = (folder.path().join("out"), test_rows());
+    let flags = ["--eval-dataset", &rows, "--score", "before,after", "--max-new-tokens", "4", "--log-format", "json"];
+    let trained = train(&output, &flags);
+    assert_eq!(trained.code, 0, "{}", trained.stderr);
+    let lines = objects(&trained.stdout);
+    let kinds: Vec<&str> = lines.iter().map(|line| line["type"].as_str().unwrap()).collect();
+    assert_eq!(kinds, ["score", "train", "train", "eval", "summary", "score", "result"]);
+    let result = lines.last().unwrap();
+    assert_eq!(result["steps"], 2);
+    assert_eq!(result["score_after"]["total"], 20);
+    assert!(std::path::Path::new(result["output_dir"].as_str().unwrap()).join("model.safetensors").exists());
+    assert_eq!(objects(&fs::read_to_string(output.join("metrics.jsonl")).unwrap())[..], lines[..lines.len() - 1]);
+
+    let model = path(&output);
+    let tools = path(&quickstart().join("tools.json"));
+    let judged = run(&[
+        "eval",
+        "--model",
+        &model,
+        "--dataset",
+        &rows,
+        "--tools",
+        &tools,
+        "--max-new-tokens",
+        "4",
+        "--log-format",
+        "json",
+        "--loss",
+    ]);
+    let lines = objects(&judged.stdout);
+    assert_eq!((lines.len(), &lines[0]["type"], &lines[0]["total"]), (1, &"result".into(), &20.into()));
+    assert!(lines[0]["eval_loss"].as_f64().unwrap() > 0.0);
+}
+
+#[test]
+fn a_dry_run_checks_everything_and_writes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = folder.path().join("out");
+    let tried = train(&output, &["--dry-run", "--max-steps", "1"]);
+    assert_eq!(tried.code, 0, "{}", tried.stderr);
+    assert!(tried.stderr.contains("; 1 step\n") && tried.stderr.contains("this was a dry run"), "{}", tried.stderr);
+    assert!(!output.exists());
+    assert_eq!(train(&output, &[]).code, 0);
+    let before = (names(&output), fs::read(output.join("model.safetensors")).unwrap());
+    let tried = train(&output, &["--dry-run", "--overwrite-output-dir", "--log-format", "json"]);
+    assert_eq!(objects(&tried.stdout), [serde_json::json!({"type": "result", "dry_run": true, "total_steps": 2})]);
+    assert_eq!((names(&output), fs::read(output.join("model.safetensors")).unwrap()), before);
+    assert_eq!(train(&output, &["--dry-run"]).code, 1, "the folder holds a model");
+    assert_eq!(train(&folder.path().join("new"), &["--dry-run", "--tools", "none.json"]).code, 1);
+}
+
+#[test]
+fn what_would_be_found_out_too_late_is_said_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let trained = train(&folder.path().join("out"), &["--learning-rate", "0"]);
+    assert!(trained.stderr.contains("warning: the learning rate is 0"), "{}", trained.stderr);
+    let (model, tools) = (path(&quickstart().join("model")), path(&quickstart().join("tools.json")));
+    let rows = test_rows();
+    let report = path(&folder.path().join("none/x.json"));
+    let judged = run(&["eval", "--model", &model, "--dataset", &rows, "--tools", &tools, "--report", &report]);
+    assert_eq!(judged.code, 1);
+    assert!(judged.stderr.contains("there is no folder `") && !judged.stderr.contains("score: "), "{}", judged.stderr);
+    let cut = run(&["generate", "--model", &model, "--prompt", "hi", "--max-new-tokens", "2"]);
+    assert!(cut.stderr.contains("the answer was cut after 2 tokens"), "{}", cut.stderr);
+}
+
+#[test]
+fn a_loss_that_stands_out_is_told_of_with_its_rows() {
+    let folder = tempfile::tempdir().unwrap();
+    let rows = folder.path().join("rows.jsonl");
+    let row = |text: &str| format!("{{\"text\": \"{text}\"}}\n");
+    fs::write(&rows, row("The same words once more.").repeat(80) + &row("Zyx wvu tsr 98765 qpo!")).unwrap();
+    let trained = |extra: &[&str]| {
+        let flags = ["--dataset", &path(&rows), "--shuffle", "false", "--per-device-train-batch-size", "1"];
+        let more = ["--num-train-epochs", "1", "--max-steps", "81", "--learning-rate", "1e-3"];
+        train(&folder.path().join("out"), &[&flags[..], &more[..], &["--overwrite-output-dir"], extra].concat())
+    };
+    let warned = trained(&[]);
+    assert_eq!(warned.code, 0, "{}", warned.stderr);
+    assert_eq!(warned.stderr.matches("standard deviations above").count(), 1, "{}", warned.stderr);
+    assert!(
+        warned.stderr.contains("warning: step 81: ") && warned.stderr.contains("rows.jsonl:81"),
+        "{}",
+        warned.stderr
+    );
+    assert!(!trained(&["--loss-spike-z", "0"]).stderr.contains("standard deviations"));
+}
