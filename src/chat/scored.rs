@@ -185,6 +185,18 @@ pub fn last_answer(messages: &[Value]) -> Option<Range<usize>> {
     Some(start..end)
 }
 
+/// Every answer of the assistant, each the messages that it gives in a row, as ranges of `messages`.
+pub fn answers(messages: &[Value]) -> Vec<Range<usize>> {
+    let mut found = Vec::new();
+    let mut rest = messages;
+    while let Some(answer) = last_answer(rest) {
+        rest = &messages[..answer.start];
+        found.push(answer);
+    }
+    found.reverse();
+    found
+}
+
 /// The content of a message, or its first text part.
 pub fn content_text(message: &Value) -> &str {
     let content = &message["content"];

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::control::{ControlTokens, MARK_PAIRS, Marks, Rendered};
 use super::functiongemma::tokens;
-use super::scored::{Chat, Steps, common_prefix, content_text, last_answer};
+use super::scored::{Chat, Steps, answers, common_prefix, content_text, last_answer};
 use super::template::{ChatTemplate, SpecialTokens, load_special_tokens};
 use super::tokenizer_file::TokenizerFile;
 use crate::batch::Example;
@@ -137,6 +137,29 @@ impl ChatTokenizer {
     /// Names `file:line`: a template that raises, a row of plain text or one that starts with the assistant.
     pub fn prompt(&self, row: &Row) -> Result<Prompt> {
         self.read_prompt(row).context(|| format!("no prompt can be made from the row at `{}`", row.origin))
+    }
+
+    /// A prompt for each answer of the assistant in a row, with the true history before it. The prompts of a chat with several answers
+    /// are told apart by their origin: `file:line, turn 2 of 3`.
+    ///
+    /// # Errors
+    /// As [`Self::prompt`].
+    pub fn prompts(&self, row: &Row) -> Result<Vec<Prompt>> {
+        let RowContent::Chat { messages, tools, prompt_messages: None } = &row.content else {
+            return self.prompt(row).map(|prompt| vec![prompt]);
+        };
+        let answers: Vec<_> = answers(messages).into_iter().filter(|answer| answer.start > 0).collect();
+        if answers.len() < 2 && messages.last().is_none_or(|message| message["role"] != "user") {
+            return self.prompt(row).map(|prompt| vec![prompt]);
+        }
+        let count = answers.len();
+        let prompts = answers.into_iter().enumerate().map(|(i, answer)| {
+            let turn = if count > 1 { format!(", turn {} of {count}", i + 1) } else { String::new() };
+            let origin = format!("{}{turn}", row.origin);
+            let place = format!("no prompt can be made from the row at `{origin}`");
+            self.chat_prompt(&messages[..answer.end], tools, Some(answer.start), origin).context(|| place)
+        });
+        prompts.collect()
     }
 
     /// A training example with the tokens that `loss` scores.

@@ -10,7 +10,7 @@ use crate::generate::{GenerateOptions, generate};
 use crate::model::gemma3::Gemma3;
 use crate::session::{Checkpoint, Generation};
 
-/// The report on all rows that have an expected answer; None when no row has one. `progress` is told how many answers have
+/// The report on every answer of the assistant in the rows, each given the true history before it; None when no row has one. `progress` is told how many answers have
 /// been generated, of how many; its error ends the scoring.
 ///
 /// # Errors
@@ -33,17 +33,18 @@ pub fn score(
 pub struct Prompts(Vec<(Prompt, Expected)>);
 
 impl Prompts {
-    /// Of all rows that have an expected answer.
+    /// Of every answer of the assistant in the rows, each with the true history before it.
     ///
     /// # Errors
     /// A row cannot be rendered.
     pub fn new(checkpoint: &Checkpoint, rows: &[Row]) -> Result<Self> {
         let mut prompts = Vec::new();
         for row in rows.iter().filter(|row| has_prompt(row)) {
-            let prompt = checkpoint.tokenizer.prompt(row)?;
-            if !prompt.expected.is_empty() {
-                let expected = Expected::from_messages(&prompt.expected).context(|| prompt.origin.clone())?;
-                prompts.push((prompt, expected));
+            for prompt in checkpoint.tokenizer.prompts(row)? {
+                if !prompt.expected.is_empty() {
+                    let expected = Expected::from_messages(&prompt.expected).context(|| prompt.origin.clone())?;
+                    prompts.push((prompt, expected));
+                }
             }
         }
         Ok(Self(prompts))

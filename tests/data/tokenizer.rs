@@ -274,3 +274,24 @@ fn the_vocabulary_and_token_texts_are_those_of_the_tokenizer() {
     assert_eq!([2, 107, 50].map(|id| tokenizer.token_text(id)), ["<bos>", "\n", "<start_function_response>"]);
     assert_eq!(tokenizer.decode(&tokenizer.encode_text("a ü\t\u{1f600} <escape>").unwrap()), "a ü\t\u{1f600} <escape>");
 }
+
+#[test]
+fn every_answer_of_a_chat_has_a_prompt_with_the_true_history_before_it() {
+    let tokenizer = tokenizer();
+    let messages = two_rounds();
+    let prompts = |count: usize| tokenizer.prompts(&row(json!({"messages": messages[..count]}))).unwrap();
+    assert_eq!(prompts(2), [tokenizer.prompt(&row(json!({"messages": messages[..2]}))).unwrap()]);
+    let last = tokenizer.prompt(&row(json!({"messages": messages}))).unwrap();
+    let all = prompts(messages.len());
+    assert_eq!(all.len(), messages.iter().filter(|message| message["role"] == "assistant").count());
+    for (i, prompt) in all.iter().enumerate() {
+        assert_eq!(prompt.origin, format!("rows.jsonl:3, turn {} of {}", i + 1, all.len()));
+    }
+    assert_eq!((&all[0].text, &all[0].expected), (&prompts(2)[0].text, &messages[1..2].to_vec()));
+    let end = all.last().unwrap();
+    assert_eq!((&end.ids, &end.expected), (&last.ids, &last.expected));
+    // A question without an answer is not judged; the answers before it are.
+    let open = prompts(5);
+    assert_eq!(open.iter().map(|prompt| prompt.expected.len()).collect::<Vec<_>>(), [1, 1]);
+    assert!(prompts(1).is_empty());
+}
