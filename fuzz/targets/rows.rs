@@ -7,7 +7,7 @@ use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
     let path = engine_fuzz::file("rows.jsonl", data);
-    for options in [RowOptions::default(), RowOptions { tools: Some(engine_fuzz::tools()), system: Some("s".into()) }] {
+    for options in [RowOptions::default(), RowOptions { tools: Some(engine_fuzz::tools()), system: Some("s".into()), ..Default::default() }] {
         let Ok(rows) = load_rows(path.to_str().expect("the name is ASCII"), &options) else { continue };
         row_warnings(&rows);
         for row in &rows {

@@ -194,6 +194,9 @@ pub struct RowArgs {
     /// Developer message (system prompt) for rows that have none
     #[arg(long, value_name = "TEXT")]
     pub system: Option<String>,
+    /// Take the dataset's column COLUMN for the field NAME, such as user_content=question; may be given several times
+    #[arg(long, value_name = "NAME=COLUMN", value_delimiter = ',')]
+    pub column: Vec<String>,
     /// Maximum tokens per row
     #[arg(long, value_name = "N", default_value_t = 1024, value_parser = positive)]
     pub max_length: u64,
@@ -232,7 +235,7 @@ pub struct TrainArgs {
     #[command(flatten)]
     #[serde(flatten)]
     pub model: ModelArgs,
-    /// Rows to train on: .jsonl, .json or .parquet file, a folder of them, or hub id
+    /// Rows to train on: .jsonl, .json, .csv or .parquet file, folder, pattern or hub id; several with commas
     #[arg(long, value_name = "DATASET", help_heading = "Data")]
     pub dataset: String,
     /// Rows to evaluate and score on; they are not trained on
@@ -366,7 +369,7 @@ pub struct OptimizationArgs {
 pub struct EvalArgs {
     #[command(flatten)]
     pub model: ModelArgs,
-    /// Rows to score on: .jsonl, .json or .parquet file, a folder of them, or hub id
+    /// Rows to score on: .jsonl, .json, .csv or .parquet file, folder, pattern or hub id; several with commas
     #[arg(long, value_name = "DATASET", help_heading = "Data")]
     pub dataset: String,
     #[command(flatten)]
@@ -403,7 +406,7 @@ pub struct PreviewArgs {
     /// Folder with the tokenizer and the chat template (weights are not needed), or hub id
     #[arg(long, value_name = "MODEL", help_heading = "Model")]
     pub model: String,
-    /// Rows: .jsonl, .json or .parquet file, a folder of them, or hub id
+    /// Rows: .jsonl, .json, .csv or .parquet file, folder, pattern or hub id; several with commas
     #[arg(long, value_name = "DATASET", help_heading = "Data")]
     pub dataset: String,
     /// Number of the row to show, from 1

@@ -1,11 +1,10 @@
 //! `engine eval`: the table of prompts, outputs and verdicts; with `--report` as JSON, with `--loss` the loss too.
 
 use crate::cli::args::EvalArgs;
-use crate::cli::options::explain_device;
+use crate::cli::options::{explain_device, load};
 use crate::cli::out::print;
 use crate::cli::score::{examples, score, stdout_width};
 use crate::cli::signals;
-use crate::data::dataset::load_rows;
 use crate::err;
 use crate::error::{Kind, Result};
 use crate::eval::table::examples_table;
@@ -14,7 +13,7 @@ use crate::train::evaluate::evaluate;
 
 pub fn run(args: &EvalArgs) -> Result<()> {
     let device = args.model.open_device()?;
-    let rows = load_rows(&args.dataset, &args.rows.row_options()?)?;
+    let rows = load(&args.dataset, &args.rows.row_options()?)?;
     let checkpoint = Checkpoint::open(&args.model.model)?;
     let examples = if args.loss { examples(&checkpoint, &rows, &args.rows, "evaluation")? } else { Vec::new() };
     let model = checkpoint.load(&device)?;

@@ -8,12 +8,12 @@ use std::time::Duration;
 use crate::batch::Example;
 use crate::chat::preview::preview;
 use crate::cli::args::{ReportTo, ScoreArg, TrainArgs};
-use crate::cli::options::{existing, explain_device};
+use crate::cli::options::{existing, explain_device, load};
 use crate::cli::out::{print, say};
 use crate::cli::progress::Progress;
 use crate::cli::score::{examples, score, stdout_width};
 use crate::cli::signals;
-use crate::data::dataset::{load_rows, train_test_split};
+use crate::data::dataset::train_test_split;
 use crate::data::rows::Row;
 use crate::device::{Device, Purpose};
 use crate::error::{Context, Error, Kind, Result};
@@ -97,9 +97,9 @@ fn mode(args: &TrainArgs) -> Existing {
 impl<'a> Job<'a> {
     fn prepare(args: &'a TrainArgs) -> Result<(Self, Checkpoint, OutputFolder)> {
         let row_options = args.rows.row_options()?;
-        let rows = load_rows(&args.dataset, &row_options)?;
+        let rows = load(&args.dataset, &row_options)?;
         let (train_rows, eval_rows) = match (&args.eval_dataset, args.test_size) {
-            (Some(eval), _) => (rows, load_rows(eval, &row_options)?),
+            (Some(eval), _) => (rows, load(eval, &row_options)?),
             (None, Some(size)) => train_test_split(rows, size, args.shuffle, args.generation.seed)?,
             (None, None) => (rows, Vec::new()),
         };

@@ -61,7 +61,7 @@ fn strings_stay_text() {
 #[test]
 fn a_tutorial_row_becomes_a_chat_with_the_tools_of_the_command_line() {
     let row = json!({"user_content": "q", "tool_name": "f", "tool_arguments": "{\"query\": \"x\"}"});
-    let mut options = RowOptions { tools: Some(vec![tool("e"), tool("f")]), system: None };
+    let mut options = RowOptions { tools: Some(vec![tool("e"), tool("f")]), ..Default::default() };
     let (messages, tools, _) = chat(row.clone(), &options);
     let call = json!({"type": "function", "function": {"name": "f", "arguments": {"query": "x"}}});
     assert_eq!(messages[0], json!({"role": "developer", "content": TUTORIAL_SYSTEM}));
@@ -77,7 +77,7 @@ fn a_tutorial_row_becomes_a_chat_with_the_tools_of_the_command_line() {
 
 #[test]
 fn the_command_line_serves_rows_without_tools_or_developer_message_only() {
-    let options = RowOptions { tools: Some(vec![tool("f")]), system: Some("S".into()) };
+    let options = RowOptions { tools: Some(vec![tool("f")]), system: Some("S".into()), ..Default::default() };
     let developer = json!({"role": "system", "content": "own"});
     let (messages, tools, _) = chat(json!({"messages": [developer, user()], "tools": [tool("g")]}), &options);
     assert_eq!((&messages[0], &tools[..]), (&developer, &[tool("g")][..]));
