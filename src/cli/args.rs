@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 
+pub use super::data_args::{CheckArgs, OverlongArg, RowArgs};
+use super::numbers::{positive, positive_number, rate};
 use crate::session::DeviceName;
 
 /// Fine-tunes FunctionGemma (Gemma 3 270M) for tool calling and scores the result.
@@ -44,6 +46,10 @@ pub enum Command {
     #[command(after_help = "Example:
   engine preview --model trained --dataset train.jsonl --tools tools.json --row 3")]
     Preview(PreviewArgs),
+    /// Check a dataset before a run: calls that break their tool's schema, tools that the model sees garbled, duplicates
+    #[command(after_help = "Example:
+  engine check --model trained --dataset train.jsonl --eval-dataset test.jsonl --tools tools.json")]
+    Check(CheckArgs),
     /// Convert a GGUF file to a Hugging Face folder
     #[command(after_help = "Example:
   engine import --gguf gemma-3-270m-Q4_K_M.gguf --tokenizer functiongemma-270m-it --output model")]
@@ -74,18 +80,6 @@ pub enum DtypeArg {
 pub enum SaveDtypeArg {
     F32,
     Bf16,
-}
-
-/// What happens to a row longer than `--max-length`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum OverlongArg {
-    /// Stop before anything is trained
-    Error,
-    /// Keep the first tokens
-    Truncate,
-    /// Leave the row out
-    Drop,
 }
 
 /// What the learning rate does after the warm-up.
@@ -184,34 +178,6 @@ pub struct ModelArgs {
     pub dtype: DtypeArg,
 }
 
-/// How rows become examples.
-#[derive(Clone, Debug, Args, Serialize)]
-#[command(next_help_heading = "Data")]
-pub struct RowArgs {
-    /// JSON file with tool declarations, for rows that have none of their own
-    #[arg(long, value_name = "FILE")]
-    pub tools: Option<PathBuf>,
-    /// Developer message (system prompt) for rows that have none
-    #[arg(long, value_name = "TEXT")]
-    pub system: Option<String>,
-    /// Take the dataset's column COLUMN for the field NAME, such as user_content=question; may be given several times
-    #[arg(long, value_name = "NAME=COLUMN", value_delimiter = ',')]
-    pub column: Vec<String>,
-    /// Maximum tokens per row
-    #[arg(long, value_name = "N", default_value_t = 1024, value_parser = positive)]
-    pub max_length: u64,
-    /// What to do with a row that has more
-    #[arg(long, value_name = "WHAT", value_enum, default_value = "error")]
-    pub overlong: OverlongArg,
-    /// Compute the loss on the completion only: of a prompt/completion row the completion, of a chat the last answer
-    /// [default: true for prompt/completion rows, else false]
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
-    pub completion_only_loss: Option<bool>,
-    /// Compute the loss on the assistant's messages only, of every turn
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_value_t = false, default_missing_value = "true", action = ArgAction::Set)]
-    pub assistant_only_loss: bool,
-}
-
 /// How answers are generated.
 #[derive(Clone, Debug, Args, Serialize)]
 #[command(next_help_heading = "Generation")]
@@ -247,6 +213,9 @@ pub struct TrainArgs {
     #[command(flatten)]
     #[serde(flatten)]
     pub rows: RowArgs,
+    /// Refuse to train on what `engine check` finds, errors and warnings
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_value_t = false, default_missing_value = "true", action = ArgAction::Set, help_heading = "Data")]
+    pub strict: bool,
     /// Shuffle the rows anew in every epoch; false: keep the order of the file
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_value_t = true, default_missing_value = "true", action = ArgAction::Set, help_heading = "Data")]
     pub shuffle: bool,
@@ -465,27 +434,4 @@ pub struct InfoArgs {
     /// Hugging Face folder, .gguf file or hub id
     #[arg(long, value_name = "MODEL")]
     pub model: Option<String>,
-}
-
-fn positive(text: &str) -> Result<u64, String> {
-    match text.parse() {
-        Ok(0) => Err("must be at least 1".into()),
-        Ok(n) => Ok(n),
-        Err(_) => Err("not a whole number".into()),
-    }
-}
-
-fn rate(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(x) if x >= 0.0 && x.is_finite() => Ok(x),
-        Ok(_) => Err("must be a finite number that is not negative".into()),
-        Err(_) => Err("not a number".into()),
-    }
-}
-
-fn positive_number(text: &str) -> Result<f64, String> {
-    match rate(text)? {
-        0.0 => Err("must be above 0".into()),
-        x => Ok(x),
-    }
 }

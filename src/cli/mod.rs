@@ -9,11 +9,14 @@ use clap::{CommandFactory, FromArgMatches};
 use crate::error::{Kind, Result};
 
 pub mod args;
+mod check;
 pub mod config_file;
+pub mod data_args;
 mod eval;
 mod generate;
 mod info;
 mod init;
+mod numbers;
 pub mod options;
 mod out;
 mod preview;
@@ -50,6 +53,7 @@ fn run() -> Result<()> {
         Command::Eval(args) => eval::run(&args),
         Command::Generate(args) => generate::run(&args),
         Command::Preview(args) => preview::run(&args),
+        Command::Check(args) => check::run(&args),
         Command::Import(args) => {
             let existing = options::existing(args.overwrite_output_dir, false);
             let dtype = args.save_dtype.into();

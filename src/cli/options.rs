@@ -7,7 +7,7 @@ use crate::data::dataset::{Dataset, load_dataset};
 use crate::data::forms::COLUMNS;
 use crate::data::length::Overlong;
 use crate::data::rows::{Row, RowOptions};
-use crate::data::tools::load_tools;
+use crate::data::tools::{WROTE_OUT, load_tools};
 use crate::device::DType;
 use crate::error::{Error, Result, printable};
 use crate::io::folder::Existing;
@@ -84,17 +84,28 @@ pub fn load(source: &str, options: &RowOptions) -> Result<Vec<Row>> {
 }
 
 impl RowArgs {
-    /// `--tools` and `--system`; warnings about the tools go to stderr.
+    /// What these flags add to rows; warnings about the tools go to stderr.
     pub fn row_options(&self) -> Result<RowOptions> {
+        self.options_with_warnings(|_| true)
+    }
+
+    /// [`row_options`](Self::row_options) for rows that are checked, which says most of these warnings of each tool.
+    pub fn row_options_to_check(&self) -> Result<RowOptions> {
+        self.options_with_warnings(|warning| warning.contains(WROTE_OUT))
+    }
+
+    fn options_with_warnings(&self, is_said: impl Fn(&str) -> bool) -> Result<RowOptions> {
         let tools = match &self.tools {
             None => None,
             Some(path) => {
                 let (tools, warnings) = load_tools(path)?;
-                warnings.iter().for_each(|w| say(&format!("warning: {}", printable(w))));
+                let said = warnings.iter().filter(|warning| is_said(warning));
+                said.for_each(|warning| say(&format!("warning: {}", printable(warning))));
                 Some(tools)
             }
         };
-        Ok(RowOptions { tools, system: self.system.clone(), columns: self.columns()? })
+        let (system, parse_tool_responses) = (self.system.clone(), self.parse_tool_responses);
+        Ok(RowOptions { tools, system, columns: self.columns()?, parse_tool_responses })
     }
 
     /// The pairs of `--column`.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::batch::Example;
 use crate::chat::preview::preview;
 use crate::cli::args::{ReportTo, ScoreArg, TrainArgs};
+use crate::cli::check;
 use crate::cli::options::{existing, explain_device, load};
 use crate::cli::out::{print, say};
 use crate::cli::progress::Progress;
@@ -96,13 +97,14 @@ fn mode(args: &TrainArgs) -> Existing {
 
 impl<'a> Job<'a> {
     fn prepare(args: &'a TrainArgs) -> Result<(Self, Checkpoint, OutputFolder)> {
-        let row_options = args.rows.row_options()?;
+        let row_options = args.rows.row_options_to_check()?;
         let rows = load(&args.dataset, &row_options)?;
         let (train_rows, eval_rows) = match (&args.eval_dataset, args.test_size) {
             (Some(eval), _) => (rows, load(eval, &row_options)?),
             (None, Some(size)) => train_test_split(rows, size, args.shuffle, args.generation.seed)?,
             (None, None) => (rows, Vec::new()),
         };
+        check::warn(&train_rows, &eval_rows, args.strict)?;
         let checkpoint = Checkpoint::open(&args.model.model)?;
         let train = examples(&checkpoint, &train_rows, &args.rows, "training")?;
         let eval = examples(&checkpoint, &eval_rows, &args.rows, "evaluation")?;

@@ -1,8 +1,12 @@
 //! From files to conversations: datasets, forms of rows, tools, and the limit on length.
 
 pub mod calls;
+pub mod check;
+mod check_calls;
+mod check_tools;
 pub mod dataset;
 pub mod files;
+pub mod finding;
 pub mod forms;
 pub mod json;
 pub mod length;
@@ -23,5 +27,5 @@ pub mod xlam;
 
 pub use dataset::{Dataset, load_dataset, load_rows, train_test_split};
 pub use length::{MaxLength, Overlong};
-pub use rows::{Origin, Row, RowContent, RowOptions, row_warnings};
+pub use rows::{Origin, Row, RowContent, RowOptions};
 pub use tools::load_tools;

@@ -6,8 +6,9 @@ use serde_json::{Map, Value, json};
 
 use super::calls::modernise;
 use super::forms::{self, Converted, Fields, Form, read_list};
+use super::json;
 use super::messages::normalize_messages;
-use super::tools::{dropped_property_warnings, normalize_tools, tool_name};
+use super::tools::{normalize_tools, tool_name};
 use crate::error::{Context, Result};
 use crate::{bail, err};
 
@@ -64,6 +65,8 @@ pub struct RowOptions {
     pub system: Option<String>,
     /// A field's name, and that of the dataset's column which is taken for it.
     pub columns: Vec<(String, String)>,
+    /// Take a tool's response that is the JSON text of an object for that object.
+    pub parse_tool_responses: bool,
 }
 
 impl Row {
@@ -109,25 +112,6 @@ impl Row {
             RowContent::Text { .. } => Vec::new(),
         }
     }
-}
-
-/// What a user should know about `rows` before training on them: tool properties that the template leaves out (of
-/// the first hundred distinct lists of tools), and a mix of rows that call themselves `train` and something else.
-pub fn row_warnings(rows: &[Row]) -> Vec<String> {
-    let mut warnings = Vec::new();
-    let mut seen: Vec<&[Value]> = Vec::new();
-    for row in rows {
-        if let RowContent::Chat { tools, .. } = &row.content
-            && seen.len() < 100
-            && !seen.contains(&&tools[..])
-        {
-            seen.push(tools);
-            warnings.extend(dropped_property_warnings(tools));
-        }
-    }
-    warnings.extend(mixed_splits(rows));
-    warnings.dedup();
-    warnings
 }
 
 /// A warning about rows that call themselves `train` and something else.
@@ -222,6 +206,9 @@ fn chat_row(
     };
     let mut prompt_messages = modern.prompt_messages;
     let mut messages = normalize_messages(modern.messages)?;
+    if options.parse_tool_responses {
+        messages.iter_mut().for_each(parse_tool_response);
+    }
     let has_system = matches!(messages[0]["role"].as_str(), Some("system" | "developer"));
     let tutorials = (modern.lost_system || needs_system && !tools.is_empty()).then_some(TUTORIAL_SYSTEM);
     if let Some(system) = options.system.as_deref().or(tutorials).filter(|_| !has_system) {
@@ -230,6 +217,15 @@ fn chat_row(
     }
     let form = Form { fields, calls: modern.style, wrote_out_schemas };
     Ok((RowContent::Chat { messages, tools, prompt_messages }, form))
+}
+
+/// Most datasets give a tool's response as text, which the template writes as one quoted string.
+fn parse_tool_response(message: &mut Value) {
+    if message["role"] == "tool"
+        && let Some(object @ Value::Object(_)) = message["content"].as_str().and_then(|text| json::parse(text).ok())
+    {
+        message["content"] = object;
+    }
 }
 
 fn tutorial_row(row: &Map<String, Value>, options: &RowOptions) -> Result<RowContent> {

@@ -1,5 +1,6 @@
 //! Tests of `engine::data`: from dataset files to token ids.
 
+mod check;
 mod control;
 #[path = "../damage/mod.rs"]
 mod damage;
