@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use crate::chat::tokenizer::ChatTokenizer;
 use crate::cli::args::CheckArgs;
 use crate::cli::out::{print, say};
+use crate::cli::slow::Slow;
 use crate::data::check::{summary, without_calls};
 use crate::data::dataset::{Dataset, read_dataset};
 use crate::data::finding::{Finding, Problem};
@@ -38,7 +39,9 @@ pub fn run(args: &CheckArgs) -> Result<()> {
     if let Some(model) = &args.model {
         let tokenizer = ChatTokenizer::load(resolve_model(model)?.folder())?;
         for (name, rows) in [("training", &train.rows), ("evaluation", &eval.rows)] {
-            let tokenized = Tokenized::new(rows, &tokenizer, &example_options);
+            let progress = Slow::new("tokenizing", rows.len());
+            let tokenized = Tokenized::new(rows, &tokenizer, &example_options, || progress.count());
+            progress.finish();
             facts += &length_facts(name, &tokenized);
             findings.extend(tokenized.findings);
         }

@@ -23,6 +23,7 @@ mod preview;
 pub mod progress;
 mod score;
 mod signals;
+mod slow;
 mod train;
 
 use args::{Cli, Command};

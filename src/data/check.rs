@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
 
 use serde_json::Value;
 
@@ -17,11 +18,14 @@ use super::tools::tool_name;
 pub fn check_rows(rows: &[Row]) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut lists: HashSet<&[Value]> = HashSet::new();
+    let mut last: Option<&Arc<Vec<Value>>> = None;
     let mut tools_seen: HashSet<&Value> = HashSet::new();
     let mut rows_seen: HashMap<u64, Vec<&Row>> = HashMap::new();
     for row in rows {
         if let RowContent::Chat { messages, tools, .. } = &row.content {
-            if lists.insert(tools) {
+            let is_last = last.is_some_and(|last| Arc::ptr_eq(last, tools));
+            last = Some(tools);
+            if !is_last && lists.insert(tools) {
                 duplicate_tools(row, tools, &mut findings);
                 for tool in tools.iter().filter(|tool| tools_seen.insert(tool)) {
                     check_tool(tool, &mut |problem, text| findings.push(Finding::new(&row.origin, problem, text)));

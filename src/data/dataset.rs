@@ -4,9 +4,11 @@ use std::cell::Cell;
 use std::collections::{BTreeMap, HashSet};
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::sync::Arc;
 
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
+use serde_json::Value;
 
 use super::calls::CallStyle;
 #[cfg(feature = "hub")]
@@ -14,7 +16,7 @@ pub use super::files::fetch_dataset;
 pub use super::files::{Picked, pick_files};
 use super::files::{locate, name_and_split, other_split};
 use super::read::{Sink, read_file};
-use super::rows::{Row, RowOptions};
+use super::rows::{Row, RowContent, RowOptions};
 use super::tools::WROTE_OUT;
 use crate::error::{Error, Kind, Result};
 use crate::{bail, err};
@@ -93,15 +95,28 @@ pub fn load_row(source: &str, number: usize, options: &RowOptions) -> Result<Row
 fn collect(source: &str, options: &RowOptions) -> Result<Dataset> {
     let mut dataset = Dataset::default();
     let Dataset { rows, notes, bad } = &mut dataset;
+    let mut last = None;
     each_row(source, options, notes, |row| {
         match row {
-            Ok(row) => rows.push(row),
+            Ok(mut row) => {
+                share_tools(&mut row, &mut last);
+                rows.push(row);
+            }
             Err(error) => bad.add(error),
         }
         ControlFlow::Continue(())
     })?;
     notes.extend(form_notes(source, rows));
     Ok(dataset)
+}
+
+/// Gives a row the `last` row's list of tools if its own is the same: most of a dataset's memory would be copies of it.
+fn share_tools(row: &mut Row, last: &mut Option<Arc<Vec<Value>>>) {
+    let RowContent::Chat { tools, .. } = &mut row.content else { return };
+    match last {
+        Some(last) if *last == *tools => *tools = last.clone(),
+        _ => *last = Some(tools.clone()),
+    }
 }
 
 /// Gives `take` the rows of all files of `source`, until it has enough.

@@ -1,6 +1,7 @@
 //! Dataset rows in every form that TRL, the FunctionGemma tutorial and others use, brought into one shape.
 
 use std::fmt;
+use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
@@ -51,7 +52,8 @@ pub struct Row {
 pub enum RowContent {
     /// `messages` in OpenAI form with call arguments as objects; `tools` as `{"type": "function", "function": {..}}`.
     /// `prompt_messages`: how many of the messages are the prompt, where the row says so.
-    Chat { messages: Vec<Value>, tools: Vec<Value>, prompt_messages: Option<usize> },
+    /// Rows of one dataset share a list of tools that stays the same.
+    Chat { messages: Vec<Value>, tools: Arc<Vec<Value>>, prompt_messages: Option<usize> },
     /// `text` alone, or a `prompt` and the `text` that completes it. Control tokens in it are control tokens.
     Text { prompt: Option<String>, text: String },
 }
@@ -216,7 +218,7 @@ fn chat_row(
         prompt_messages = prompt_messages.map(|count| count + 1);
     }
     let form = Form { fields, calls: modern.style, wrote_out_schemas };
-    Ok((RowContent::Chat { messages, tools, prompt_messages }, form))
+    Ok((RowContent::Chat { messages, tools: tools.into(), prompt_messages }, form))
 }
 
 /// Most datasets give a tool's response as text, which the template writes as one quoted string.
@@ -247,5 +249,5 @@ fn tutorial_row(row: &Map<String, Value>, options: &RowOptions) -> Result<RowCon
         json!({"role": "user", "content": field("user_content")?}),
         json!({"role": "assistant", "tool_calls": [{"type": "function", "function": call}]}),
     ])?;
-    Ok(RowContent::Chat { messages, tools, prompt_messages: None })
+    Ok(RowContent::Chat { messages, tools: tools.into(), prompt_messages: None })
 }

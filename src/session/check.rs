@@ -31,9 +31,9 @@ pub struct Tokenized {
 }
 
 impl Tokenized {
-    /// Renders and tokenizes all rows.
-    pub fn new(rows: &[Row], tokenizer: &ChatTokenizer, options: &ExampleOptions) -> Self {
-        let found: Vec<_> = rows.par_iter().map(|row| look(row, tokenizer, options)).collect();
+    /// Renders and tokenizes all rows on all cores; `done` is called after each.
+    pub fn new(rows: &[Row], tokenizer: &ChatTokenizer, options: &ExampleOptions, done: impl Fn() + Sync) -> Self {
+        let found: Vec<_> = rows.par_iter().map(|row| look(row, tokenizer, options)).inspect(|_| done()).collect();
         let mut lengths: Vec<usize> = found.iter().filter_map(|(length, _)| *length).collect();
         lengths.sort_unstable();
         Self { findings: found.into_iter().filter_map(|(_, finding)| finding).collect(), lengths }
@@ -76,7 +76,7 @@ fn look(row: &Row, tokenizer: &ChatTokenizer, options: &ExampleOptions) -> (Opti
 fn control_tokens(row: &Row) -> Option<Finding> {
     let RowContent::Chat { messages, tools, .. } = &row.content else { return None };
     let mut found = Vec::new();
-    messages.iter().chain(tools).for_each(|value| collect(value, &mut found));
+    messages.iter().chain(&**tools).for_each(|value| collect(value, &mut found));
     if found.is_empty() {
         return None;
     }

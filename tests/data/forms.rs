@@ -12,7 +12,7 @@ fn read(value: Value) -> engine::error::Result<Row> {
 
 fn chat(value: Value) -> (Vec<Value>, Vec<Value>) {
     match read(value).unwrap().content {
-        RowContent::Chat { messages, tools, .. } => (messages, tools),
+        RowContent::Chat { messages, tools, .. } => (messages, tools.to_vec()),
         other => panic!("not a chat: {other:?}"),
     }
 }

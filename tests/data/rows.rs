@@ -11,7 +11,7 @@ fn read(value: Value, options: &RowOptions) -> engine::error::Result<Row> {
 
 fn chat(value: Value, options: &RowOptions) -> (Vec<Value>, Vec<Value>, Option<usize>) {
     match read(value, options).unwrap().content {
-        RowContent::Chat { messages, tools, prompt_messages } => (messages, tools, prompt_messages),
+        RowContent::Chat { messages, tools, prompt_messages } => (messages, tools.to_vec(), prompt_messages),
         other => panic!("not a chat: {other:?}"),
     }
 }

@@ -150,3 +150,18 @@ fn a_call_of_a_tool_that_is_not_declared_is_refused_with_a_hint() {
     assert!(none.contains("hint: give them with `--tools FILE`"), "{none}");
     assert!(report(folder.path().join("b.jsonl")).contains("`f`, which is not among the tools `g`"));
 }
+
+#[test]
+fn rows_share_a_list_of_tools_that_stays_the_same() {
+    let row = |tool: &str| {
+        format!(r#"{{"messages": [{{"role": "user", "content": "q"}}], "tools": [{{"name": "{tool}"}}]}}"#)
+    };
+    let folder = folder(&[("a.jsonl", &[row("f"), row("f"), row("g")].join("\n"))]);
+    let rows = load(folder.path().join("a.jsonl")).unwrap().rows;
+    let tools = |i: usize| match &rows[i].content {
+        RowContent::Chat { tools, .. } => tools,
+        other => panic!("not a chat: {other:?}"),
+    };
+    assert!(std::sync::Arc::ptr_eq(tools(0), tools(1)));
+    assert_eq!((rows[1].tool_names(), rows[2].tool_names()), (vec!["f"], vec!["g"]));
+}
