@@ -10,7 +10,7 @@ use engine::train::{options::TrainOptions, schedule::ScheduleKind};
 
 fn main() -> Result<()> {
     let (tools, _) = load_tools("examples/quickstart/tools.json")?;
-    let rows = RowOptions { tools: Some(tools), system: None };
+    let rows = RowOptions { tools: Some(tools), ..Default::default() };
     let train = load_rows("examples/quickstart/train.jsonl", &rows)?;
     let test = load_rows("examples/quickstart/test.jsonl", &rows)?;
 

@@ -94,6 +94,17 @@ impl Error {
         Self { message: message.into(), hint, kind, source: Some(Box::new(self)) }
     }
 
+    /// What the user can do about it, if that is known.
+    pub fn advice(&self) -> Option<&str> {
+        self.hint.as_deref()
+    }
+
+    /// Message and causes on one line, for a list of failures.
+    pub fn line(&self) -> String {
+        let causes = std::iter::successors(std::error::Error::source(self), |error| error.source());
+        std::iter::once(self.message.clone()).chain(causes.map(ToString::to_string)).collect::<Vec<_>>().join(": ")
+    }
+
     /// What sort of failure it is.
     pub fn kind(&self) -> Kind {
         self.kind

@@ -8,6 +8,8 @@ use clap::builder::BoolishValueParser;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 
+pub use super::data_args::{CheckArgs, OverlongArg, RowArgs};
+use super::numbers::{below_one, positive, positive_number, rate};
 use crate::session::DeviceName;
 use crate::train::schedule::ScheduleKwargs;
 
@@ -53,6 +55,10 @@ pub enum Command {
         /// The output folder of the run
         folder: PathBuf,
     },
+    /// Check a dataset before a run: calls that break their tool's schema, tools that the model sees garbled, duplicates
+    #[command(after_help = "Example:
+  engine check --model trained --dataset train.jsonl --eval-dataset test.jsonl --tools tools.json")]
+    Check(CheckArgs),
     /// Convert a GGUF file to a Hugging Face folder
     #[command(after_help = "Example:
   engine import --gguf gemma-3-270m-Q4_K_M.gguf --tokenizer functiongemma-270m-it --output model")]
@@ -97,18 +103,6 @@ pub enum DtypeArg {
 pub enum SaveDtypeArg {
     F32,
     Bf16,
-}
-
-/// What happens to a row longer than `--max-length`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum OverlongArg {
-    /// Stop before anything is trained
-    Error,
-    /// Keep the first tokens
-    Truncate,
-    /// Leave the row out
-    Drop,
 }
 
 /// What the learning rate does after the warm-up.
@@ -232,34 +226,6 @@ pub struct ModelArgs {
     pub bf16: Option<bool>,
 }
 
-/// How rows become examples.
-#[derive(Clone, Debug, Args, Serialize)]
-#[command(next_help_heading = "Data")]
-pub struct RowArgs {
-    /// Jinja file with a chat template in the place of the model's own
-    #[arg(long, value_name = "FILE")]
-    pub chat_template_path: Option<PathBuf>,
-    /// JSON file with tool declarations, for rows that have none of their own
-    #[arg(long, value_name = "FILE")]
-    pub tools: Option<PathBuf>,
-    /// Developer message (system prompt) for rows that have none
-    #[arg(long, value_name = "TEXT")]
-    pub system: Option<String>,
-    /// Maximum tokens per row
-    #[arg(long, value_name = "N", default_value_t = 1024, value_parser = positive)]
-    pub max_length: u64,
-    /// What to do with a row that has more
-    #[arg(long, value_name = "WHAT", value_enum, default_value = "error")]
-    pub overlong: OverlongArg,
-    /// Compute the loss on the completion only: of a prompt/completion row the completion, of a chat the last answer
-    /// [default: true for prompt/completion rows, else false]
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", value_parser = BoolishValueParser::new())]
-    pub completion_only_loss: Option<bool>,
-    /// Compute the loss on the assistant's messages only, of every turn
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_value_t = false, default_missing_value = "true", value_parser = BoolishValueParser::new(), action = ArgAction::Set)]
-    pub assistant_only_loss: bool,
-}
-
 /// How answers are generated.
 #[derive(Clone, Debug, Args, Serialize)]
 #[command(next_help_heading = "Generation")]
@@ -284,7 +250,7 @@ pub struct TrainArgs {
     #[command(flatten)]
     #[serde(flatten)]
     pub model: ModelArgs,
-    /// Rows to train on: .jsonl, .json or .parquet file, a folder of them, or hub id
+    /// Rows to train on: .jsonl, .json, .csv or .parquet file, folder, pattern or hub id; several with commas
     #[arg(long, alias = "dataset-name", value_name = "DATASET", help_heading = "Data")]
     pub dataset: String,
     /// Rows to evaluate and score on; they are not trained on
@@ -296,6 +262,9 @@ pub struct TrainArgs {
     #[command(flatten)]
     #[serde(flatten)]
     pub rows: RowArgs,
+    /// Refuse to train on what `engine check` finds, errors and warnings
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_value_t = false, default_missing_value = "true", value_parser = BoolishValueParser::new(), action = ArgAction::Set, help_heading = "Data")]
+    pub strict: bool,
     /// Shuffle the rows anew in every epoch; false: keep the order of the file
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_value_t = true, default_missing_value = "true", value_parser = BoolishValueParser::new(), action = ArgAction::Set, help_heading = "Data")]
     pub shuffle: bool,
@@ -451,7 +420,7 @@ pub struct OptimizationArgs {
 pub struct EvalArgs {
     #[command(flatten)]
     pub model: ModelArgs,
-    /// Rows to score on: .jsonl, .json or .parquet file, a folder of them, or hub id
+    /// Rows to score on: .jsonl, .json, .csv or .parquet file, folder, pattern or hub id; several with commas
     #[arg(long, value_name = "DATASET", help_heading = "Data")]
     pub dataset: String,
     #[command(flatten)]
@@ -491,7 +460,7 @@ pub struct PreviewArgs {
     /// Folder with the tokenizer and the chat template (weights are not needed), or hub id
     #[arg(long, value_name = "MODEL", help_heading = "Model")]
     pub model: String,
-    /// Rows: .jsonl, .json or .parquet file, a folder of them, or hub id
+    /// Rows: .jsonl, .json, .csv or .parquet file, folder, pattern or hub id; several with commas
     #[arg(long, value_name = "DATASET", help_heading = "Data")]
     pub dataset: String,
     /// Number of the row to show, from 1
@@ -552,36 +521,6 @@ pub struct InfoArgs {
     pub model: Option<String>,
 }
 
-fn positive(text: &str) -> Result<u64, String> {
-    match text.parse() {
-        Ok(0) => Err("must be at least 1".into()),
-        Ok(n) => Ok(n),
-        Err(_) => Err("not a whole number".into()),
-    }
-}
-
-fn rate(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(x) if x >= 0.0 && x.is_finite() => Ok(x),
-        Ok(_) => Err("must be a finite number that is not negative".into()),
-        Err(_) => Err("not a number".into()),
-    }
-}
-
 fn schedule_kwargs(text: &str) -> Result<ScheduleKwargs, String> {
     ScheduleKwargs::parse(text).map_err(|error| error.to_string())
-}
-
-fn below_one(text: &str) -> Result<f64, String> {
-    match rate(text)? {
-        x if x < 1.0 => Ok(x),
-        _ => Err("must be below 1".into()),
-    }
-}
-
-fn positive_number(text: &str) -> Result<f64, String> {
-    match rate(text)? {
-        0.0 => Err("must be above 0".into()),
-        x => Ok(x),
-    }
 }

@@ -3,11 +3,10 @@
 use std::path::Path;
 
 use crate::cli::args::{EvalArgs, LogFormat};
-use crate::cli::options::explain_device;
+use crate::cli::options::{explain_device, load};
 use crate::cli::out::{print, result};
 use crate::cli::score::{examples, open, score, stdout_width};
 use crate::cli::signals;
-use crate::data::dataset::load_rows;
 use crate::err;
 use crate::error::{Kind, Result};
 use crate::eval::table::{examples_table, score_table};
@@ -18,7 +17,7 @@ pub fn run(args: &EvalArgs) -> Result<()> {
         require_folder(path)?;
     }
     let device = args.model.open_device()?;
-    let rows = load_rows(&args.dataset, &args.rows.row_options()?)?;
+    let rows = load(&args.dataset, &args.rows.row_options()?)?;
     let checkpoint = open(&args.model.model, &args.rows)?;
     let examples = if args.loss { examples(&checkpoint, &rows, &args.rows, "evaluation")? } else { Vec::new() };
     let model = checkpoint.load(&device)?;

@@ -9,12 +9,15 @@ use clap::{CommandFactory, FromArgMatches};
 use crate::error::{Kind, Result};
 
 pub mod args;
+mod check;
 pub mod config_file;
+pub mod data_args;
 mod eval;
 mod generate;
 mod info;
 mod init;
 mod manual;
+mod numbers;
 pub mod options;
 mod out;
 mod preview;
@@ -22,6 +25,7 @@ pub mod progress;
 mod score;
 pub mod sft_config;
 mod signals;
+mod slow;
 pub mod spelling;
 mod train;
 
@@ -56,6 +60,7 @@ fn run() -> Result<()> {
         Command::Eval(args) => eval::run(&args),
         Command::Generate(args) => generate::run(&args),
         Command::Preview(args) => preview::run(&args),
+        Command::Check(args) => check::run(&args),
         Command::Import(args) => {
             let existing = options::existing(args.overwrite_output_dir, false);
             let dtype = args.save_dtype.into();

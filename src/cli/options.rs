@@ -3,9 +3,11 @@
 use crate::chat::tokenizer::LossOn;
 use crate::cli::args::*;
 use crate::cli::out::say;
+use crate::data::dataset::{Dataset, load_dataset};
+use crate::data::forms::COLUMNS;
 use crate::data::length::Overlong;
-use crate::data::rows::RowOptions;
-use crate::data::tools::load_tools;
+use crate::data::rows::{Row, RowOptions};
+use crate::data::tools::{WROTE_OUT, load_tools};
 use crate::device::DType;
 use crate::error::{Error, Result, printable};
 use crate::io::folder::Existing;
@@ -78,18 +80,59 @@ pub fn explain_device(device: &ComputeDevice) {
     }
 }
 
+/// The rows of a dataset. What they were taken for, and what was left out, goes to stderr.
+pub fn load(source: &str, options: &RowOptions) -> Result<Vec<Row>> {
+    let Dataset { rows, notes, .. } = load_dataset(source, options)?;
+    notes.iter().for_each(|note| say(&printable(note)));
+    Ok(rows)
+}
+
 impl RowArgs {
-    /// `--tools` and `--system`; warnings about the tools go to stderr.
+    /// What these flags add to rows; warnings about the tools go to stderr.
     pub fn row_options(&self) -> Result<RowOptions> {
+        self.options_with_warnings(|_| true)
+    }
+
+    /// [`row_options`](Self::row_options) for rows that are checked, which says most of these warnings of each tool.
+    pub fn row_options_to_check(&self) -> Result<RowOptions> {
+        self.options_with_warnings(|warning| warning.contains(WROTE_OUT))
+    }
+
+    fn options_with_warnings(&self, is_said: impl Fn(&str) -> bool) -> Result<RowOptions> {
         let tools = match &self.tools {
             None => None,
             Some(path) => {
                 let (tools, warnings) = load_tools(path)?;
-                warnings.iter().for_each(|w| say(&format!("warning: {}", printable(w))));
+                let said = warnings.iter().filter(|warning| is_said(warning));
+                said.for_each(|warning| say(&format!("warning: {}", printable(warning))));
                 Some(tools)
             }
         };
-        Ok(RowOptions { tools, system: self.system.clone() })
+        let (system, parse_tool_responses) = (self.system.clone(), self.parse_tool_responses);
+        Ok(RowOptions { tools, system, columns: self.columns()?, parse_tool_responses })
+    }
+
+    /// The pairs of `--column`.
+    fn columns(&self) -> Result<Vec<(String, String)>> {
+        let known = || format!("a field is one of `{}`", COLUMNS.join("`, `"));
+        let pair = |text: &String| match text.split_once('=') {
+            Some((field, column)) if COLUMNS.contains(&field) && !column.is_empty() => {
+                Ok((field.into(), column.into()))
+            }
+            Some((field, column)) if !column.is_empty() => {
+                Err(Error::usage(format!("`--column {text}`: there is no field `{field}`")).hint(known()))
+            }
+            _ => Err(Error::usage(format!("`--column {text}` is no NAME=COLUMN"))
+                .hint("for example `--column user_content=question`")),
+        };
+        let mut columns: Vec<(String, String)> = Vec::new();
+        for text in &self.column {
+            let (field, column) = pair(text)?;
+            // As with other flags, the last one wins.
+            columns.retain(|(known, _)| *known != field);
+            columns.push((field, column));
+        }
+        Ok(columns)
     }
 
     /// How rows become examples.

@@ -5,28 +5,29 @@ use std::io::IsTerminal;
 use crate::chat::preview::{id_lines, preview};
 use crate::chat::tokenizer::ChatTokenizer;
 use crate::cli::args::PreviewArgs;
-use crate::cli::out::print;
-use crate::data::dataset::load_rows;
+use crate::cli::out::{print, say};
+use crate::data::dataset::load_row;
+use crate::data::length::MaxLength;
 use crate::err;
-use crate::error::{Kind, Result};
+use crate::error::{Kind, Result, printable};
 use crate::io::source::resolve_model;
 use crate::session::examples::default_loss;
 
 pub fn run(args: &PreviewArgs) -> Result<()> {
-    let rows = load_rows(&args.dataset, &args.rows.row_options()?)?;
-    let row = rows
-        .get(args.row as usize - 1)
-        .ok_or_else(|| err!("there is no row {}: `{}` has {} rows", args.row, args.dataset, rows.len()))
-        .map_err(|error| error.of_kind(Kind::Data))?;
+    let row = load_row(&args.dataset, args.row as usize, &args.rows.row_options()?)?;
     let mut tokenizer = ChatTokenizer::load(resolve_model(&args.model)?.folder())?;
     if let Some(path) = &args.rows.chat_template_path {
         tokenizer = tokenizer.with_template(path)?;
     }
-    let loss = args.rows.example_options()?.loss.unwrap_or_else(|| default_loss(row));
-    let example = tokenizer.example(row, loss)?;
-    let mut text = format!("{}\n", preview(&example, &tokenizer, std::io::stdout().is_terminal()));
+    let options = args.rows.example_options()?;
+    let example = tokenizer.example(&row, options.loss.unwrap_or_else(|| default_loss(&row)))?;
+    let limit = MaxLength { max_length: options.max_length, policy: options.overlong };
+    let (examples, too_long) = limit.apply(vec![example]).map_err(|error| error.or_kind(Kind::Data))?;
+    too_long.iter().for_each(|line| say(&printable(line)));
+    let example = examples.first().ok_or_else(|| err!("internal: no example of the row is left"))?;
+    let mut text = format!("{}\n", preview(example, &tokenizer, std::io::stdout().is_terminal()));
     if args.ids {
-        text += &id_lines(&example, &tokenizer);
+        text += &id_lines(example, &tokenizer);
     }
     print(&text)
 }

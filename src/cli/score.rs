@@ -5,6 +5,7 @@ use crate::cli::args::{GenerationArgs, RowArgs};
 use crate::cli::out::say;
 use crate::cli::progress::Progress;
 use crate::cli::signals;
+use crate::cli::slow::Slow;
 use crate::data::rows::Row;
 use crate::error::{Result, printable};
 use crate::eval::report::Report;
@@ -42,7 +43,10 @@ pub fn open(model: &str, rows: &RowArgs) -> Result<Checkpoint> {
 
 /// The examples of `rows`; what should be known about them goes to stderr.
 pub fn examples(checkpoint: &Checkpoint, rows: &[Row], args: &RowArgs, name: &str) -> Result<Vec<Example>> {
-    let Examples { examples, warnings, too_long } = Examples::new(checkpoint, rows, &args.example_options()?)?;
+    let progress = Slow::new("tokenizing", rows.len());
+    let examples = Examples::counted(checkpoint, rows, &args.example_options()?, || progress.count());
+    progress.finish();
+    let Examples { examples, warnings, too_long } = examples?;
     warnings.iter().for_each(|w| say(&format!("warning: {}", printable(w))));
     too_long.iter().for_each(|line| say(&format!("{name}: {}", printable(line))));
     Ok(examples)

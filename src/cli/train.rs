@@ -11,12 +11,14 @@ use serde::Serialize;
 use crate::batch::Example;
 use crate::chat::preview::{pieces, preview};
 use crate::cli::args::{LogFormat, ReportTo, ScoreArg, TrainArgs};
-use crate::cli::options::{existing, explain_device};
+use crate::cli::check;
+use crate::cli::numbers::counted;
+use crate::cli::options::{existing, explain_device, load};
 use crate::cli::out::{line, print, result, say};
 use crate::cli::progress::Progress;
 use crate::cli::score::{examples, open, score, stdout_width};
 use crate::cli::signals;
-use crate::data::dataset::{load_rows, train_test_split};
+use crate::data::dataset::train_test_split;
 use crate::data::rows::Row;
 use crate::device::{Device, Purpose};
 use crate::error::{Context, Error, Kind, Result};
@@ -129,11 +131,6 @@ fn warn_of(result: Result<()>) {
     }
 }
 
-/// `1 step`, `2 steps`.
-fn counted(count: usize, what: &str) -> String {
-    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
-}
-
 /// What becomes of an earlier run in the output folder.
 fn mode(args: &TrainArgs) -> Existing {
     existing(args.overwrite_output_dir, args.resume_from_checkpoint.is_some())
@@ -141,13 +138,14 @@ fn mode(args: &TrainArgs) -> Existing {
 
 impl<'a> Job<'a> {
     fn prepare(args: &'a TrainArgs) -> Result<(Self, Checkpoint)> {
-        let row_options = args.rows.row_options()?;
-        let rows = load_rows(&args.dataset, &row_options)?;
+        let row_options = args.rows.row_options_to_check()?;
+        let rows = load(&args.dataset, &row_options)?;
         let (train_rows, eval_rows) = match (&args.eval_dataset, args.test_size) {
-            (Some(eval), _) => (rows, load_rows(eval, &row_options)?),
+            (Some(eval), _) => (rows, load(eval, &row_options)?),
             (None, Some(size)) => train_test_split(rows, size, args.shuffle, args.generation.seed)?,
             (None, None) => (rows, Vec::new()),
         };
+        check::warn(&train_rows, &eval_rows, args.strict)?;
         let checkpoint = open(&args.model.model, &args.rows)?;
         let train = examples(&checkpoint, &train_rows, &args.rows, "training")?;
         let eval = examples(&checkpoint, &eval_rows, &args.rows, "evaluation")?;

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use serde_json::{Map, Value};
 
+use super::json;
 use crate::error::{Context, Result};
 use crate::{bail, err};
 
@@ -106,8 +107,9 @@ fn normalize_call(call: Value) -> Result<Value> {
 fn parse_arguments(name: &str, arguments: Option<&Value>) -> Result<Value> {
     let parsed = match arguments {
         None | Some(Value::Null) => Value::Object(Map::new()),
-        Some(Value::String(text)) => serde_json::from_str(text)
-            .map_err(|error| err!("the arguments of `{name}` are a string that is not JSON: {error}"))?,
+        Some(Value::String(text)) => json::parse(text).map_err(|error| {
+            err!("the arguments of `{name}` are a string that is not JSON: {}", json::reason(&error))
+        })?,
         Some(other) => other.clone(),
     };
     if !parsed.is_object() {

@@ -1,48 +1,55 @@
 //! Rows of a parquet file, with the null padding of Arrow's schemas taken out.
 
+use std::ops::ControlFlow;
+
 use serde_json::Value;
 
+#[cfg(feature = "parquet")]
 use super::rows::{Row, RowOptions};
 use crate::error::Result;
 
-/// Rows of the parquet file `file`; see [`without_padding`].
+/// Gives the rows of the parquet file `file` to `each` until it has enough; see [`without_padding`].
 ///
 /// # Errors
-/// Names the file and the row; says so when the engine was built without parquet.
+/// Names the file; says so when the engine was built without parquet.
 #[cfg(not(feature = "parquet"))]
-pub fn read_rows(file: &str, _options: &RowOptions) -> Result<Vec<Row>> {
+pub fn read_values(file: &str, _each: &mut dyn FnMut(Value) -> Result<ControlFlow<()>>) -> Result<()> {
     Err(crate::err!("`{file}` cannot be read: this engine was built without parquet")
         .hint("build with `--features parquet`, or convert the file to JSON lines"))
 }
 
-/// Rows of the parquet file `file`; see [`without_padding`].
+/// Gives the rows of the parquet file `file` to `each` until it has enough; see [`without_padding`].
 ///
 /// # Errors
-/// Names the file and the row; says so when the engine was built without parquet.
+/// Names the file; says so when the engine was built without parquet.
 #[cfg(feature = "parquet")]
-pub fn read_rows(file: &str, options: &RowOptions) -> Result<Vec<Row>> {
+pub fn read_values(file: &str, each: &mut dyn FnMut(Value) -> Result<ControlFlow<()>>) -> Result<()> {
     use crate::error::Context;
     let bytes = std::fs::read(file).context(|| format!("cannot read `{file}`"))?;
-    parse_rows(bytes, file, options)
+    parse_values(bytes, file, each)
 }
 
-/// [`read_rows`] of the contents of a file. Whatever they are, this neither panics nor takes more memory than some thousand
-/// times their size.
+/// The rows of the contents of a file. Whatever they are, this neither panics nor takes more memory than some thousand times
+/// their size.
 ///
 /// # Errors
-/// As [`read_rows`].
+/// Names the file and the first bad row.
 #[cfg(feature = "parquet")]
 pub fn parse_rows(bytes: Vec<u8>, file: &str, options: &RowOptions) -> Result<Vec<Row>> {
-    use super::parquet_pages::unpack;
     use super::rows::Origin;
-    let failed = || format!("cannot read `{file}`");
     let mut rows = Vec::new();
-    let mut add = |value| {
-        rows.push(Row::from_json(without_padding(value), Origin::new(file, rows.len() + 1), options)?);
-        Ok(())
-    };
-    crate::foreign::caught(failed, || unpack(bytes.into(), file, &mut add))??;
+    parse_values(bytes, file, &mut |value| {
+        rows.push(Row::from_json(value, Origin::new(file, rows.len() + 1), options)?);
+        Ok(ControlFlow::Continue(()))
+    })?;
     Ok(rows)
+}
+
+#[cfg(feature = "parquet")]
+fn parse_values(bytes: Vec<u8>, file: &str, each: &mut dyn FnMut(Value) -> Result<ControlFlow<()>>) -> Result<()> {
+    let failed = || format!("cannot read `{file}`");
+    let mut unpadded = |value| each(without_padding(value));
+    crate::foreign::caught(failed, || super::parquet_pages::unpack(bytes.into(), file, &mut unpadded))?
 }
 
 /// `value` without the nulls that a columnar schema forces on rows.

@@ -1,5 +1,7 @@
 //! Rows of a parquet file, through pages that are looked at before the crate unpacks them.
 
+use std::ops::ControlFlow;
+
 use ::parquet::basic::{Compression, Encoding, Type};
 use ::parquet::column::page::{Page, PageMetadata, PageReader};
 use ::parquet::errors::{ParquetError, Result as ParquetResult};
@@ -16,14 +18,14 @@ use crate::device::room;
 use crate::err;
 use crate::error::{Context, Error, Result};
 
-/// Calls `each` with every row of the parquet file `bytes`.
+/// Calls `each` with the rows of the parquet file `bytes`, until it has enough.
 ///
 /// # Errors
 /// As `each`, or the file is broken or absurd.
 ///
 /// # Panics
 /// Where the crate does.
-pub(super) fn unpack(bytes: Bytes, file: &str, each: &mut dyn FnMut(Value) -> Result<()>) -> Result<()> {
+pub(super) fn unpack(bytes: Bytes, file: &str, each: &mut dyn FnMut(Value) -> Result<ControlFlow<()>>) -> Result<()> {
     let refused = |error: ParquetError| refused(file, &error);
     check_footer(&bytes).context(|| format!("cannot read `{file}`"))?;
     let reader = SerializedFileReader::new(bytes.clone()).map_err(refused)?;
@@ -34,7 +36,10 @@ pub(super) fn unpack(bytes: Bytes, file: &str, each: &mut dyn FnMut(Value) -> Re
         let checked = Checked { group: &*group, bytes: &bytes };
         checked.check(file, &mut left)?;
         for row in RowIter::from_row_group(None, &checked).map_err(refused)? {
-            each(decoder.group(&row.map_err(refused)?).context(|| format!("cannot read `{file}`"))?)?;
+            let row = decoder.group(&row.map_err(refused)?).context(|| format!("cannot read `{file}`"))?;
+            if each(row)?.is_break() {
+                return Ok(());
+            }
         }
     }
     Ok(())

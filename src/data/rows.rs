@@ -1,11 +1,15 @@
-//! Dataset rows in every form that TRL and the FunctionGemma tutorial use, brought into one shape.
+//! Dataset rows in every form that TRL, the FunctionGemma tutorial and others use, brought into one shape.
 
 use std::fmt;
+use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
+use super::calls::modernise;
+use super::forms::{self, Converted, Fields, Form, read_list};
+use super::json;
 use super::messages::normalize_messages;
-use super::tools::{dropped_property_warnings, normalize_tools, tool_name};
+use super::tools::{normalize_tools, tool_name};
 use crate::error::{Context, Result};
 use crate::{bail, err};
 
@@ -37,16 +41,19 @@ impl fmt::Display for Origin {
 pub struct Row {
     pub origin: Origin,
     pub content: RowContent,
+    /// What it was written as.
+    pub form: Form,
     /// What the row says of itself in `metadata` or `split` (mobile-actions: `train` or `eval`).
     pub split: Option<String>,
 }
 
 /// A conversation to be rendered by the chat template, or text that is used as it is.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Hash)]
 pub enum RowContent {
     /// `messages` in OpenAI form with call arguments as objects; `tools` as `{"type": "function", "function": {..}}`.
     /// `prompt_messages`: how many of the messages are the prompt, where the row says so.
-    Chat { messages: Vec<Value>, tools: Vec<Value>, prompt_messages: Option<usize> },
+    /// Rows of one dataset share a list of tools that stays the same.
+    Chat { messages: Vec<Value>, tools: Arc<Vec<Value>>, prompt_messages: Option<usize> },
     /// `text` alone, or a `prompt` and the `text` that completes it. Control tokens in it are control tokens.
     Text { prompt: Option<String>, text: String },
 }
@@ -58,6 +65,10 @@ pub struct RowOptions {
     pub tools: Option<Vec<Value>>,
     /// Developer message of rows that have none.
     pub system: Option<String>,
+    /// A field's name, and that of the dataset's column which is taken for it.
+    pub columns: Vec<(String, String)>,
+    /// Take a tool's response that is the JSON text of an object for that object.
+    pub parse_tool_responses: bool,
 }
 
 impl Row {
@@ -66,9 +77,34 @@ impl Row {
     /// # Errors
     /// Names `file:line`: an unknown form, a missing field, an unknown role, arguments that are no object.
     pub fn from_json(value: Value, origin: Origin, options: &RowOptions) -> Result<Self> {
-        let content = read_content(&value, options).context(|| format!("bad row at `{origin}`"))?;
-        let split = value["metadata"].as_str().or(value["split"].as_str()).map(str::to_string);
-        Ok(Self { origin, content, split })
+        let place = || format!("bad row at `{origin}`");
+        let Value::Object(mut row) = value else {
+            return Err(err!("the row is not a JSON object").hint(forms::FORMS)).context(place);
+        };
+        rename(&mut row, &options.columns).context(place)?;
+        let (content, form) = read_content(&row, options).context(place)?;
+        let word = |key: &str| row.get(key).and_then(Value::as_str).map(str::to_string);
+        let split = word("metadata").or_else(|| word("split"));
+        Ok(Self { origin, content, form, split })
+    }
+
+    /// Refuses calls of tools that the row does not declare: a model that is trained on them learns to invent tools.
+    ///
+    /// # Errors
+    /// Names `file:line` and the call.
+    pub fn check_calls(&self) -> Result<()> {
+        let RowContent::Chat { messages, tools, .. } = &self.content else { return Ok(()) };
+        let calls = messages.iter().filter_map(|message| message["tool_calls"].as_array()).flatten();
+        let mut names = calls.filter_map(|call| call["function"]["name"].as_str());
+        let declared = |name: &str| tools.iter().any(|tool| tool_name(tool) == Some(name));
+        let Some(name) = names.find(|name| !declared(name)) else { return Ok(()) };
+        let error = if tools.is_empty() {
+            err!("the row calls `{name}` but declares no tools")
+                .hint("give them with `--tools FILE`, or as the row's `tools`")
+        } else {
+            err!("the row calls `{name}`, which is not among the tools `{}`", self.tool_names().join("`, `"))
+        };
+        Err(error.context(format!("bad row at `{}`", self.origin)))
     }
 
     /// The names of the tools declared in this row.
@@ -80,97 +116,118 @@ impl Row {
     }
 }
 
-/// What a user should know about `rows` before training on them: tool properties that the template leaves out (of
-/// the first hundred distinct lists of tools), and a mix of rows that call themselves `train` and something else.
-pub fn row_warnings(rows: &[Row]) -> Vec<String> {
-    let mut warnings = Vec::new();
-    let mut seen: Vec<&[Value]> = Vec::new();
-    for row in rows {
-        if let RowContent::Chat { tools, .. } = &row.content
-            && seen.len() < 100
-            && !seen.contains(&&tools[..])
-        {
-            seen.push(tools);
-            warnings.extend(dropped_property_warnings(tools));
-        }
-    }
+/// A warning about rows that call themselves `train` and something else.
+pub fn mixed_splits(rows: &[Row]) -> Option<String> {
     let mut splits: Vec<&str> = rows.iter().filter_map(|row| row.split.as_deref()).collect();
     splits.sort_unstable();
     splits.dedup();
-    if splits.len() > 1 {
-        warnings.push(format!(
+    (splits.len() > 1).then(|| {
+        format!(
             "the rows call themselves `{}` and all of them are used; `:{}` after the dataset's name picks one kind",
             splits.join("`, `"),
             splits[splits.len() - 1]
-        ));
-    }
-    warnings.dedup();
-    warnings
+        )
+    })
 }
 
-fn read_content(value: &Value, options: &RowOptions) -> Result<RowContent> {
-    let Value::Object(row) = value else {
-        return Err(err!("the row is not a JSON object").hint(FORMS));
-    };
-    let has = |key: &str| row.get(key).is_some_and(|value| !value.is_null());
-    if has("messages") {
-        chat_row(row, read_list(&row["messages"], "messages")?, None, options)
-    } else if has("prompt") || has("completion") {
-        prompt_row(row, options)
-    } else if has("text") {
-        let Some(text) = row["text"].as_str().filter(|text| !text.is_empty()) else {
-            bail!("`text` is empty or not a string")
+/// Gives columns the names of the fields that they are taken for.
+fn rename(row: &mut Map<String, Value>, columns: &[(String, String)]) -> Result<()> {
+    for (field, column) in columns {
+        let Some(value) = row.remove(column) else {
+            let known = row.keys().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(", ");
+            return Err(err!("the row has no `{column}`, which `--column {field}={column}` asks for")
+                .hint(format!("the row has {known}")));
         };
-        Ok(RowContent::Text { prompt: None, text: text.into() })
-    } else if has("user_content") {
-        tutorial_row(row, options)
-    } else if row.is_empty() {
-        Err(err!("the row is empty").hint(FORMS))
-    } else {
-        let keys = row.keys().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(", ");
-        Err(err!("the row has {keys}, which is no known form").hint(FORMS))
+        if row.insert(field.clone(), value).is_some_and(|before| !before.is_null()) {
+            return Err(err!("the row has a `{field}` beside the `{column}` that `--column` takes for it")
+                .hint("leave out `--column`, or remove one of the two"));
+        }
     }
+    Ok(())
 }
 
-const FORMS: &str = "a row is {\"messages\", \"tools\"}, {\"prompt\", \"completion\"}, {\"text\"} \
-                     or {\"user_content\", \"tool_name\", \"tool_arguments\"}";
+fn read_content(row: &Map<String, Value>, options: &RowOptions) -> Result<(RowContent, Form)> {
+    let fields = Fields::of(row)?;
+    let plain = |content| (content, Form { fields, ..Form::default() });
+    let converted = match fields {
+        Fields::PromptCompletion => return prompt_row(row, options, fields),
+        Fields::Tutorial => return tutorial_row(row, options).map(plain),
+        Fields::Text => {
+            let Some(text) = row["text"].as_str().filter(|text| !text.is_empty()) else {
+                bail!("`text` is empty or not a string")
+            };
+            return Ok(plain(RowContent::Text { prompt: None, text: text.into() }));
+        }
+        Fields::Messages => {
+            let messages = read_list(&row["messages"], "messages")?;
+            let given = |key: &str| row.get(key).filter(|tools| !tools.is_null()).cloned();
+            // OpenAI called tools functions once.
+            Converted { messages, tools: given("tools").or_else(|| given("functions")), needs_system: false }
+        }
+        Fields::Xlam => forms::xlam(row)?,
+        Fields::ShareGpt => forms::sharegpt(row)?,
+        Fields::Alpaca => forms::alpaca(row)?,
+    };
+    chat_row(converted, None, options, fields)
+}
 
-fn prompt_row(row: &Map<String, Value>, options: &RowOptions) -> Result<RowContent> {
+fn prompt_row(row: &Map<String, Value>, options: &RowOptions, fields: Fields) -> Result<(RowContent, Form)> {
     let field = |key: &str| row.get(key).filter(|value| !value.is_null());
     let prompt = field("prompt").ok_or_else(|| err!("the row misses `prompt`"))?;
     let completion = field("completion").ok_or_else(|| err!("the row misses `completion`"))?;
     match (prompt, completion) {
         (Value::String(_), Value::String(text)) if text.is_empty() => bail!("`completion` is empty"),
         (Value::String(prompt), Value::String(text)) => {
-            Ok(RowContent::Text { prompt: Some(prompt.clone()), text: text.clone() })
+            let content = RowContent::Text { prompt: Some(prompt.clone()), text: text.clone() };
+            Ok((content, Form { fields, ..Form::default() }))
         }
         (Value::Array(prompt), Value::Array(completion)) => {
             if prompt.is_empty() || completion.is_empty() {
                 bail!("`prompt` and `completion` need at least one message each");
             }
-            chat_row(row, [&prompt[..], completion].concat(), Some(prompt.len()), options)
+            let messages = [&prompt[..], completion].concat();
+            let converted = Converted { messages, tools: field("tools").cloned(), needs_system: false };
+            chat_row(converted, Some(prompt.len()), options, fields)
         }
         _ => Err(err!("`prompt` and `completion` are neither two strings nor two lists of messages")),
     }
 }
 
+/// `prompt_messages`: how many of the messages are the prompt, where the row says so.
 fn chat_row(
-    row: &Map<String, Value>,
-    messages: Vec<Value>,
-    mut prompt_messages: Option<usize>,
+    converted: Converted,
+    prompt_messages: Option<usize>,
     options: &RowOptions,
-) -> Result<RowContent> {
-    let tools = match row.get("tools").filter(|tools| !tools.is_null()) {
-        Some(tools) => normalize_tools(tools)?,
-        None => options.tools.clone().unwrap_or_default(),
+    fields: Fields,
+) -> Result<(RowContent, Form)> {
+    let Converted { messages, tools, needs_system } = converted;
+    let modern = modernise(messages, prompt_messages)?;
+    let (tools, wrote_out_schemas) = match tools.or(modern.tools) {
+        Some(tools) => normalize_tools(&tools)?,
+        None => (options.tools.clone().unwrap_or_default(), false),
     };
-    let mut messages = normalize_messages(messages)?;
+    let mut prompt_messages = modern.prompt_messages;
+    let mut messages = normalize_messages(modern.messages)?;
+    if options.parse_tool_responses {
+        messages.iter_mut().for_each(parse_tool_response);
+    }
     let has_system = matches!(messages[0]["role"].as_str(), Some("system" | "developer"));
-    if let Some(system) = options.system.as_ref().filter(|_| !has_system) {
+    let tutorials = (modern.lost_system || needs_system && !tools.is_empty()).then_some(TUTORIAL_SYSTEM);
+    if let Some(system) = options.system.as_deref().or(tutorials).filter(|_| !has_system) {
         messages.insert(0, json!({"role": "developer", "content": system}));
         prompt_messages = prompt_messages.map(|count| count + 1);
     }
-    Ok(RowContent::Chat { messages, tools, prompt_messages })
+    let form = Form { fields, calls: modern.style, wrote_out_schemas };
+    Ok((RowContent::Chat { messages, tools: tools.into(), prompt_messages }, form))
+}
+
+/// Most datasets give a tool's response as text, which the template writes as one quoted string.
+fn parse_tool_response(message: &mut Value) {
+    if message["role"] == "tool"
+        && let Some(object @ Value::Object(_)) = message["content"].as_str().and_then(|text| json::parse(text).ok())
+    {
+        message["content"] = object;
+    }
 }
 
 fn tutorial_row(row: &Map<String, Value>, options: &RowOptions) -> Result<RowContent> {
@@ -192,14 +249,5 @@ fn tutorial_row(row: &Map<String, Value>, options: &RowOptions) -> Result<RowCon
         json!({"role": "user", "content": field("user_content")?}),
         json!({"role": "assistant", "tool_calls": [{"type": "function", "function": call}]}),
     ])?;
-    Ok(RowContent::Chat { messages, tools, prompt_messages: None })
-}
-
-/// A list that some datasets store as its JSON text.
-fn read_list(value: &Value, name: &str) -> Result<Vec<Value>> {
-    match value {
-        Value::Array(items) => Ok(items.clone()),
-        Value::String(text) => serde_json::from_str(text).context(|| format!("`{name}` is a string but no JSON list")),
-        _ => Err(err!("`{name}` is not a list")),
-    }
+    Ok(RowContent::Chat { messages, tools: tools.into(), prompt_messages: None })
 }

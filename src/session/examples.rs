@@ -5,7 +5,8 @@ use rayon::prelude::*;
 use crate::batch::Example;
 use crate::chat::tokenizer::LossOn;
 use crate::data::length::{MaxLength, Overlong};
-use crate::data::rows::{Row, RowContent, row_warnings};
+use crate::data::rows::{Row, RowContent, mixed_splits};
+use crate::err;
 use crate::error::{Error, Kind, Result};
 use crate::session::Checkpoint;
 
@@ -40,13 +41,32 @@ impl Examples {
     /// Tokenizes rows as `checkpoint` does.
     ///
     /// # Errors
-    /// A row that cannot be rendered or is too long, by `file:line`.
+    /// A row that cannot be rendered or is too long, by `file:line`; no row has a scored token (left).
     pub fn new(checkpoint: &Checkpoint, rows: &[Row], options: &ExampleOptions) -> Result<Self> {
+        Self::counted(checkpoint, rows, options, || {})
+    }
+
+    /// [`new`](Self::new) that calls `done` after each row, from whatever thread.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn counted(
+        checkpoint: &Checkpoint,
+        rows: &[Row],
+        options: &ExampleOptions,
+        done: impl Fn() + Sync,
+    ) -> Result<Self> {
         let example = |row| checkpoint.tokenizer.example(row, options.loss.unwrap_or_else(|| default_loss(row)));
         let limit = MaxLength { max_length: options.max_length, policy: options.overlong };
-        let examples: Result<Vec<Example>> = rows.par_iter().map(example).collect();
+        let examples: Result<Vec<Example>> = rows.par_iter().map(example).inspect(|_| done()).collect();
         let (examples, too_long) = examples.and_then(|e| limit.apply(e)).map_err(|e: Error| e.or_kind(Kind::Data))?;
-        Ok(Self { examples, warnings: row_warnings(rows), too_long })
+        let is_scored = |example: &Example| example.scored.iter().skip(1).any(|scored| *scored);
+        if !examples.is_empty() && !examples.iter().any(is_scored) {
+            return Err(err!("no example has a scored token, so that there is nothing to learn")
+                .hint("raise `--max-length`: answers come last and are cut off first")
+                .of_kind(Kind::Data));
+        }
+        Ok(Self { examples, warnings: mixed_splits(rows).into_iter().collect(), too_long })
     }
 }
 

@@ -5,6 +5,7 @@
 //! | [`devices`] | opens a device by its name |
 //! | [`Checkpoint`] | a model folder: its tokenizer and configs, its weights, saving |
 //! | [`Examples`] | rows as the loss sees them |
+//! | [`check`] | what would make a run on rows worthless, before it starts |
 //! | [`Run`] | a training run: prepare, step, finish; its [`State`] can be taken out and put back |
 //! | [`Saves`], [`SavedRun`] | checkpoints of a run on disk, and the final model; [`Identity`]: what a run that goes on must be of |
 //! | [`Observer`] | who is told what a run measures: `metrics.jsonl`, the plot, the terminal |
@@ -14,6 +15,7 @@
 //! was not taken, records to observers, failures as errors with a [kind](crate::error::Kind).
 
 pub mod about;
+pub mod check;
 pub mod checkpoint;
 pub mod devices;
 pub mod examples;

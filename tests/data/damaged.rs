@@ -3,8 +3,9 @@
 use engine::chat::control::{ControlTokens, Marks};
 use engine::chat::template::{ChatTemplate, FUNCTIONGEMMA_TEMPLATE};
 use engine::chat::tokenizer_file::TokenizerFile;
+use engine::data::check::check_rows;
 use engine::data::tools::{dropped_property_warnings, normalize_tools};
-use engine::data::{RowOptions, load_rows, row_warnings};
+use engine::data::{RowOptions, load_rows};
 use serde_json::{Value, json};
 
 use crate::damage::{each_damaged, seeds};
@@ -19,7 +20,7 @@ fn damaged_files_of_rows_are_refused_or_read() {
     let path = folder.path().join("rows.jsonl");
     each_damaged(seeds("rows"), CASES, |bytes| {
         std::fs::write(&path, bytes).unwrap();
-        let _ = load_rows(path.to_str().unwrap(), &RowOptions::default()).map(|rows| row_warnings(&rows));
+        let _ = load_rows(path.to_str().unwrap(), &RowOptions::default()).map(|rows| check_rows(&rows));
     });
 }
 
@@ -27,9 +28,9 @@ fn damaged_files_of_rows_are_refused_or_read() {
 fn damaged_tools_that_pass_pass_again_unchanged() {
     each_damaged(seeds("tools"), CASES, |bytes| {
         let value = serde_json::from_slice::<Value>(bytes).ok();
-        if let Some(tools) = value.and_then(|value| normalize_tools(&value).ok()) {
+        if let Some((tools, _)) = value.and_then(|value| normalize_tools(&value).ok()) {
             dropped_property_warnings(&tools);
-            assert_eq!(normalize_tools(&Value::Array(tools.clone())).unwrap(), tools);
+            assert_eq!(normalize_tools(&Value::Array(tools.clone())).unwrap().0, tools);
         }
     });
 }

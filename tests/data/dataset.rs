@@ -58,7 +58,7 @@ fn every_bad_file_is_refused_with_its_place_and_a_hint() {
         ("a.jsonl", b"{\"text\": \"a\"}\n{\"messages\": []}\n", "a.jsonl:2`"),
         ("a.jsonl", b"{\"text\": \"a\"}\n{\"text\": \"\xff\"}\n", "a.jsonl:2` is not UTF-8"),
         ("a.json", b"[{\"text\": \"a\"},\n]", "a.json:2` is not JSON"),
-        ("a.csv", b"text\na\n", "no .jsonl, .json or .parquet file"),
+        ("a.txt", b"text\na\n", "no .jsonl, .json, .csv or .parquet file"),
         ("a.parquet", b"PAR1", "a.parquet`"),
     ];
     for (name, content, expected) in cases {
@@ -137,7 +137,7 @@ fn files_are_picked_by_split_and_format() {
     assert_eq!(pick(&["constraint.jsonl", "training.txt"], None), Some((names(&["constraint.jsonl"]), false)));
     assert_eq!(
         pick_files(&names(&["mobile_train.jsonl"]), None).unwrap(),
-        Picked { files: names(&["mobile_train.jsonl"]), named_after_split: true }
+        Picked { files: names(&["mobile_train.jsonl"]), named_after_split: true, left_out: Vec::new() }
     );
 }
 

@@ -1,11 +1,13 @@
 //! Tests of `engine::data`: from dataset files to token ids.
 
+mod check;
 mod control;
 #[path = "../damage/mod.rs"]
 mod damage;
 mod damaged;
 mod dataset;
 mod forgery;
+mod forms;
 mod hostile;
 #[cfg(feature = "hub")]
 mod hub;
@@ -17,6 +19,8 @@ mod preview;
 mod python;
 mod real;
 mod rows;
+mod schema;
+mod sources;
 mod template;
 mod tiny;
 mod tokenizer;
@@ -53,6 +57,6 @@ fn tutorial_rows() -> Vec<Row> {
         tool("search_knowledge_base", "Search internal company documents, policies and project data."),
         tool("search_google", "Search public information."),
     ];
-    let options = RowOptions { tools: Some(tools), system: None };
+    let options = RowOptions { tools: Some(tools), ..Default::default() };
     load_rows(fixture("simple_tool_calling.jsonl").to_str().unwrap(), &options).unwrap()
 }

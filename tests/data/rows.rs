@@ -1,7 +1,8 @@
 //! Rows in all their forms, and bad ones.
 
 use engine::data::rows::TUTORIAL_SYSTEM;
-use engine::data::{Origin, Row, RowContent, RowOptions, load_tools, row_warnings};
+use engine::data::rows::mixed_splits;
+use engine::data::{Origin, Row, RowContent, RowOptions, load_tools};
 use serde_json::{Value, json};
 
 fn read(value: Value, options: &RowOptions) -> engine::error::Result<Row> {
@@ -10,7 +11,7 @@ fn read(value: Value, options: &RowOptions) -> engine::error::Result<Row> {
 
 fn chat(value: Value, options: &RowOptions) -> (Vec<Value>, Vec<Value>, Option<usize>) {
     match read(value, options).unwrap().content {
-        RowContent::Chat { messages, tools, prompt_messages } => (messages, tools, prompt_messages),
+        RowContent::Chat { messages, tools, prompt_messages } => (messages, tools.to_vec(), prompt_messages),
         other => panic!("not a chat: {other:?}"),
     }
 }
@@ -61,7 +62,7 @@ fn strings_stay_text() {
 #[test]
 fn a_tutorial_row_becomes_a_chat_with_the_tools_of_the_command_line() {
     let row = json!({"user_content": "q", "tool_name": "f", "tool_arguments": "{\"query\": \"x\"}"});
-    let mut options = RowOptions { tools: Some(vec![tool("e"), tool("f")]), system: None };
+    let mut options = RowOptions { tools: Some(vec![tool("e"), tool("f")]), ..Default::default() };
     let (messages, tools, _) = chat(row.clone(), &options);
     let call = json!({"type": "function", "function": {"name": "f", "arguments": {"query": "x"}}});
     assert_eq!(messages[0], json!({"role": "developer", "content": TUTORIAL_SYSTEM}));
@@ -77,7 +78,7 @@ fn a_tutorial_row_becomes_a_chat_with_the_tools_of_the_command_line() {
 
 #[test]
 fn the_command_line_serves_rows_without_tools_or_developer_message_only() {
-    let options = RowOptions { tools: Some(vec![tool("f")]), system: Some("S".into()) };
+    let options = RowOptions { tools: Some(vec![tool("f")]), system: Some("S".into()), ..Default::default() };
     let developer = json!({"role": "system", "content": "own"});
     let (messages, tools, _) = chat(json!({"messages": [developer, user()], "tools": [tool("g")]}), &options);
     assert_eq!((&messages[0], &tools[..]), (&developer, &[tool("g")][..]));
@@ -187,14 +188,22 @@ fn a_tools_file_warns_of_properties_that_the_template_leaves_out() {
 }
 
 #[test]
-fn rows_warn_once_of_dropped_properties_and_of_mixed_splits() {
-    let parameters = json!({"type": "object", "properties": {"nullable": {"type": "string"}}});
-    let tools = json!([{"function": {"name": "f", "parameters": parameters}}]);
-    let row = |split: &str| {
-        read(json!({"metadata": split, "messages": [user()], "tools": tools}), &RowOptions::default()).unwrap()
+fn rows_that_call_themselves_train_and_something_else_are_named() {
+    let row = |split: &str| read(json!({"metadata": split, "messages": [user()]}), &RowOptions::default()).unwrap();
+    let warning = mixed_splits(&[row("train"), row("eval"), row("train")]).unwrap();
+    assert!(warning.contains("`eval`, `train`"), "{warning}");
+    assert_eq!(mixed_splits(&[row("train")]), None);
+}
+
+#[test]
+fn a_tools_response_that_is_the_text_of_an_object_is_parsed_where_it_is_asked_for() {
+    let response = |content: &str| json!({"role": "tool", "name": "f", "content": content});
+    let row = json!({"messages": [user(), response("{\"a\": 1}"), response("[1]"), response("sunny")]});
+    let contents = |options: &RowOptions| match read(row.clone(), options).unwrap().content {
+        RowContent::Chat { messages, .. } => messages[1..].iter().map(|m| m["content"].clone()).collect::<Vec<_>>(),
+        other => panic!("not a chat: {other:?}"),
     };
-    let warnings = row_warnings(&[row("train"), row("eval"), row("train")]);
-    assert_eq!(warnings.len(), 2, "{warnings:?}");
-    assert!(warnings[0].contains("`nullable`") && warnings[1].contains("`eval`, `train`"), "{warnings:?}");
-    assert_eq!(row_warnings(&[row("train")]).len(), 1);
+    let options = RowOptions { parse_tool_responses: true, ..RowOptions::default() };
+    assert_eq!(contents(&options), [json!({"a": 1}), json!("[1]"), json!("sunny")]);
+    assert_eq!(contents(&RowOptions::default())[0], json!("{\"a\": 1}"));
 }

@@ -46,7 +46,7 @@ fn rows_and_tools_that_cannot_be_used_are_about_data() {
     assert_eq!(kind(load_tools(tools)), Kind::Data);
     let checkpoint = Checkpoint::open(&format!("{QUICKSTART}/model")).unwrap();
     let (tools, _) = load_tools(format!("{QUICKSTART}/tools.json")).unwrap();
-    let row_options = RowOptions { tools: Some(tools), system: None };
+    let row_options = RowOptions { tools: Some(tools), ..Default::default() };
     let rows = load_rows(&format!("{QUICKSTART}/train.jsonl"), &row_options).unwrap();
     let short = ExampleOptions { max_length: 10, ..ExampleOptions::default() };
     assert_eq!(kind(Examples::new(&checkpoint, &rows, &short)), Kind::Data);

@@ -1,0 +1,76 @@
+//! The part of the command line that is about data: how rows become examples, and the flags of `engine check`.
+
+use std::path::PathBuf;
+
+use clap::builder::BoolishValueParser;
+use clap::{ArgAction, Args, ValueEnum};
+use serde::Serialize;
+
+use super::numbers::positive;
+
+/// What happens to a row longer than `--max-length`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OverlongArg {
+    /// Stop before anything is trained
+    Error,
+    /// Keep the first tokens
+    Truncate,
+    /// Leave the row out
+    Drop,
+}
+
+/// How rows become examples.
+#[derive(Clone, Debug, Args, Serialize)]
+#[command(next_help_heading = "Data")]
+pub struct RowArgs {
+    /// Jinja file with a chat template in the place of the model's own
+    #[arg(long, value_name = "FILE")]
+    pub chat_template_path: Option<PathBuf>,
+    /// JSON file with tool declarations, for rows that have none of their own
+    #[arg(long, value_name = "FILE")]
+    pub tools: Option<PathBuf>,
+    /// Developer message (system prompt) for rows that have none
+    #[arg(long, value_name = "TEXT")]
+    pub system: Option<String>,
+    /// Take the dataset's column COLUMN for the field NAME, such as user_content=question; may be given several times
+    #[arg(long, value_name = "NAME=COLUMN", value_delimiter = ',')]
+    pub column: Vec<String>,
+    /// Take a tool's response that is the JSON text of an object for that object, not for a string
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_value_t = false, default_missing_value = "true", value_parser = BoolishValueParser::new(), action = ArgAction::Set)]
+    pub parse_tool_responses: bool,
+    /// Maximum tokens per row
+    #[arg(long, value_name = "N", default_value_t = 1024, value_parser = positive)]
+    pub max_length: u64,
+    /// What to do with a row that has more
+    #[arg(long, value_name = "WHAT", value_enum, default_value = "error")]
+    pub overlong: OverlongArg,
+    /// Compute the loss on the completion only: of a prompt/completion row the completion, of a chat the last answer
+    /// [default: true for prompt/completion rows, else false]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", value_parser = BoolishValueParser::new())]
+    pub completion_only_loss: Option<bool>,
+    /// Compute the loss on the assistant's messages only, of every turn
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_value_t = false, default_missing_value = "true", value_parser = BoolishValueParser::new(), action = ArgAction::Set)]
+    pub assistant_only_loss: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// Folder with the tokenizer and the chat template, or hub id; without it no tokens are counted
+    #[arg(long, value_name = "MODEL", help_heading = "Model")]
+    pub model: Option<String>,
+    /// Rows to train on: .jsonl, .json, .csv or .parquet file, folder, pattern or hub id; several with commas
+    #[arg(long, value_name = "DATASET", help_heading = "Data")]
+    pub dataset: String,
+    /// Rows to evaluate on; those that are trained on too are found
+    #[arg(long, value_name = "DATASET", help_heading = "Data")]
+    pub eval_dataset: Option<String>,
+    #[command(flatten)]
+    pub rows: RowArgs,
+    /// Exit with 1 for warnings, too
+    #[arg(long, help_heading = "Output")]
+    pub strict: bool,
+    /// List all findings, not only the first 20 of a kind
+    #[arg(long, help_heading = "Output")]
+    pub all: bool,
+}
