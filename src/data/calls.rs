@@ -80,8 +80,9 @@ impl Modern {
     fn opening(&mut self, message: Map<String, Value>) -> Result<()> {
         let text = message.get("content").and_then(Value::as_str).unwrap_or_default();
         // The text may speak of `<tools></tools>` before it comes to the tools.
-        let blocks = between(text, TOOLS).into_iter().filter(|block| !block.trim().is_empty());
-        let Some(block) = blocks.last().filter(|_| text.contains(CALL.0)) else {
+        let blocks = between(text, TOOLS);
+        let block = blocks.iter().rfind(|block| !block.trim().is_empty());
+        let Some(block) = block.filter(|_| text.contains(CALL.0)) else {
             self.messages.push(message.into());
             return Ok(());
         };

@@ -94,7 +94,7 @@ fn keys_that_stand_twice_are_refused_wherever_they_are() {
 
 #[test]
 fn bad_rows_are_told_all_at_once_the_first_twenty_by_their_place() {
-    let line = |i: usize| if i % 2 == 0 { "{\"text\": \"a\"}\n" } else { "{\"chat\": 1}\n" };
+    let line = |i: usize| if i.is_multiple_of(2) { "{\"text\": \"a\"}\n" } else { "{\"chat\": 1}\n" };
     let folder = folder(&[("a.jsonl", &(0..60).map(line).collect::<String>())]);
     let found = report(folder.path().join("a.jsonl"));
     assert!(found.contains("30 of 60 rows cannot be used:"), "{found}");
