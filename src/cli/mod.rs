@@ -6,10 +6,11 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches};
 
-use crate::error::{Kind, Result};
+use crate::error::{Context, Kind, Result};
 
 pub mod args;
 mod check;
+pub mod choices;
 pub mod config_file;
 pub mod data_args;
 mod eval;
@@ -55,6 +56,9 @@ fn run() -> Result<()> {
         Err(error) => return Err(spelling::explained(&error).unwrap_or_else(|| error.exit())),
     };
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|e| e.exit());
+    // The first one to need them would panic if there are none.
+    let threads = rayon::ThreadPoolBuilder::new().build_global();
+    threads.context(|| "no threads can be started: is there too little memory?")?;
     match cli.command {
         Command::Train(args) => train::run(&args),
         Command::Eval(args) => eval::run(&args),

@@ -146,9 +146,10 @@ fn the_score_before_and_after_is_the_last_thing_on_the_screen() {
     let flags = ["--eval-dataset", &test, "--score", "before,after", "--max-new-tokens", "4"];
     let run = train(&folder.path().join("out"), &flags);
     assert_eq!(run.code, 0, "{}", run.stderr);
-    let table = run.stdout.split("score").last().unwrap();
+    let (prompts, table) = run.stdout.split_once("\nscore ").unwrap();
     assert!(table.contains("before") && table.contains("after") && table.contains("of 20"), "{}", run.stdout);
-    assert!(run.stdout.contains("verdict"), "the table of prompts stands above it");
+    assert!(table.ends_with("(McNemar, exact)\n"), "{}", run.stdout);
+    assert!(prompts.contains("tool  strict"), "the table of prompts stands above it");
 }
 
 #[test]
