@@ -110,6 +110,7 @@
 //! it keeps in a namespace is a copy, so that no value holds itself; its tokenizer is checked for what multiplies text, and
 //! panics of foreign code become errors ([`chat::template`], [`chat::tokenizer_file`]). The limits lie far above what any known
 //! model needs. What data and models say is escaped before it is printed ([`error::printable`]).
+//!
 //! **The hub's cache is hf-hub's, the requests are ours.** hf-hub 0.5 knows the layout of the cache and the addresses of
 //! repositories; that we use. Its transport cannot be made safe from outside: its request for a file's metadata repeats the
 //! token to whatever host the hub redirects to, its requests have no time limit, etag and commit go into paths as they
@@ -130,8 +131,12 @@
 //! with a message where Rust would abort. The parquet crate believes what a file claims, so that [`data::parquet`] looks the
 //! claims over before it does; panics of other crates become errors ([`foreign`]).
 //!
-//! **The config file is flags.** A TOML file's keys are turned into arguments in front of the command line's, so there is
-//! one declaration of every option and a flag wins over the file by being later.
+//! **The config file is flags.** The keys of a TOML or YAML file are turned into arguments in front of the command line's, so there
+//! is one declaration of every option and a flag wins over the file by being later. What TRL's users type is turned into flags in
+//! the same place ([`cli::spelling`]); what is none has its reason in [`cli::sft_config`], which the README's table is made of.
+//!
+//! **The page of a run is made of its files.** `report.html` ([`session::write_page`]) reads what the run has left beside the model, so that it
+//! can be made anew, and holds it as JSON that cannot end its element; a script of its own turns it into text nodes.
 //!
 //! # As a library
 //! `examples/finetune.rs` does the quickstart, `cargo run --release --example finetune`:
