@@ -187,3 +187,11 @@ fn a_field_that_is_null_is_named_as_such() {
     let report = refused(json!({"chat": []}));
     assert!(report.contains("`chat`, which is no known form") && report.contains("--column"), "{report}");
 }
+
+#[test]
+fn a_type_of_a_hundred_thousand_levels_ends() {
+    let kind = format!("{}int{}", "List[".repeat(100_000), "]".repeat(100_000));
+    let tools = json!([{"name": "f", "description": "d", "parameters": {"a": {"type": kind}}}]);
+    let row = json!({"query": "q", "tools": tools, "answers": [{"name": "f", "arguments": {"a": []}}]});
+    assert_eq!(chat(row).1[0]["function"]["parameters"]["properties"]["a"]["type"], "array");
+}
