@@ -12,6 +12,7 @@ pub mod args;
 pub mod config_file;
 mod eval;
 mod generate;
+pub mod hub_args;
 mod info;
 mod init;
 mod manual;
@@ -19,6 +20,7 @@ pub mod options;
 mod out;
 mod preview;
 pub mod progress;
+mod push;
 mod score;
 pub mod sft_config;
 mod signals;
@@ -67,6 +69,7 @@ fn run() -> Result<()> {
             crate::session::write_page(&folder)?;
             out::print(&format!("{}\n", folder.join(crate::io::run_files::PAGE).display()))
         }
+        Command::Push(args) => push::run(&args),
         Command::Init(args) => init::run(&args),
         Command::Completions { shell } => manual::completions(shell),
         Command::Man { folder } => manual::pages(&folder),

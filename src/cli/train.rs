@@ -55,6 +55,7 @@ enum Ended {
 }
 
 pub fn run(args: &TrainArgs) -> Result<()> {
+    args.hub.check()?;
     let device = args.model.open_device()?;
     OutputFolder::check(&args.output_dir, mode(args))?;
     if let Some(fallback) = &args.fallback_dir {
@@ -79,20 +80,9 @@ pub fn run(args: &TrainArgs) -> Result<()> {
     let mut saves = Saves { checkpoint: Rc::new(checkpoint), folder, identity, score_before, dtype, limit };
     let (model, place) = job.train(model, &mut saves, &mut about)?;
     warn_of(write_page(&place));
-    if !args.score.contains(&ScoreArg::After) {
-        return Ok(());
-    }
-    let Some(after) = score(&saves.checkpoint, &model, &job.eval_rows, &args.generation, "score after")? else {
-        return Ok(());
-    };
-    about.score_after = Some(after.score.clone());
-    warn_of(
-        job.record_after(&place, &about, &after).map_err(|e| e.context("the score after training is not recorded")),
-    );
-    warn_of(write_page(&place));
-    report(&place, about.score_before.as_ref(), &after)
+    job.score_after(&model, &place, &saves.checkpoint, &mut about)?;
+    args.hub.push(&place)
 }
-
 /// What is not worth failing for.
 fn warn_of(result: Result<()>) {
     if let Err(error) = result {
@@ -188,6 +178,21 @@ impl<'a> Job<'a> {
             print(&format!("{}\n{}", examples_table(&report, stdout_width()), score_table(&report.score)))?;
         }
         Ok(Some(report.score))
+    }
+
+    /// The score of the trained model, if it is asked for: recorded, then shown.
+    fn score_after(&self, model: &Gemma3, place: &Path, checkpoint: &Checkpoint, about: &mut About) -> Result<()> {
+        if !self.args.score.contains(&ScoreArg::After) {
+            return Ok(());
+        }
+        let Some(after) = score(checkpoint, model, &self.eval_rows, &self.args.generation, "score after")? else {
+            return Ok(());
+        };
+        about.score_after = Some(after.score.clone());
+        let recorded = self.record_after(place, about, &after);
+        warn_of(recorded.map_err(|e| e.context("the score after training is not recorded")));
+        warn_of(write_page(place));
+        report(place, about.score_before.as_ref(), &after)
     }
 
     /// What is known only after the model was saved.
