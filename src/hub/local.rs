@@ -51,8 +51,7 @@ impl LocalFile {
     }
 
     fn new(name: &str, contents: Contents) -> Result<Self> {
-        let mut file =
-            Self { name: name.into(), size: 0, sha256: String::new(), sample: Vec::new(), contents };
+        let mut file = Self { name: name.into(), size: 0, sha256: String::new(), sample: Vec::new(), contents };
         let (mut hash, mut size, mut sample) = (Sha256::new(), 0, Vec::new());
         let mut reader = file.contents.open()?;
         let mut buffer = vec![0; 1 << 18];
@@ -140,8 +139,7 @@ impl Part<'_> {
     fn next(&mut self, buffer: &mut [u8]) -> Result<usize> {
         (self.watch.go_on)()?;
         let most = buffer.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
-        let read =
-            self.reader.read(&mut buffer[..most]).context(|| format!("cannot read `{}`", self.file.place()))?;
+        let read = self.reader.read(&mut buffer[..most]).context(|| format!("cannot read `{}`", self.file.place()))?;
         if read == 0 && most > 0 {
             return Err(self.file.changed());
         }

@@ -54,7 +54,10 @@ pub(super) struct Reply {
 /// Why there is none.
 pub(super) enum Trouble {
     /// Who was asked answered with this HTTP status and these words, which may be empty.
-    Status { status: u16, said: String },
+    Status {
+        status: u16,
+        said: String,
+    },
     Connection(Error),
     /// Nothing that another attempt would mend.
     Other(Error),
@@ -118,8 +121,9 @@ impl Transport {
             return Ok(to);
         }
         let why = if kept { "which is another host" } else { "which would lose what is sent" };
-        Err(err!("`{}` redirects (HTTP status {}) to `{}`, {why}", shown(from), status.as_u16(), shown(&to))
-            .hint("nothing was sent there; `HF_ENDPOINT` must be the hub's own address, and the model's id its present one"))
+        Err(err!("`{}` redirects (HTTP status {}) to `{}`, {why}", shown(from), status.as_u16(), shown(&to)).hint(
+            "nothing was sent there; `HF_ENDPOINT` must be the hub's own address, and the model's id its present one",
+        ))
     }
 
     fn once(&self, message: &Message, url: &Url) -> Result<Response<Body>, Trouble> {
@@ -146,7 +150,11 @@ impl Transport {
 }
 
 /// The endpoint may name an authorization of its own for a request to itself.
-fn with_headers<B>(mut request: RequestBuilder<B>, headers: &[(String, String)], token: Option<String>) -> RequestBuilder<B> {
+fn with_headers<B>(
+    mut request: RequestBuilder<B>,
+    headers: &[(String, String)],
+    token: Option<String>,
+) -> RequestBuilder<B> {
     for (name, value) in headers {
         request = request.header(name, value);
     }

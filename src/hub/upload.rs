@@ -135,9 +135,9 @@ impl Upload<'_> {
 
     /// The files that go to the storage, those that go into the commit, and the names of those that the hub ignores.
     fn sort<'f>(&self, files: &'f [LocalFile]) -> Result<(Vec<&'f LocalFile>, Vec<&'f LocalFile>, Vec<String>)> {
-        let listed = files.iter().map(|file| {
-            json!({"path": file.name, "sample": STANDARD.encode(&file.sample), "size": file.size})
-        });
+        let listed = files
+            .iter()
+            .map(|file| json!({"path": file.name, "sample": STANDARD.encode(&file.sample), "size": file.size}));
         let body = json!({"files": listed.collect::<Vec<_>>()});
         let what = "ask which files are large";
         let url = self.transport.url(&format!("api/models/{}/preupload/main", self.id))?;

@@ -93,8 +93,10 @@ fn scores(run: &Value) -> String {
     let score = |name: &str| serde_json::from_value::<Option<Score>>(run[name].clone()).ok().flatten();
     let (before, after) = (score("score_before"), score("score_after"));
     let Some(of) = after.as_ref().or(before.as_ref()) else { return String::new() };
-    let mut text = format!("## Score\n\nAnswers that are right, of {}.\n\n| | before | after |\n|---|--:|--:|\n", of.total);
-    let cell = |score: Option<&Score>, part: usize| score.map_or(String::new(), |score| parts(score)[part].1.to_string());
+    let mut text =
+        format!("## Score\n\nAnswers that are right, of {}.\n\n| | before | after |\n|---|--:|--:|\n", of.total);
+    let cell =
+        |score: Option<&Score>, part: usize| score.map_or(String::new(), |score| parts(score)[part].1.to_string());
     for (part, (name, _)) in parts(of).iter().enumerate() {
         text += &format!("| {name} | {} | {} |\n", cell(before.as_ref(), part), cell(after.as_ref(), part));
     }

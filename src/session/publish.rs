@@ -16,7 +16,13 @@ use crate::io::run_files::ABOUT;
 ///
 /// # Errors
 /// As [`published`] and [`Hub::push`]; `run.json` is not JSON.
-pub fn push_folder(hub: &Hub, folder: &Path, id: &str, private: bool, go_on: &dyn Fn() -> Result<()>) -> Result<Pushed> {
+pub fn push_folder(
+    hub: &Hub,
+    folder: &Path,
+    id: &str,
+    private: bool,
+    go_on: &dyn Fn() -> Result<()>,
+) -> Result<Pushed> {
     hub.check_push(id)?;
     let mut files = published(folder)?;
     if files.iter().all(|file| file.name != CARD) {
