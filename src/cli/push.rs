@@ -3,9 +3,7 @@
 use std::path::Path;
 
 use crate::cli::hub_args::{HubArgs, PushArgs};
-use crate::cli::out::{print, say};
-use crate::cli::signals;
-use crate::error::{Error, Result, printable};
+use crate::error::{Error, Result};
 
 pub fn run(args: &PushArgs) -> Result<()> {
     push(&args.folder, &args.hub_model_id, args.hub_private)
@@ -49,6 +47,9 @@ fn check(id: &str) -> Result<()> {
 
 #[cfg(feature = "hub")]
 fn push(folder: &Path, id: &str, private: bool) -> Result<()> {
+    use crate::cli::out::{print, say};
+    use crate::cli::signals;
+    use crate::error::printable;
     let hub = crate::hub::Hub::from_env()?;
     say(&format!("pushing `{}` to `{}/{}`", folder.display(), hub.endpoint, printable(id)));
     let go_on = || signals::go_on("the push was stopped: the hub has no commit of it");

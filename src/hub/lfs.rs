@@ -115,10 +115,12 @@ impl Upload<'_> {
     fn address(&self, text: &str) -> Result<Url> {
         let url = self.at_mirror(text)?;
         let encrypted = self.transport.url("")?.scheme() == "https";
+        let shown = super::send::shown(&url);
         match url.scheme() {
             "https" => Ok(url),
             "http" if !encrypted => Ok(url),
-            _ => Err(err!("the hub wants an upload to `{}`, which is not encrypted", super::send::shown(&url))),
+            "http" => Err(err!("the hub wants an upload to `{shown}`, which is not encrypted as the hub is")),
+            _ => Err(err!("the hub wants an upload to `{shown}`, where none can go")),
         }
     }
 

@@ -8,10 +8,20 @@ mod config_file;
 mod damage;
 mod devices;
 mod interrupt;
+#[cfg(feature = "hub")]
+mod push;
 mod quickstart;
 mod report;
 mod sizes;
 mod spelling;
+#[cfg(feature = "hub")]
+#[allow(dead_code)]
+#[path = "../io/standin.rs"]
+mod standin;
+#[cfg(feature = "hub")]
+#[allow(dead_code)]
+#[path = "../io/standin_upload.rs"]
+mod standin_upload;
 mod streams;
 mod train;
 

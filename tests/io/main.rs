@@ -22,5 +22,7 @@ mod safetensors_bad_input;
 #[cfg(feature = "hub")]
 mod standin;
 #[cfg(feature = "hub")]
+mod standin_serves;
+#[cfg(feature = "hub")]
 mod standin_upload;
 mod tiny;

@@ -210,7 +210,7 @@ fn answers_that_make_no_sense_are_refused() {
     }
     for (action, said) in [
         (json!({"href": 1}), nonsense),
-        (json!({"href": "file:///etc/passwd"}), "not encrypted"),
+        (json!({"href": "file:///etc/passwd"}), "where none can go"),
         (json!({"href": "no address"}), "no address"),
         (json!({"href": "http://x/", "header": {"chunk_size": 0}}), nonsense),
         (json!({"href": "http://x/", "header": {"chunk_size": 100, "1": "http://x/"}}), nonsense),
