@@ -18,7 +18,7 @@
 //! | [`model`] | [`model::gemma3`]: the configuration, the parameter table ([`model::gemma3::table`]), and the one forward |
 //! | [`chat`] | chat templates, control tokens, the tokenizer, FunctionGemma's format and the parser of its calls |
 //! | [`data`] | datasets, the forms that rows come in ([`data::forms`]), conversations, tools, and what is wrong with them ([`data::check`]) |
-//! | [`hub`] | one client for the models and datasets of the Hugging Face hub |
+//! | [`hub`] | one client for the models and datasets of the Hugging Face hub, and for what is pushed there |
 //! | [`ops`] | a file per op: formula, shapes, public function, backward; the same on every device |
 //! | [`autograd`] | the tape (a list of named closures, run backwards), flat parameters and their gradients |
 //! | [`batch`] | [`batch::Example`], the token tree, the mask, what a batch sends to the device |

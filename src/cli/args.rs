@@ -11,6 +11,7 @@ use serde::Serialize;
 pub use super::choices::*;
 pub use super::data_args::{CheckArgs, OverlongArg, RowArgs};
 use super::numbers::{below_one, positive, positive_number, rate};
+use crate::cli::hub_args::{HubArgs, PushArgs};
 use crate::session::DeviceName;
 use crate::train::schedule::ScheduleKwargs;
 
@@ -60,6 +61,19 @@ pub enum Command {
     #[command(after_help = "Example:
   engine check --model trained --dataset train.jsonl --eval-dataset test.jsonl --tools tools.json")]
     Check(CheckArgs),
+    /// Push a model to the Hugging Face hub
+    #[command(
+        long_about = "Push a model to the Hugging Face hub, as one commit.
+
+Pushed are the files of the model, those of its run (run.json with all flags, metrics.jsonl, the plot, TensorBoard's events, \
+score_*.json and report.html with the prompts and answers of the evaluation rows) and README.md, \
+a model card that is made from run.json if the folder has none. Checkpoints, engine.json, unfinished files and links are not.
+
+The token is that of HF_TOKEN, or of `hf auth login`; HF_ENDPOINT names another hub.",
+        after_help = "Example:
+  engine push trained --hub-model-id me/my-functiongemma --hub-private"
+    )]
+    Push(PushArgs),
     /// Convert a GGUF file to a Hugging Face folder
     #[command(after_help = "Example:
   engine import --gguf gemma-3-270m-Q4_K_M.gguf --tokenizer functiongemma-270m-it --output model")]
@@ -244,6 +258,9 @@ pub struct TrainArgs {
     /// A line for the first update too
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_value_t = false, default_missing_value = "true", value_parser = BoolishValueParser::new(), action = ArgAction::Set, help_heading = "Output")]
     pub logging_first_step: bool,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub hub: HubArgs,
 }
 
 /// AdamW and what surrounds it.

@@ -15,6 +15,7 @@ pub mod config_file;
 pub mod data_args;
 mod eval;
 mod generate;
+pub mod hub_args;
 mod info;
 mod init;
 mod manual;
@@ -23,6 +24,7 @@ pub mod options;
 mod out;
 mod preview;
 pub mod progress;
+mod push;
 mod score;
 pub mod sft_config;
 mod signals;
@@ -76,6 +78,7 @@ fn run() -> Result<()> {
             crate::session::write_page(&folder)?;
             out::print(&format!("{}\n", folder.join(crate::io::run_files::PAGE).display()))
         }
+        Command::Push(args) => push::run(&args),
         Command::Init(args) => init::run(&args),
         Command::Completions { shell } => manual::completions(shell),
         Command::Man { folder } => manual::pages(&folder),

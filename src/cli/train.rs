@@ -61,6 +61,7 @@ enum Ended {
 }
 
 pub fn run(args: &TrainArgs) -> Result<()> {
+    args.hub.check()?;
     let device = args.model.open_device()?;
     OutputFolder::check(&args.output_dir, mode(args))?;
     if let Some(fallback) = &args.fallback_dir {
@@ -91,20 +92,13 @@ pub fn run(args: &TrainArgs) -> Result<()> {
     let mut saves = Saves { checkpoint: Rc::new(checkpoint), folder, identity, score_before, dtype, limit };
     let (model, place) = job.train(model, &mut saves, &mut about)?;
     warn_of(write_page(&place));
-    let after = match args.score.contains(&ScoreArg::After) {
-        true => score(&saves.checkpoint, &model, &job.eval_rows, &args.generation, "score after")?,
-        false => None,
-    };
-    if let Some(after) = &after {
-        about.score_after = Some(after.score.clone());
-        let recorded = job.record_after(&place, &about, after);
-        warn_of(recorded.map_err(|error| error.context("the score after training is not recorded")));
-        warn_of(write_page(&place));
+    job.score_after(&model, &place, &saves.checkpoint, &mut about)?;
+    let pushed = args.hub.push(&place)?;
+    match (args.log_format, &pushed) {
+        (LogFormat::Json, _) => result(&Summary::new(&place, &about, &pushed)),
+        (LogFormat::Text, Some(page)) => print(&format!("{page}\n")),
+        (LogFormat::Text, None) => Ok(()),
     }
-    if args.log_format == LogFormat::Json {
-        return result(&Summary::new(&place, &about));
-    }
-    after.map_or(Ok(()), |after| report(&place, about.score_before.as_ref(), &after))
 }
 
 /// What came of a run, for programs.
@@ -115,12 +109,14 @@ struct Summary<'a> {
     best: Option<Best>,
     score_before: &'a Option<Score>,
     score_after: &'a Option<Score>,
+    /// The model's page on the hub.
+    pushed: &'a Option<String>,
 }
 
 impl<'a> Summary<'a> {
-    fn new(output_dir: &'a Path, about: &'a About) -> Self {
+    fn new(output_dir: &'a Path, about: &'a About, pushed: &'a Option<String>) -> Self {
         let About { steps, best, score_before, score_after, .. } = about;
-        Self { output_dir, steps: *steps, best: *best, score_before, score_after }
+        Self { output_dir, steps: *steps, best: *best, score_before, score_after, pushed }
     }
 }
 
@@ -237,6 +233,24 @@ impl<'a> Job<'a> {
             print(&format!("{}\n{}", examples_table(&report, stdout_width()), score_table(&report.score)))?;
         }
         Ok(Some(report.score))
+    }
+
+    /// The score of the trained model, if it is asked for: recorded, then shown.
+    fn score_after(&self, model: &Gemma3, place: &Path, checkpoint: &Checkpoint, about: &mut About) -> Result<()> {
+        if !self.args.score.contains(&ScoreArg::After) {
+            return Ok(());
+        }
+        let Some(after) = score(checkpoint, model, &self.eval_rows, &self.args.generation, "score after")? else {
+            return Ok(());
+        };
+        about.score_after = Some(after.score.clone());
+        let recorded = self.record_after(place, about, &after);
+        warn_of(recorded.map_err(|e| e.context("the score after training is not recorded")));
+        warn_of(write_page(place));
+        match self.args.log_format {
+            LogFormat::Json => Ok(()),
+            LogFormat::Text => report(place, about.score_before.as_ref(), &after),
+        }
     }
 
     /// What is known only after the model was saved.

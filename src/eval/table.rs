@@ -49,15 +49,15 @@ pub fn examples_table(report: &Report, width: usize) -> String {
 /// The score, a line for each part with its 95 % interval.
 pub fn score_table(score: &Score) -> String {
     let mut table = format!("{:<20}{:>12}{:>16}\n", "score", "answers", "95 % interval");
-    for (name, count) in lines(score) {
+    for (name, count) in parts(score) {
         let cell = format!("{count} of {}", score.total);
         table += &format!("{name:<20}{cell:>12}{:>16}\n", interval(count, score.total));
     }
     table
 }
 
-/// The parts of a score by name.
-fn lines(score: &Score) -> [(&'static str, usize); 5] {
+/// The parts of a score by name, and how many answers were right by each.
+pub fn parts(score: &Score) -> [(&'static str, usize); 5] {
     [
         ("tool choice", score.correct),
         ("strict: format", score.strict.format_valid),
@@ -70,7 +70,7 @@ fn lines(score: &Score) -> [(&'static str, usize); 5] {
 /// The 95 % intervals of the parts of a score, in percent.
 pub fn intervals(score: &Score) -> Vec<(f64, f64)> {
     let percent = |(low, high): (f64, f64)| ((100.0 * low).round(), (100.0 * high).round());
-    lines(score).iter().map(|(_, count)| percent(wilson(*count, score.total))).collect()
+    parts(score).iter().map(|(_, count)| percent(wilson(*count, score.total))).collect()
 }
 
 fn interval(count: usize, total: usize) -> String {
@@ -81,7 +81,7 @@ fn interval(count: usize, total: usize) -> String {
 /// The score before and after training, side by side. The last column is the difference.
 pub fn before_after(before: &Score, after: &Score) -> String {
     let mut table = format!("{:<20}{:>12}{:>12}\n", "score", "before", "after");
-    for ((name, was), (_, is)) in lines(before).into_iter().zip(lines(after)) {
+    for ((name, was), (_, is)) in parts(before).into_iter().zip(parts(after)) {
         let (then, now) = (format!("{was} of {}", before.total), format!("{is} of {}", after.total));
         table += &format!("{name:<20}{then:>12}{now:>12}{:>8}\n", difference(was, is));
     }

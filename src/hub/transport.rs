@@ -14,9 +14,11 @@ const MAX_REDIRECTIONS: usize = 10;
 
 /// Sends requests, redirections included.
 pub(super) struct Transport {
-    agent: Agent,
+    pub(super) agent: Agent,
     endpoint: Url,
-    token: Option<String>,
+    pub(super) token: Option<String>,
+    /// The longest wait between two attempts at what is sent, where the hub does not say how long.
+    pub(super) patience: Duration,
 }
 
 /// Why there is no answer.
@@ -56,8 +58,8 @@ pub(super) struct Answer {
 }
 
 impl Transport {
-    /// Requests to `endpoint`, which get `token`. Every phase of a request, and every wait for more of a body, may take
-    /// `patience`.
+    /// Requests to `endpoint`, which get `token`. Every phase of a request, and every wait for more of a body or to
+    /// get more of one out, may take `patience`.
     pub fn new(endpoint: &str, token: Option<&str>, patience: Duration) -> Result<Self> {
         let url = Url::parse(endpoint).context(|| format!("the hub's address `{endpoint}` is not one"));
         let endpoint =
@@ -73,8 +75,9 @@ impl Transport {
             .timeout_send_request(Some(patience))
             .timeout_recv_response(Some(patience))
             .timeout_per_read(Some(patience))
+            .timeout_per_write(Some(patience))
             .build();
-        Ok(Self { agent: agent.into(), endpoint, token: token.map(str::to_string) })
+        Ok(Self { agent: agent.into(), endpoint, token: token.map(str::to_string), patience })
     }
 
     /// The address of `path` at the endpoint; a segment is whatever stands between slashes.
@@ -122,13 +125,13 @@ impl Transport {
     }
 
     /// Same scheme, host and port.
-    fn is_endpoint(&self, url: &Url) -> bool {
+    pub(super) fn is_endpoint(&self, url: &Url) -> bool {
         url.origin() == self.endpoint.origin()
     }
 }
 
 /// Where a redirection leads.
-fn target(from: &Url, headers: &HeaderMap) -> Result<Url> {
+pub(super) fn target(from: &Url, headers: &HeaderMap) -> Result<Url> {
     let location = headers.get(header::LOCATION).and_then(|value| value.to_str().ok());
     let Some(location) = location else { return Err(err!("`{from}` redirects to nowhere")) };
     let failed = || format!("`{from}` redirects to `{}`, which is no address", location.escape_debug());

@@ -14,6 +14,8 @@ pub mod lock;
 pub mod manifest;
 pub mod model_files;
 pub mod new_folder;
+#[cfg(feature = "hub")]
+pub mod publish;
 pub mod run_files;
 pub mod safetensors;
 pub mod source;

@@ -9,12 +9,15 @@
 //! | [`Run`] | a training run: prepare, step, finish; its [`State`] can be taken out and put back |
 //! | [`Saves`], [`SavedRun`] | checkpoints of a run on disk, and the final model; [`Identity`]: what a run that goes on must be of |
 //! | [`Observer`] | who is told what a run measures: `metrics.jsonl`, the plot, the terminal |
+//! | `publish`, `card` | a model folder becomes a model of the hub, with a model card |
 //! | [`score`](fn@score) | generates the answers to prompts and judges them |
 //!
 //! Nothing here prints. What a user should be told comes back as a value: warnings beside examples, the reason why a GPU
 //! was not taken, records to observers, failures as errors with a [kind](crate::error::Kind).
 
 pub mod about;
+#[cfg(feature = "hub")]
+pub mod card;
 pub mod check;
 pub mod checkpoint;
 pub mod devices;
@@ -22,6 +25,8 @@ pub mod examples;
 pub mod identity;
 pub mod observer;
 pub mod page;
+#[cfg(feature = "hub")]
+pub mod publish;
 pub mod restore;
 pub mod run;
 pub mod saves;

@@ -10,10 +10,20 @@ mod damage;
 mod devices;
 mod interrupt;
 mod programs;
+#[cfg(feature = "hub")]
+mod push;
 mod quickstart;
 mod report;
 mod sizes;
 mod spelling;
+#[cfg(feature = "hub")]
+#[allow(dead_code)]
+#[path = "../io/standin.rs"]
+mod standin;
+#[cfg(feature = "hub")]
+#[allow(dead_code)]
+#[path = "../io/standin_upload.rs"]
+mod standin_upload;
 mod streams;
 mod train;
 

@@ -11,10 +11,18 @@ mod gguf_bad_input;
 mod hub;
 #[cfg(feature = "hub")]
 mod hub_hostile;
+#[cfg(feature = "hub")]
+mod push;
+#[cfg(feature = "hub")]
+mod push_refused;
 mod random_bytes;
 mod real_model;
 mod safetensors;
 mod safetensors_bad_input;
 #[cfg(feature = "hub")]
 mod standin;
+#[cfg(feature = "hub")]
+mod standin_serves;
+#[cfg(feature = "hub")]
+mod standin_upload;
 mod tiny;

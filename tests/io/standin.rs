@@ -1,7 +1,7 @@
 //! A hub on this machine: a server that answers as the real one does, or as it is told to.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
@@ -17,9 +17,11 @@ pub type Files = BTreeMap<String, Vec<u8>>;
 /// What was asked.
 #[derive(Clone, Debug)]
 pub struct Request {
+    pub method: String,
     pub path: String,
     /// Names in lower case.
     pub headers: BTreeMap<String, String>,
+    pub body: Vec<u8>,
 }
 
 impl Request {
@@ -73,11 +75,17 @@ pub fn serve(files: Files, special: impl Fn(&Request) -> Option<Vec<u8>> + Send 
 }
 
 fn read(stream: &TcpStream) -> Request {
-    let lines = BufReader::new(stream).lines().map_while(Result::ok).take_while(|line| !line.is_empty());
-    let lines: Vec<String> = lines.collect();
-    let path = lines.first().and_then(|line| line.split(' ').nth(1)).unwrap_or_default().into();
+    let mut reader = BufReader::new(stream);
+    let lines: Vec<String> =
+        reader.by_ref().lines().map_while(Result::ok).take_while(|line| !line.is_empty()).collect();
+    let mut words = lines.first().map_or("", String::as_str).split(' ').map(str::to_owned);
+    let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
     let header = |line: &String| line.split_once(": ").map(|(name, value)| (name.to_lowercase(), value.to_string()));
-    Request { path, headers: lines.iter().filter_map(header).collect() }
+    let headers: BTreeMap<String, String> = lines.iter().filter_map(header).collect();
+    let size = headers.get("content-length").and_then(|size| size.parse().ok()).unwrap_or(0);
+    let mut body = Vec::new();
+    let _ = reader.take(size).read_to_end(&mut body);
+    Request { method, path, headers, body }
 }
 
 /// What an honest hub answers.
