@@ -32,6 +32,9 @@ pub(super) enum Method {
     Put,
 }
 
+/// Opens what is sent, anew for each attempt.
+pub(super) type Opened<'b> = &'b dyn Fn() -> Result<Box<dyn Read + 'b>>;
+
 /// What is sent.
 pub(super) struct Message<'a, 'b> {
     pub method: Method,
@@ -40,7 +43,7 @@ pub(super) struct Message<'a, 'b> {
     /// Bytes of the body.
     pub size: u64,
     /// The body from its beginning, for every attempt anew.
-    pub body: &'b dyn Fn() -> Result<Box<dyn Read + 'b>>,
+    pub body: Opened<'b>,
     /// An error once somebody wants no more attempts.
     pub go_on: &'a dyn Fn() -> Result<()>,
 }

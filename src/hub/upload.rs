@@ -11,7 +11,7 @@ use url::Url;
 
 use super::check_new_id;
 use super::local::{LocalFile, Watch};
-use super::send::{Message, Method, Reply, Trouble};
+use super::send::{Message, Method, Opened, Reply, Trouble};
 use super::settings::Hub;
 use super::transport::Transport;
 use crate::err;
@@ -197,13 +197,13 @@ impl Upload<'_> {
         self.send(Method::Post, url, headers, body.len() as u64, &reader)
     }
 
-    pub(super) fn send<'b>(
+    pub(super) fn send(
         &self,
         method: Method,
         url: Url,
         headers: &[(String, String)],
         size: u64,
-        body: &'b dyn Fn() -> Result<Box<dyn Read + 'b>>,
+        body: Opened,
     ) -> Result<Reply, Trouble> {
         self.transport.send_message(&Message { method, url, headers, size, body, go_on: self.watch.go_on })
     }
