@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
 
-use crate::standin::{COMMIT, Files, Request, Standin, contents, etag, listing, reply, serve};
+use crate::standin::{COMMIT, Files, Request, Standin, contents, etag, reply, serve};
 
 /// What was pushed.
 #[derive(Default)]
@@ -60,17 +60,26 @@ impl Repository {
                 false => reply(422, "", br#"{"message": "the object is not there"}"#),
             },
             ("POST", path) if path.ends_with("/commit/main") => self.commit(&base, &request.body),
-            ("GET", path) if path.ends_with("/revision/main") => listing(self.files.keys().map(String::as_str), COMMIT),
             (_, path) if path.contains("/resolve/") => match self.files.get(request.file()) {
                 Some(file) => contents(request, file, &etag(file)),
                 None => reply(404, "x-error-code: EntryNotFound\r\n", b""),
             },
+            ("GET", path) if path.contains("/tree/") => {
+                let file = |(name, body): (&String, &Vec<u8>)| json!({"type": "file", "path": name, "size": body.len(), "oid": etag(body)});
+                ok(&self.files.iter().map(file).collect())
+            }
             ("GET", path) if path.starts_with("/api/models/") => match &self.created {
-                Some(created) => ok(&json!({"private": created["visibility"] == "private"})),
+                Some(created) => ok(&self.about(created)),
                 None => reply(404, "", b""),
             },
             _ => reply(404, "", b""),
         }
+    }
+
+    fn about(&self, created: &Value) -> Value {
+        let id = format!("{}/{}", text(&created["organization"]), text(&created["name"]));
+        let files: Vec<_> = self.files.keys().map(|name| json!({ "rfilename": name })).collect();
+        json!({"id": id, "sha": COMMIT, "siblings": files, "private": created["visibility"] == "private"})
     }
 
     fn create(&mut self, body: Value) -> Vec<u8> {
