@@ -83,10 +83,11 @@ impl Repository {
     }
 
     fn create(&mut self, body: Value) -> Vec<u8> {
-        if self.created.is_some() {
-            return reply(409, "", br#"{"error": "You already created this model repo"}"#);
-        }
         let url = format!("https://hub/{}/{}", text(&body["organization"]), text(&body["name"]));
+        if self.created.is_some() {
+            let answer = json!({"error": "You already created this model repo", "url": url});
+            return reply(409, "", answer.to_string().as_bytes());
+        }
         self.created = Some(body);
         ok(&json!({ "url": url }))
     }
