@@ -197,6 +197,7 @@ impl Upload<'_> {
         self.send(Method::Post, url, headers, body.len() as u64, &reader)
     }
 
+    #[expect(clippy::needless_lifetimes, reason = "what a closure gives back cannot have an elided one")]
     pub(super) fn send<'b>(
         &self,
         method: Method,
