@@ -50,7 +50,7 @@ impl Repository {
         let body = || serde_json::from_slice::<Value>(&request.body).unwrap_or_default();
         let base = format!("http://{}", request.header("host"));
         match (&*request.method, path) {
-            (_, "/api/repos/create") => self.create(body()),
+            (_, "/api/repos/create") => self.create(&base, body()),
             ("POST", path) if path.ends_with("/preupload/main") => ok(&preupload(rules, &body())),
             ("POST", path) if path.ends_with("/info/lfs/objects/batch") => ok(&self.batch(rules, &base, &body())),
             ("PUT", path) => self.store(path, request),
@@ -82,11 +82,12 @@ impl Repository {
         json!({"id": id, "sha": COMMIT, "siblings": files, "private": created["visibility"] == "private"})
     }
 
-    fn create(&mut self, body: Value) -> Vec<u8> {
+    fn create(&mut self, base: &str, body: Value) -> Vec<u8> {
+        let url = format!("{base}/{}/{}", text(&body["organization"]), text(&body["name"]));
         if self.created.is_some() {
-            return reply(409, "", br#"{"error": "You already created this model repo"}"#);
+            let answer = json!({"error": "You already created this model repo", "url": url});
+            return reply(409, "", answer.to_string().as_bytes());
         }
-        let url = format!("https://hub/{}/{}", text(&body["organization"]), text(&body["name"]));
         self.created = Some(body);
         ok(&json!({ "url": url }))
     }
