@@ -252,7 +252,7 @@ pub struct TrainArgs {
     /// What stdout is for: a table for people, or a JSON object a line for programs, the last one of type `result`
     #[arg(long, value_name = "FORMAT", value_enum, default_value = "text", help_heading = "Output")]
     pub log_format: LogFormat,
-    /// Do everything but the steps: check data, settings, folder and memory, and write nothing
+    /// Do everything but the steps: read and check data, model, settings and folder, and write nothing
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_value_t = false, default_missing_value = "true", value_parser = BoolishValueParser::new(), action = ArgAction::Set, help_heading = "Output")]
     pub dry_run: bool,
     /// A line for the first update too

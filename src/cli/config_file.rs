@@ -10,7 +10,7 @@ use clap::CommandFactory;
 use serde_json::{Map, Value};
 
 use super::args::Cli;
-use super::spelling;
+use super::{sft_config, spelling};
 use crate::err;
 use crate::error::{Context, Error, Result};
 
@@ -59,7 +59,7 @@ pub fn arguments(text: &str, path: &Path) -> Result<Vec<OsString>> {
         let flag = key.replace('_', "-");
         if !known(&flag) || key.contains('-') {
             let error = Error::usage(format!("`{shown}`: unknown key `{key}`"));
-            return Err(error.hint(spelling::advice(&flag).unwrap_or_else(|| {
+            return Err(error.hint(sft_config::advice(&flag).unwrap_or_else(|| {
                 "keys are the flags of `engine train --help` with underscores, e.g. `learning_rate`".to_owned()
             })));
         }
@@ -110,7 +110,12 @@ fn placed(key: &str, value: String, file: &Path) -> String {
     if !PATHS_OR_NAMES.contains(&key) {
         return value;
     }
-    let is_path = |name: &str| name.starts_with('.') || name.contains(['*', '?']) || join(name).exists();
-    let placed = value.split(',').map(|name| if is_path(name) { joined(name) } else { name.to_owned() });
+    // `rows:test` is the part `test` of `rows`.
+    let is_there = |name: &str| {
+        join(name).exists() || name.rsplit_once(':').is_some_and(|(name, _)| !name.is_empty() && join(name).exists())
+    };
+    let is_path = |name: &str| name.starts_with('.') || name.contains(['*', '?']) || is_there(name);
+    let placed = value.split(',').map(str::trim);
+    let placed = placed.map(|name| if is_path(name) { joined(name) } else { name.to_owned() });
     placed.collect::<Vec<_>>().join(",")
 }

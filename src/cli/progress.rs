@@ -163,7 +163,8 @@ fn stderr_output(total: u64, style: &str) -> Output {
 
 fn step_text(record: &TrainRecord) -> String {
     let TrainRecord { epoch, loss, grad_norm, learning_rate, .. } = record;
-    format!("epoch {epoch:.2}, loss {loss:.4}, grad norm {grad_norm:.2}, learning rate {learning_rate:.2e}")
+    let rate = if *learning_rate == 0.0 { "0".to_owned() } else { format!("{learning_rate:.2e}") };
+    format!("epoch {epoch:.2}, loss {loss:.4}, grad norm {grad_norm:.2}, learning rate {rate}")
 }
 
 /// `4.2s`, `1m 05s` or `2h 07m`.

@@ -83,7 +83,7 @@ pub const SFT_CONFIG: [(&str, Counterpart); 135] = [
     ("eval_delay", Same),
     (
         "per_device_eval_batch_size",
-        Nothing("the loss is over all scored tokens, whatever the batch: it is chosen to fit"),
+        Nothing("the loss is over all scored tokens, whatever the batch; it has up to 8,192 tokens"),
     ),
     ("prediction_loss_only", Nothing("an evaluation computes loss, entropy and token accuracy")),
     ("eval_on_start", Same),

@@ -27,11 +27,6 @@ pub fn is_named(argument: &clap::Arg, name: &str) -> bool {
     argument.get_long() == Some(name) || aliases.contains(&name)
 }
 
-/// What to say to one who typed `flag`, which is none.
-pub fn advice(flag: &str) -> Option<String> {
-    sft_config::advice(flag)
-}
-
 /// The same error in words that help, if it is about a flag that TRL has.
 pub fn explained(error: &clap::Error) -> Option<Error> {
     if error.kind() != ErrorKind::UnknownArgument {
@@ -39,5 +34,5 @@ pub fn explained(error: &clap::Error) -> Option<Error> {
     }
     let Some(ContextValue::String(flag)) = error.get(ContextKind::InvalidArg) else { return None };
     let name = flag.split('=').next().unwrap_or(flag);
-    Some(Error::usage(format!("`{name}` is no flag of this program")).hint(advice(name)?))
+    Some(Error::usage(format!("`{name}` is no flag of this program")).hint(sft_config::advice(name)?))
 }

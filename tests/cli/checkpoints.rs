@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::{folder_with, metrics, names, of_steps, path, quickstart, run, train};
+use crate::{folder_with, metrics, names, of_steps, path, quickstart, run, test_rows, train};
 
 /// Twenty rows in batches of five: four updates an epoch.
 const FOUR_STEPS: [&str; 4] = ["--per-device-train-batch-size", "5", "--max-steps", "8"];
@@ -35,10 +35,6 @@ fn timeless(output: &Path) -> Vec<Value> {
         }
     }
     records
-}
-
-fn test_rows() -> String {
-    path(&quickstart().join("test.jsonl"))
 }
 
 #[test]

@@ -38,6 +38,11 @@ fn quickstart() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("examples/quickstart")
 }
 
+/// The quickstart's rows that are not trained on.
+fn test_rows() -> String {
+    path(&quickstart().join("test.jsonl"))
+}
+
 fn path(path: &Path) -> String {
     path.to_str().unwrap().to_owned()
 }

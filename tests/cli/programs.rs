@@ -4,11 +4,7 @@ use std::fs;
 
 use serde_json::Value;
 
-use crate::{names, path, quickstart, run, train};
-
-fn test_rows() -> String {
-    path(&quickstart().join("test.jsonl"))
-}
+use crate::{names, path, quickstart, run, test_rows, train};
 
 fn objects(stdout: &str) -> Vec<Value> {
     stdout.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{line}: {error}"))).collect()
@@ -73,6 +69,7 @@ fn what_would_be_found_out_too_late_is_said_at_once() {
     let folder = tempfile::tempdir().unwrap();
     let trained = train(&folder.path().join("out"), &["--learning-rate", "0"]);
     assert!(trained.stderr.contains("warning: the learning rate is 0"), "{}", trained.stderr);
+    assert!(trained.stderr.contains("learning rate 0,"), "{}", trained.stderr);
     let (model, tools) = (path(&quickstart().join("model")), path(&quickstart().join("tools.json")));
     let rows = test_rows();
     let report = path(&folder.path().join("none/x.json"));

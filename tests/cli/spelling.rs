@@ -110,7 +110,7 @@ fn a_flag_that_only_trl_has_gets_a_sentence() {
 
 #[test]
 fn a_config_is_toml_or_yaml_and_its_paths_are_beside_it() {
-    let toml = "model = \"model\"\ndataset = \"rows.jsonl\"\ntools = \"tools.json\"\noutput_dir = \"made/out\"\nlr = 1e-3\nmax_steps = 1\n\
+    let toml = "model = \"model\"\ndataset = \"rows:train, more/*.jsonl\"\ntools = \"tools.json\"\noutput_dir = \"made/out\"\nlr = 1e-3\nmax_steps = 1\n\
                 score = \"none\"\nlr_scheduler_type = \"cosine_with_min_lr\"\nlr_scheduler_kwargs = { min_lr_rate = 0.1 }\n";
     let yaml = "model: model\ndataset: rows.jsonl\ntools: tools.json\noutput_dir: made/out\nlr: 1.0e-3\nmax_steps: 1\nscore: none\n\
                 lr_scheduler_type: cosine_with_min_lr\nlr_scheduler_kwargs:\n  min_lr_rate: 0.1\neval_dataset: null\nbf16: false\n";
@@ -119,6 +119,10 @@ fn a_config_is_toml_or_yaml_and_its_paths_are_beside_it() {
         let here = folder.path();
         std::os::unix::fs::symlink(quickstart().join("model"), here.join("model")).unwrap();
         fs::copy(quickstart().join("train.jsonl"), here.join("rows.jsonl")).unwrap();
+        for (folder, rows) in [("rows", "train.jsonl"), ("more", "test.jsonl")] {
+            fs::create_dir(here.join(folder)).unwrap();
+            fs::copy(quickstart().join(rows), here.join(folder).join(rows)).unwrap();
+        }
         fs::copy(quickstart().join("tools.json"), here.join("tools.json")).unwrap();
         let trained = run(&["train", "--config", &file]);
         assert_eq!(trained.code, 0, "{name}: {}", trained.stderr);
