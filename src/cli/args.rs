@@ -8,6 +8,7 @@ use clap::builder::BoolishValueParser;
 use clap::{ArgAction, Args, Parser, Subcommand};
 use serde::Serialize;
 
+pub use super::batch_args::BatchArgs;
 pub use super::choices::*;
 pub use super::data_args::{CheckArgs, OverlongArg, RowArgs};
 use super::numbers::{below_one, positive, positive_number, rate};
@@ -166,6 +167,9 @@ pub struct TrainArgs {
     /// Seed of the order of the rows [default: --seed]
     #[arg(long, value_name = "N", help_heading = "Data")]
     pub data_seed: Option<u64>,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub batches: BatchArgs,
     #[command(flatten)]
     #[serde(flatten)]
     pub optimization: OptimizationArgs,

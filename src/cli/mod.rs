@@ -9,6 +9,7 @@ use clap::{CommandFactory, FromArgMatches};
 use crate::error::{Context, Kind, Result};
 
 pub mod args;
+pub mod batch_args;
 mod check;
 pub mod choices;
 pub mod config_file;
@@ -18,6 +19,7 @@ mod generate;
 pub mod hub_args;
 mod info;
 mod init;
+mod lengths;
 mod manual;
 mod numbers;
 pub mod options;

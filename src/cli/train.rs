@@ -9,9 +9,10 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::batch::Example;
-use crate::chat::preview::{pieces, preview};
+use crate::chat::preview::preview;
 use crate::cli::args::{LogFormat, ReportTo, ScoreArg, TrainArgs};
 use crate::cli::check;
+use crate::cli::lengths;
 use crate::cli::numbers::counted;
 use crate::cli::options::{existing, explain_device, load};
 use crate::cli::out::{line, print, result, say};
@@ -29,6 +30,7 @@ use crate::io::atomic::replace_file;
 use crate::io::folder::{Existing, OutputFolder};
 use crate::io::run_files::{ABOUT, ANSWERS_AFTER, ANSWERS_BEFORE, EVENTS, METRICS, PLOT};
 use crate::model::gemma3::Gemma3;
+use crate::session::about::ShownExample;
 use crate::session::saves::best_of;
 use crate::session::selection::{Best, score_lines};
 use crate::session::{
@@ -36,6 +38,7 @@ use crate::session::{
 };
 use crate::train::metrics::{MetricsWriter, Record, ScoreRecord, read_records};
 use crate::train::options::Metric;
+use crate::train::order::Order;
 use crate::train::tensorboard::EventWriter;
 
 /// While the final model waits for room on the disk, this long between two attempts.
@@ -48,6 +51,8 @@ struct Job<'a> {
     train: Vec<Example>,
     eval: Vec<Example>,
     total_steps: usize,
+    /// How long the rows are, and what their batches come to.
+    lengths: String,
     /// What the run goes on from.
     resumed: Option<SavedRun>,
 }
@@ -150,11 +155,13 @@ impl<'a> Job<'a> {
         }
         let options = args.options();
         options.check_evaluated(!eval.is_empty())?;
-        let total_steps = options.schedule(train.len())?.total_steps;
+        let order = Order::new(&options, &train)?;
+        let total_steps = options.schedule(order.total_steps(&train)?)?.total_steps;
+        let lengths = lengths::line(&order, &train);
         if options.learning_rate == 0.0 {
             say("warning: the learning rate is 0: the steps will change nothing");
         }
-        Ok((Self { args, eval_rows, train, eval, total_steps, resumed: None }, checkpoint))
+        Ok((Self { args, eval_rows, train, eval, total_steps, lengths, resumed: None }, checkpoint))
     }
 
     /// What can be known without the steps.
@@ -183,6 +190,7 @@ impl<'a> Job<'a> {
             counted(self.eval.len(), "evaluation row"),
             counted(self.total_steps, "step")
         ));
+        say(&self.lengths);
         if let Some(saved) = &self.resumed {
             return say(&format!("going on after step {} from `{}`", saved.step(), saved.path().display()));
         }
@@ -208,7 +216,7 @@ impl<'a> Job<'a> {
             steps: 0,
             best: None,
             peak_memory: BTreeMap::new(),
-            first_example: self.train.first().map_or(Vec::new(), |example| pieces(example, &checkpoint.tokenizer)),
+            first_examples: ShownExample::first(&self.train, &checkpoint.tokenizer),
             score_before: None,
             score_after: None,
         })

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`devices`] | opens a device by its name |
 //! | [`Checkpoint`] | a model folder: its tokenizer and configs, its weights, saving |
-//! | [`Examples`] | rows as the loss sees them |
+//! | [`Examples`] | rows as the loss sees them; [`TokenCache`]: those of large datasets, kept for the next start |
 //! | [`check`] | what would make a run on rows worthless, before it starts |
 //! | [`Run`] | a training run: prepare, step, finish; its [`State`] can be taken out and put back |
 //! | [`Saves`], [`SavedRun`] | checkpoints of a run on disk, and the final model; [`Identity`]: what a run that goes on must be of |
@@ -33,6 +33,7 @@ pub mod saves;
 pub mod score;
 pub mod selection;
 pub mod state;
+pub mod token_cache;
 
 pub use about::About;
 pub use checkpoint::{Checkpoint, Generation};
@@ -46,3 +47,4 @@ pub use run::{Outcome, Run, Trained};
 pub use saves::{SavedRun, Saves};
 pub use score::{Prompts, score};
 pub use state::{Position, Progress, State};
+pub use token_cache::TokenCache;

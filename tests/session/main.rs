@@ -8,8 +8,10 @@ mod defaults;
 mod devices;
 mod kinds;
 mod observers;
+mod order;
 mod quiet;
 mod resume;
+mod token_cache;
 
 use std::cell::RefCell;
 use std::rc::Rc;
