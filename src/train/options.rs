@@ -66,6 +66,16 @@ impl Metric {
     }
 }
 
+/// What becomes of a step whose loss stands out from those before it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LossSpike {
+    /// It is done, and told of.
+    #[default]
+    Warn,
+    /// It is told of; weights and moments stay as they are.
+    Skip,
+}
+
 /// The settings of a run. The defaults are those of the command line.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TrainOptions {
@@ -114,6 +124,8 @@ pub struct TrainOptions {
     pub logging_first_step: bool,
     /// A loss that is so many standard deviations above those of the last steps is told of; 0: none is.
     pub loss_spike_z: f64,
+    /// What happens then beside that.
+    pub loss_spike: LossSpike,
     /// Capture steps into graphs and replay them, where the device can.
     pub cuda_graphs: bool,
 }
@@ -145,6 +157,7 @@ impl Default for TrainOptions {
             logging_steps: 1,
             logging_first_step: false,
             loss_spike_z: 6.0,
+            loss_spike: LossSpike::Warn,
             cuda_graphs: true,
         }
     }
@@ -155,6 +168,11 @@ impl TrainOptions {
     pub fn steps_per_epoch(&self, examples: usize) -> u64 {
         let batches = examples.div_ceil(self.per_device_train_batch_size.max(1));
         batches.div_ceil(self.gradient_accumulation_steps.max(1)).max(1) as u64
+    }
+
+    /// Whether a step may turn out not to be done.
+    pub fn skips_spikes(&self) -> bool {
+        self.loss_spike == LossSpike::Skip && self.loss_spike_z > 0.0
     }
 
     /// Whether anything follows from what evaluations measure.
@@ -195,6 +213,9 @@ impl TrainOptions {
         ];
         if self.lr_scheduler_kwargs != ScheduleKwargs::default() {
             settings.push(("lr-scheduler-kwargs", self.lr_scheduler_kwargs.to_string()));
+        }
+        if self.skips_spikes() {
+            settings.push(("loss-spike", format!("skip above {}", self.loss_spike_z)));
         }
         if self.load_best_model_at_end || self.early_stopping_patience.is_some() {
             let patience = self.early_stopping_patience.map_or("unset".into(), |n| n.to_string());
