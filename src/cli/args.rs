@@ -313,6 +313,9 @@ pub struct OptimizationArgs {
     /// Warn of a step whose loss is so many standard deviations above those of the 50 before it; 0: never
     #[arg(long, value_name = "X", default_value_t = 6.0, value_parser = rate, allow_negative_numbers = true)]
     pub loss_spike_z: f64,
+    /// What becomes of such a step
+    #[arg(long, value_name = "WHAT", value_enum, default_value = "warn")]
+    pub loss_spike: LossSpikeArg,
     /// On a GPU, record a training step once and replay it: faster, with the same results
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_value_t = true, default_missing_value = "true", value_parser = BoolishValueParser::new(), action = ArgAction::Set)]
     pub cuda_graphs: bool,

@@ -70,6 +70,16 @@ pub enum SaveStrategyArg {
     Best,
 }
 
+/// What becomes of a step whose loss stands out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LossSpikeArg {
+    /// Do it
+    Warn,
+    /// Leave weights and moments as they are
+    Skip,
+}
+
 /// What the best model is the best by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "snake_case")]

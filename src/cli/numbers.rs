@@ -1,5 +1,7 @@
 //! What numbers a flag takes, and how they are said.
 
+use std::collections::BTreeMap;
+
 /// A whole number above 0.
 pub fn positive(text: &str) -> Result<u64, String> {
     match text.parse() {
@@ -37,4 +39,15 @@ pub fn positive_number(text: &str) -> Result<f64, String> {
 /// `1 step`, `2 steps`.
 pub fn counted(count: usize, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
+/// `5.04 GB`
+pub fn gigabytes(bytes: usize) -> String {
+    format!("{:.2} GB", bytes as f64 / 1e9)
+}
+
+/// `activations 0.51 GB, gradients 1.07 GB, ..`
+pub fn by_purpose(bytes: &BTreeMap<String, usize>) -> String {
+    let parts: Vec<String> = bytes.iter().map(|(name, bytes)| format!("{name} {}", gigabytes(*bytes))).collect();
+    parts.join(", ")
 }

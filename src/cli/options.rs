@@ -14,7 +14,7 @@ use crate::error::{Error, Result, printable};
 use crate::io::folder::Existing;
 use crate::io::safetensors::SaveDtype;
 use crate::session::{ComputeDevice, ExampleOptions, Generation, TokenCache, devices};
-use crate::train::options::{EvalStrategy, Metric, SaveStrategy, TrainOptions};
+use crate::train::options::{EvalStrategy, LossSpike, Metric, SaveStrategy, TrainOptions};
 use crate::train::schedule::ScheduleKind;
 
 impl From<SaveDtypeArg> for SaveDtype {
@@ -216,6 +216,10 @@ impl TrainArgs {
             logging_steps: self.logging_steps,
             logging_first_step: self.logging_first_step,
             loss_spike_z: o.loss_spike_z,
+            loss_spike: match o.loss_spike {
+                LossSpikeArg::Warn => LossSpike::Warn,
+                LossSpikeArg::Skip => LossSpike::Skip,
+            },
             cuda_graphs: o.cuda_graphs,
         }
     }

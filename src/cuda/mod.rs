@@ -144,6 +144,10 @@ impl Driver for Cuda {
         self.may_capture()
     }
 
+    fn free_bytes(&self) -> Option<u64> {
+        self.stream.memory().ok().map(|(free, _)| free as u64)
+    }
+
     fn after_launch(&self, op: &str) -> Result<()> {
         self.synchronize_for_debug(op)
     }

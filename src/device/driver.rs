@@ -61,6 +61,11 @@ pub trait Driver {
         true
     }
 
+    /// Bytes that can still be allocated; None where nobody tells.
+    fn free_bytes(&self) -> Option<u64> {
+        None
+    }
+
     /// Called after a launch has been queued, for debugging: waits for it where the device was asked to.
     fn after_launch(&self, _op: &str) -> Result<()> {
         Ok(())

@@ -51,7 +51,7 @@ struct Shared {
     for_graph: Cell<bool>,
     accounts: RefCell<Accounts>,
     /// Bytes of the driver that are not given back.
-    held: Cell<usize>,
+    held: Cell<Account>,
     /// The most that there can be, where the driver's memory is the host's: the host promises more than it has, and ends
     /// whoever believes it.
     room: Option<u64>,
@@ -79,13 +79,18 @@ impl Account {
         self.now = self.now.wrapping_add_signed(bytes);
         self.peak = self.peak.max(self.now);
     }
+
+    fn with(mut self, bytes: isize) -> Self {
+        self.add(bytes);
+        self
+    }
 }
 
 impl Device {
     /// The device of this driver.
     pub fn with_driver(driver: Box<dyn Driver>) -> Self {
         let arena = RefCell::new(Arena::new(driver.keeps_freed_memory()));
-        let (pool, accounts, held) = (RefCell::default(), RefCell::default(), Cell::new(0));
+        let (pool, accounts, held) = (RefCell::default(), RefCell::default(), Cell::default());
         let room = if driver.is_host() { room::available() } else { None };
         let shared = Shared { pool, arena, for_graph: Cell::new(false), accounts, held, room, driver };
         Self { shared: Rc::new(shared), purpose: Purpose::Activations }
@@ -109,6 +114,17 @@ impl Device {
     /// The most bytes that tensors for `purpose` have held at once.
     pub fn peak_bytes_of(&self, purpose: Purpose) -> usize {
         self.shared.accounts.borrow().by_purpose[purpose as usize].peak
+    }
+
+    /// The most bytes that tensors have held at once, for each purpose by its name.
+    pub fn peak_by_purpose(&self) -> BTreeMap<String, usize> {
+        let named = |purpose: Purpose| (format!("{purpose:?}").to_lowercase(), self.peak_bytes_of(purpose));
+        Purpose::ALL.into_iter().map(named).collect()
+    }
+
+    /// The most bytes that were the driver's at once: those of tensors, and what is kept for the next ones.
+    pub fn peak_held_bytes(&self) -> usize {
+        self.shared.held.get().peak
     }
 
     /// Bytes of the arena of graphs.
@@ -190,10 +206,10 @@ impl Shared {
     fn ask_driver(&self, size: usize) -> Result<*mut c_void> {
         let held = self.held.get();
         if let Some(room) = self.room.filter(|_| size >= ASKED_BYTES) {
-            room::require_of(size as u64, room.saturating_sub(held as u64), "tensors")?;
+            room::require_of(size as u64, room.saturating_sub(held.now as u64), "tensors")?;
         }
         let address = self.driver.allocate(size)?;
-        self.held.set(held + size);
+        self.held.set(held.with(size as isize));
         Ok(address)
     }
 
@@ -206,7 +222,7 @@ impl Shared {
 
     /// Frees what this device has allocated and nobody holds.
     fn free(&self, address: *mut c_void, size: usize) {
-        self.held.set(self.held.get() - size);
+        self.held.set(self.held.get().with(-(size as isize)));
         // SAFETY: the callers took it out of the pool or the arena, whose blocks came from this driver with this size.
         unsafe { self.driver.free(address, size) };
     }

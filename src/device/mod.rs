@@ -5,6 +5,7 @@ mod arena;
 mod arithmetic;
 #[rustfmt::skip]
 pub mod bindings;
+pub mod counted;
 pub mod driver;
 mod dtype;
 pub mod kernels;

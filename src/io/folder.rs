@@ -137,15 +137,16 @@ impl OutputFolder {
         Ok(())
     }
 
-    /// An error when the disk has no room for `bytes` more: better known before a long run than after it.
+    /// An error when the disk of `path` has no room for `bytes` more: better known before a long run than after it.
     ///
     /// # Errors
     /// Too little room. A disk that does not tell is taken to have enough.
-    pub fn require_space(&self, bytes: u64) -> Result<()> {
-        let Ok(disk) = rustix::fs::statvfs(&self.parent) else { return Ok(()) };
+    pub fn require_space(path: &Path, bytes: u64) -> Result<()> {
+        let full = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        let Some(disk) = full.ancestors().find_map(|folder| rustix::fs::statvfs(folder).ok()) else { return Ok(()) };
         let free = disk.f_bavail.saturating_mul(disk.f_frsize);
         if free < bytes {
-            let shown = self.path.display();
+            let shown = path.display();
             return Err(err!("the disk of `{shown}` has {} MB free; the model needs {} MB", free >> 20, bytes >> 20)
                 .hint("free some space, or choose an output folder on another disk"));
         }

@@ -6,6 +6,7 @@
 //! | [`Checkpoint`] | a model folder: its tokenizer and configs, its weights, saving |
 //! | [`Examples`] | rows as the loss sees them; [`TokenCache`]: those of large datasets, kept for the next start |
 //! | [`check`] | what would make a run on rows worthless, before it starts |
+//! | [`Footprint`] | the memory that a run will take |
 //! | [`Run`] | a training run: prepare, step, finish; its [`State`] can be taken out and put back |
 //! | [`Saves`], [`SavedRun`] | checkpoints of a run on disk, and the final model; [`Identity`]: what a run that goes on must be of |
 //! | [`Observer`] | who is told what a run measures: `metrics.jsonl`, the plot, the terminal |
@@ -22,6 +23,7 @@ pub mod check;
 pub mod checkpoint;
 pub mod devices;
 pub mod examples;
+pub mod footprint;
 pub mod identity;
 pub mod observer;
 pub mod page;
@@ -39,6 +41,7 @@ pub use about::About;
 pub use checkpoint::{Checkpoint, Generation};
 pub use devices::{ComputeDevice, DeviceName};
 pub use examples::{ExampleOptions, Examples};
+pub use footprint::Footprint;
 pub use identity::Identity;
 pub use observer::{LossPlot, Observer};
 pub use page::write_page;

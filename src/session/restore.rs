@@ -70,6 +70,7 @@ impl Run {
         self.save_due = progress.save_due;
         self.num_tokens = progress.num_tokens;
         self.unlogged = progress.unlogged;
+        self.recent = progress.recent;
         self.seconds_before = progress.seconds;
         self.selection = progress.selection;
         Ok(())
@@ -103,6 +104,7 @@ impl Run {
             save_due: self.save_due,
             num_tokens: self.num_tokens,
             unlogged: self.unlogged.clone(),
+            recent: self.recent.clone(),
             seconds: self.seconds(),
             selection: self.selection.clone(),
         }

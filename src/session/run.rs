@@ -19,7 +19,7 @@ use crate::train::options::{EvalStrategy, Metric, SaveStrategy, TrainOptions};
 use crate::train::order::{Order, Window};
 use crate::train::schedule::Schedule;
 use crate::train::spike::RecentLosses;
-use crate::train::step::Step;
+use crate::train::step::{Step, StepResult};
 
 /// What a step of a run did.
 #[derive(Debug)]
@@ -64,8 +64,7 @@ pub struct Run {
     pub(super) save_due: bool,
     pub(super) num_tokens: u64,
     pub(super) unlogged: Unlogged,
-    /// Of this process: one that goes on begins anew.
-    recent: RecentLosses,
+    pub(super) recent: RecentLosses,
     pub(super) selection: Selection,
     pub(super) judge: Option<Judge>,
     pub(super) stop: fn() -> bool,
@@ -247,12 +246,16 @@ impl Run {
         let TrainOptions { betas, eps, weight_decay, .. } = self.options;
         let step = self.position.step + 1;
         let hyper = AdamW { learning_rate, betas, eps, weight_decay, step };
-        let result = self.updates.run(&mut self.model, trees, &hyper)?;
+        let mut z = None;
+        let (recent, options) = (&mut self.recent, &self.options);
+        let result = self.updates.run_if(&mut self.model, trees, &hyper, options.skips_spikes(), |result| {
+            z = result.is_finite().then(|| recent.add(result.mean_loss())).flatten();
+            !is_spike(options, z)
+        })?;
         if !result.is_finite() {
-            let loss = result.sums.loss / result.sums.scored.max(1.0);
-            return Ok(Some(self.diverged(loss, result.grad_norm, window)));
+            return Ok(Some(self.diverged(&result, window)));
         }
-        let spike = self.spike(result.sums.loss / result.sums.scored.max(1.0));
+        let spike = z.filter(|_| is_spike(&self.options, z)).map(|z| self.spike(result.mean_loss(), z));
         let window = &self.windows[self.position.window];
         let tokens = window.iter().flatten().map(|&i| self.train[i].ids.len() as u64).sum();
         self.num_tokens += tokens;
@@ -264,18 +267,13 @@ impl Run {
     }
 
     /// What to say of a loss that stands out.
-    fn spike(&mut self, loss: f64) -> Option<Error> {
-        let z = self.recent.add(loss)?;
-        let limit = self.options.loss_spike_z;
-        if limit == 0.0 || z < limit {
-            return None;
-        }
+    fn spike(&self, loss: f64, z: f64) -> Error {
         let step = self.position.step + 1;
         let rows = self.rows_of(&self.windows[self.position.window]);
-        Some(
-            err!("step {step}: the loss {loss:.4} is {z:.0} standard deviations above those before; rows: {rows}")
-                .hint("look at these rows with `engine preview`; lower `--learning-rate` if it goes on"),
-        )
+        let skipped = if self.options.skips_spikes() { "; the update was skipped" } else { "" };
+        let above = format!("the loss {loss:.4} is {z:.0} standard deviations above those before");
+        err!("step {step}: {above}{skipped}; rows: {rows}")
+            .hint("look at these rows with `engine preview`; lower `--learning-rate` if it goes on")
     }
 
     fn rows_of(&self, window: &Window) -> String {
@@ -293,8 +291,9 @@ impl Run {
         }
     }
 
-    fn diverged(&self, loss: f64, grad_norm: f64, window: &Window) -> Error {
+    fn diverged(&self, result: &StepResult, window: &Window) -> Error {
         let (step, rows) = (self.position.step + 1, self.rows_of(window));
+        let (loss, grad_norm) = (result.mean_loss(), result.grad_norm);
         err!("step {step}: loss {loss}, gradient norm {grad_norm}; rows of the batch: {rows}")
             .hint("lower `--learning-rate`, or look at these rows with `engine preview`")
     }
@@ -409,4 +408,9 @@ impl Run {
             self.observers.iter_mut().for_each(|observer| observer.warning(failure));
         }
     }
+}
+
+/// Whether a loss that is `z` deviations above those before it stands out.
+fn is_spike(options: &TrainOptions, z: Option<f64>) -> bool {
+    options.loss_spike_z > 0.0 && z.is_some_and(|z| z >= options.loss_spike_z)
 }

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::selection::Selection;
 use crate::ops::results::LossSums;
+use crate::train::spike::RecentLosses;
 
 /// The state of a run between two of its steps. It belongs to no device.
 #[derive(Clone, Debug, PartialEq)]
@@ -32,6 +33,9 @@ pub struct Progress {
     pub num_tokens: u64,
     /// What no record has told yet.
     pub unlogged: Unlogged,
+    /// What the next losses are compared with.
+    #[serde(default)]
+    pub recent: RecentLosses,
     /// Seconds that the run has taken.
     pub seconds: f64,
     /// What the evaluations so far have shown.

@@ -78,6 +78,16 @@ impl Metric {
     }
 }
 
+/// What becomes of a step whose loss stands out from those before it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LossSpike {
+    /// It is done, and told of.
+    #[default]
+    Warn,
+    /// It is told of; weights and moments stay as they are.
+    Skip,
+}
+
 /// The settings of a run. The defaults are those of the command line.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TrainOptions {
@@ -132,6 +142,8 @@ pub struct TrainOptions {
     pub logging_first_step: bool,
     /// A loss that is so many standard deviations above those of the last steps is told of; 0: none is.
     pub loss_spike_z: f64,
+    /// What happens then beside that.
+    pub loss_spike: LossSpike,
     /// Capture steps into graphs and replay them, where the device can.
     pub cuda_graphs: bool,
 }
@@ -166,12 +178,18 @@ impl Default for TrainOptions {
             logging_steps: 1,
             logging_first_step: false,
             loss_spike_z: 6.0,
+            loss_spike: LossSpike::Warn,
             cuda_graphs: true,
         }
     }
 }
 
 impl TrainOptions {
+    /// Whether a step may turn out not to be done.
+    pub fn skips_spikes(&self) -> bool {
+        self.loss_spike == LossSpike::Skip && self.loss_spike_z > 0.0
+    }
+
     /// Whether anything follows from what evaluations measure.
     pub fn selects(&self) -> bool {
         self.load_best_model_at_end
@@ -217,6 +235,9 @@ impl TrainOptions {
         }
         if self.lr_scheduler_kwargs != ScheduleKwargs::default() {
             settings.push(("lr-scheduler-kwargs", self.lr_scheduler_kwargs.to_string()));
+        }
+        if self.skips_spikes() {
+            settings.push(("loss-spike", format!("skip above {}", self.loss_spike_z)));
         }
         if self.load_best_model_at_end || self.early_stopping_patience.is_some() {
             let patience = self.early_stopping_patience.map_or("unset".into(), |n| n.to_string());

@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 
+use serde::{Deserialize, Serialize};
+
 /// So many losses are compared with.
 const WINDOW: usize = 50;
 /// With fewer a deviation says nothing.
@@ -10,7 +12,7 @@ const LEAST: usize = 20;
 const FLOOR: f64 = 0.05;
 
 /// The losses of the last steps.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct RecentLosses(VecDeque<f64>);
 
 impl RecentLosses {

@@ -32,6 +32,11 @@ pub struct StepResult {
 }
 
 impl StepResult {
+    /// The loss of a scored token; 0 when none is.
+    pub fn mean_loss(&self) -> f64 {
+        self.sums.loss / self.sums.scored.max(1.0)
+    }
+
     /// Whether the update was applied: it is not when the loss or the norm is not finite.
     pub fn is_finite(&self) -> bool {
         self.sums.loss.is_finite() && self.grad_norm.is_finite()
@@ -51,10 +56,19 @@ pub struct Step {
 
 /// The captured steps.
 struct Graphs {
-    /// By the number of micro-batches and their size. None: seen once, not captured yet.
-    captured: HashMap<(usize, Bucket), Option<Captured>>,
+    /// None: seen once, not captured yet.
+    captured: HashMap<Size, Option<Captured>>,
     enabled: bool,
     device: Device,
+}
+
+/// What one graph serves.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct Size {
+    batches: usize,
+    bucket: Bucket,
+    /// Whether the update of the weights is part of it.
+    updates: bool,
 }
 
 struct Captured {
@@ -145,23 +159,46 @@ impl Step {
 
     /// One update from the micro-batches of a window. When loss or norm are not finite, the weights stay as they are.
     pub fn run(&mut self, model: &mut Gemma3, trees: Vec<TokenTree>, hyper: &AdamW) -> Result<StepResult> {
+        self.run_if(model, trees, hyper, false, |_| true)
+    }
+
+    /// [`run`](Self::run), after which `sees` is told what was measured. With `asks` it is told before the weights change, which
+    /// costs a wait for the device, and false leaves weights and moments as they are.
+    pub fn run_if(
+        &mut self,
+        model: &mut Gemma3,
+        trees: Vec<TokenTree>,
+        hyper: &AdamW,
+        asks: bool,
+        sees: impl FnOnce(&StepResult) -> bool,
+    ) -> Result<StepResult> {
         let scored = trees.iter().map(TokenTree::num_scored).sum::<f64>().max(1.0);
         let bucket = model.device().driver().captures_graphs().then(|| Bucket::of(&trees));
         let prepare = |tree| Prepared::new(model, tree, scored, bucket);
         let batches: Vec<Prepared> = trees.into_iter().map(prepare).collect::<Result<_>>()?;
         self.plan.set(hyper)?;
         match bucket {
-            Some(bucket) if self.graphs.enabled => self.replay(model, (batches.len(), bucket), batches)?,
-            _ => self.send_and_queue(model, &batches)?,
+            Some(bucket) if self.graphs.enabled => {
+                let size = Size { batches: batches.len(), bucket, updates: !asks };
+                self.replay(model, size, batches)?;
+            }
+            _ => self.send_and_queue(model, &batches, !asks)?,
         }
         let results = self.results.read()?;
-        Ok(StepResult { sums: results.into(), grad_norm: results.grad_norm })
+        let result = StepResult { sums: results.into(), grad_norm: results.grad_norm };
+        let accepted = sees(&result);
+        match asks {
+            true if accepted => self.update(model)?,
+            true => self.gradients.values.zero()?,
+            false => {}
+        }
+        Ok(result)
     }
 
     /// Queues the step: kernel by kernel the first time that one of its size comes, then as a graph.
-    fn replay(&mut self, model: &mut Gemma3, key: (usize, Bucket), batches: Vec<Prepared>) -> Result<()> {
+    fn replay(&mut self, model: &mut Gemma3, size: Size, batches: Vec<Prepared>) -> Result<()> {
         let device = model.device().clone();
-        match self.graphs.captured.get(&key) {
+        match self.graphs.captured.get(&size) {
             Some(Some(captured)) => {
                 for (known, new) in captured.batches.iter().zip(&batches) {
                     known.inputs.replace(&new.inputs)?;
@@ -171,39 +208,39 @@ impl Step {
             Some(None) => {
                 let graph = device.for_graph(|| {
                     send(&batches)?;
-                    self.capture(model, &batches)
+                    self.capture(model, &batches, size.updates)
                 })?;
                 graph.launch()?;
-                self.graphs.captured.insert(key, Some(Captured { graph, batches }));
+                self.graphs.captured.insert(size, Some(Captured { graph, batches }));
             }
             None => {
                 // The first of its size: memory is allocated, algorithms are chosen, modules are loaded.
-                device.for_graph(|| self.send_and_queue(model, &batches))?;
+                device.for_graph(|| self.send_and_queue(model, &batches, size.updates))?;
                 if self.graphs.captured.len() < MOST_GRAPHS {
-                    self.graphs.captured.insert(key, None);
+                    self.graphs.captured.insert(size, None);
                 }
             }
         }
         Ok(())
     }
 
-    fn capture(&mut self, model: &mut Gemma3, batches: &[Prepared]) -> Result<Box<dyn Graph>> {
+    fn capture(&mut self, model: &mut Gemma3, batches: &[Prepared], updates: bool) -> Result<Box<dyn Graph>> {
         let device = model.device().clone();
         device.driver().begin_capture()?;
-        let queued = self.queue(model, batches);
+        let queued = self.queue(model, batches, updates);
         // The capture must end whatever happened in it.
         let graph = device.driver().end_capture();
         queued?;
         graph
     }
 
-    fn send_and_queue(&mut self, model: &mut Gemma3, batches: &[Prepared]) -> Result<()> {
+    fn send_and_queue(&mut self, model: &mut Gemma3, batches: &[Prepared], updates: bool) -> Result<()> {
         send(batches)?;
-        self.queue(model, batches)
+        self.queue(model, batches, updates)
     }
 
-    /// Queues the whole step.
-    fn queue(&mut self, model: &mut Gemma3, batches: &[Prepared]) -> Result<()> {
+    /// Queues the step, all of it if it `updates`, else up to the gradient's norm.
+    fn queue(&mut self, model: &mut Gemma3, batches: &[Prepared], updates: bool) -> Result<()> {
         self.results.zero()?;
         for Prepared { batch, targets, .. } in batches {
             let mut tape = Tape::recording(model.device(), &mut self.gradients);
@@ -212,10 +249,14 @@ impl Step {
             drop(hidden);
             tape.backward()?;
         }
-        let gradients = &mut self.gradients.values;
-        clip_factor(&mut self.results, gradients, self.max_grad_norm)?;
+        clip_factor(&mut self.results, &self.gradients.values, self.max_grad_norm)?;
+        if updates { self.update(model) } else { Ok(()) }
+    }
+
+    /// Queues the update of the weights.
+    fn update(&mut self, model: &mut Gemma3) -> Result<()> {
         let moments = Moments { m: &mut self.m, v: &mut self.v };
-        adamw(&mut model.params, moments, gradients, &self.plan, &self.results)
+        adamw(&mut model.params, moments, &mut self.gradients.values, &self.plan, &self.results)
     }
 }
 

@@ -99,5 +99,7 @@ fn a_loss_that_stands_out_is_told_of_with_its_rows() {
         "{}",
         warned.stderr
     );
+    let skipped = trained(&["--loss-spike", "skip"]);
+    assert!(skipped.stderr.contains("above those before; the update was skipped; rows: "), "{}", skipped.stderr);
     assert!(!trained(&["--loss-spike-z", "0"]).stderr.contains("standard deviations"));
 }

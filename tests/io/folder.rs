@@ -387,7 +387,7 @@ fn save_and_fail(parent: &Path) {
 fn a_disk_without_room_for_the_model_is_refused_before_the_run() {
     let parent = tempfile::tempdir().unwrap();
     let folder = claim(&parent.path().join("out")).unwrap();
-    folder.require_space(1).unwrap();
-    let error = folder.require_space(u64::MAX).unwrap_err().report();
+    OutputFolder::require_space(folder.path(), 1).unwrap();
+    let error = OutputFolder::require_space(folder.path(), u64::MAX).unwrap_err().report();
     assert!(error.contains("MB free") && error.contains("hint: "), "{error}");
 }

@@ -293,6 +293,33 @@ fn an_update_that_is_not_finite_is_not_applied() {
 }
 
 #[test]
+fn an_update_that_is_declined_leaves_no_trace() {
+    let window = |step: u64| vec![tree(&examples()[step as usize % 3..])];
+    let hyper =
+        |step| AdamW { learning_rate: 1e-2, betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.01, step: step + 1 };
+    for place in places() {
+        let ends = |declined: bool| {
+            let mut model = on_device(&place.device(), &config(), 4, place.dtype);
+            let mut step = Step::new(&model, 1.0, true).unwrap();
+            for i in 0..6 {
+                if i != 3 {
+                    step.run_if(&mut model, window(i), &hyper(i), true, |_| true).unwrap();
+                } else if declined {
+                    step.run_if(&mut model, window(i), &hyper(i), true, |seen| !seen.is_finite()).unwrap();
+                }
+            }
+            (model.params.values.to_f64(), step.moments().0.to_f64(), step.moments().1.to_f64())
+        };
+        assert!(ends(true) == ends(false), "{place:?}");
+        // Asked or not, accepted steps are the same.
+        let mut model = on_device(&place.device(), &config(), 4, place.dtype);
+        let mut step = Step::new(&model, 1.0, true).unwrap();
+        (0..6).filter(|i| *i != 3).for_each(|i| _ = step.run(&mut model, window(i), &hyper(i)).unwrap());
+        assert!(model.params.values.to_f64() == ends(true).0, "{place:?}");
+    }
+}
+
+#[test]
 fn a_token_outside_the_vocabulary_is_refused_also_when_the_step_is_replayed() {
     for place in graph_places().filter(|place| place.dtype == DType::F32) {
         let mut model = on_device(&place.device(), &config(), 5, DType::F32);

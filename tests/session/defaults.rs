@@ -3,7 +3,7 @@
 use clap::Parser;
 use engine::cli::args::{Cli, Command, TrainArgs};
 use engine::session::{DeviceName, ExampleOptions, Generation};
-use engine::train::options::{EvalStrategy, Grouping, Metric, SaveStrategy, TrainOptions};
+use engine::train::options::{EvalStrategy, Grouping, LossSpike, Metric, SaveStrategy, TrainOptions};
 use engine::train::schedule::ScheduleKwargs;
 
 fn parsed(extra: &[&str]) -> TrainArgs {
@@ -52,6 +52,7 @@ fn every_flag_of_a_run_reaches_its_options() {
         "--eval-on-start",
         "--eval-delay=2.5",
         "--loss-spike-z=4.5",
+        "--loss-spike=skip",
         "--cuda-graphs=false",
         "--max-tokens-per-batch=900",
         "--group-by-prefix",
@@ -86,6 +87,7 @@ fn every_flag_of_a_run_reaches_its_options() {
         logging_steps: 6,
         logging_first_step: true,
         loss_spike_z: 4.5,
+        loss_spike: LossSpike::Skip,
         cuda_graphs: false,
     };
     assert_eq!(args.options(), expected);

@@ -6,6 +6,7 @@ mod tiny;
 
 mod defaults;
 mod devices;
+mod footprint;
 mod kinds;
 mod observers;
 mod order;

@@ -1,13 +1,14 @@
 //! A run that is stopped, and goes on from its state with a model that was loaded anew, is equal to the bit to one that
 //! never stopped.
 
+use engine::batch::Example;
 use engine::error::Kind;
 use engine::session::{Outcome, Position, Run, State};
 use engine::train::metrics::Record;
-use engine::train::options::{EvalStrategy, Grouping, TrainOptions};
+use engine::train::options::{EvalStrategy, Grouping, LossSpike, TrainOptions};
 use engine::train::schedule::ScheduleKind;
 
-use crate::tiny::{config, model, weights};
+use crate::tiny::{config, example, model, weights};
 use crate::{Log, rows, run};
 
 fn options() -> TrainOptions {
@@ -156,6 +157,52 @@ fn a_state_of_another_run_is_refused() {
     let mut other = state.clone();
     other.moments[1].pop();
     assert_eq!(put_back(&other, options()).kind(), Kind::Model);
+}
+
+/// Rows that are alike, and one that is not.
+fn rows_with_a_stranger() -> Vec<Example> {
+    let row = |r: u32| (0..9).map(|t| if r == 75 { (7 * t * t + 3) % 31 } else { 2 + t }).collect::<Vec<u32>>();
+    (0..80).map(|r| example(&row(r), 2)).collect()
+}
+
+#[test]
+fn a_step_whose_loss_stands_out_is_skipped_also_by_a_run_that_goes_on() {
+    let skip = TrainOptions {
+        num_train_epochs: 1.0,
+        per_device_train_batch_size: 1,
+        shuffle: false,
+        loss_spike: LossSpike::Skip,
+        ..options()
+    };
+    let begin = |options: &TrainOptions| {
+        let model = model::<f32>(&weights(&config(), 3));
+        Run::prepare(model, rows_with_a_stranger(), Vec::new(), options.clone()).unwrap()
+    };
+    // The weights before and after the stranger's step, and the last ones; stopped and put back before `stop`.
+    let weights_of = |options: &TrainOptions, stop: u64| {
+        let (mut run, mut seen) = (begin(options), Vec::new());
+        while !run.is_trained() {
+            let step = run.position().step;
+            if step == stop {
+                let state = run.state().unwrap();
+                let loaded = model::<f32>(&weights(&config(), 99));
+                run = Run::from_state(state, loaded, rows_with_a_stranger(), Vec::new(), options.clone()).unwrap();
+            }
+            if step == 75 || step == 76 {
+                seen.push(run.state().unwrap().weights);
+            }
+            run.step().unwrap();
+        }
+        seen.push(run.state().unwrap().weights);
+        seen
+    };
+    let skipped = weights_of(&skip, 99);
+    assert!(skipped[0] == skipped[1] && skipped[1] != skipped[2]);
+    assert!(weights_of(&skip, 74) == skipped, "put back before the stranger");
+    let warned = weights_of(&TrainOptions { loss_spike: LossSpike::Warn, ..skip.clone() }, 99);
+    assert!(warned[0] == skipped[0] && warned[0] != warned[1]);
+    let never = weights_of(&TrainOptions { loss_spike_z: 0.0, ..skip }, 99);
+    assert!(never == warned);
 }
 
 #[test]
