@@ -45,7 +45,9 @@ fn rows() -> Vec<Row> {
 /// The examples, how many rows were tokenized, and what was warned of.
 fn examples(rows: &[Row], options: &ExampleOptions, cache: &TokenCache) -> (Vec<Example>, usize, Vec<String>) {
     let tokenized = AtomicUsize::new(0);
-    let count = || drop(tokenized.fetch_add(1, Ordering::Relaxed));
+    let count = || {
+        tokenized.fetch_add(1, Ordering::Relaxed);
+    };
     let found = Examples::cached(&checkpoint(), rows, options, Some(cache), count).unwrap();
     (found.examples, tokenized.into_inner(), found.warnings)
 }
