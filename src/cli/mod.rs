@@ -9,6 +9,7 @@ use clap::{CommandFactory, FromArgMatches};
 use crate::error::{Context, Kind, Result};
 
 pub mod args;
+mod chat;
 mod check;
 pub mod choices;
 pub mod config_file;

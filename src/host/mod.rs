@@ -7,11 +7,11 @@ use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ffi::c_void;
 use std::ptr;
 
-use crate::device::{Device, room};
 use crate::device::allocator::asking;
 use crate::device::bindings::{ENGINE_HOST_ATTENTION_TILE, engine_stream};
 use crate::device::driver::{Driver, Product};
 use crate::device::kernels::Kernels;
+use crate::device::{Device, room};
 use crate::err;
 use crate::error::Result;
 

@@ -46,9 +46,8 @@ impl Footprint {
         let window = largest(windows(options, train.len(), 0), train);
         // The second step of a size is captured, where the device does that, and keeps its memory.
         for number in 1..=2 {
-            let tree = |batch: &Vec<usize>| {
-                TokenTree::from_examples(&batch.iter().map(|&i| &train[i]).collect::<Vec<_>>())
-            };
+            let tree =
+                |batch: &Vec<usize>| TokenTree::from_examples(&batch.iter().map(|&i| &train[i]).collect::<Vec<_>>());
             let hyper = AdamW { learning_rate: 0.0, betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.0, step: number };
             step.run(&mut model, window.iter().map(tree).collect(), &hyper)?;
         }

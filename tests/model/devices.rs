@@ -295,7 +295,8 @@ fn an_update_that_is_not_finite_is_not_applied() {
 #[test]
 fn an_update_that_is_declined_leaves_no_trace() {
     let window = |step: u64| vec![tree(&examples()[step as usize % 3..])];
-    let hyper = |step| AdamW { learning_rate: 1e-2, betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.01, step: step + 1 };
+    let hyper =
+        |step| AdamW { learning_rate: 1e-2, betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.01, step: step + 1 };
     for place in places() {
         let ends = |declined: bool| {
             let mut model = on_device(&place.device(), &config(), 4, place.dtype);

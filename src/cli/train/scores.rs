@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{Job, warn_of};
+use super::{Before, Job, warn_of};
 use crate::cli::args::{LogFormat, ReportTo, ScoreArg};
 use crate::cli::out::{line, print};
 use crate::cli::score::{score, stdout_width};
@@ -21,7 +21,13 @@ use crate::train::tensorboard::EventWriter;
 
 impl Job<'_> {
     /// Taken once in a run: one that goes on has it from its checkpoint.
-    pub(super) fn score_before(&self, model: &Gemma3, checkpoint: &Checkpoint, folder: &OutputFolder) -> Result<Option<Score>> {
+    pub(super) fn score_before(
+        &self,
+        model: &Gemma3,
+        checkpoint: &Checkpoint,
+        folder: &OutputFolder,
+        known: &mut Before,
+    ) -> Result<Option<Score>> {
         let answers = folder.live(ANSWERS_BEFORE);
         if let Some(saved) = &self.resumed {
             if saved.score_before().is_some() {
@@ -32,9 +38,15 @@ impl Job<'_> {
         if !self.args.score.contains(&ScoreArg::Before) {
             return Ok(None);
         }
+        if let Some((score, text)) = known {
+            replace_file(&answers, text)?;
+            return Ok(Some(score.clone()));
+        }
         let report = score(checkpoint, model, &self.eval_rows, &self.args.generation, "score before")?;
         let Some(report) = report else { return Ok(None) };
-        replace_file(&answers, report.text()?.as_bytes())?;
+        let text = report.text()?.into_bytes();
+        replace_file(&answers, &text)?;
+        *known = Some((report.score.clone(), text));
         if !self.args.score.contains(&ScoreArg::After) && self.args.log_format == LogFormat::Text {
             print(&format!("{}\n{}", examples_table(&report, stdout_width()), score_table(&report.score)))?;
         }
@@ -42,7 +54,13 @@ impl Job<'_> {
     }
 
     /// The score of the trained model, if it is asked for: recorded, then shown.
-    pub(super) fn score_after(&self, model: &Gemma3, place: &Path, checkpoint: &Checkpoint, about: &mut About) -> Result<()> {
+    pub(super) fn score_after(
+        &self,
+        model: &Gemma3,
+        place: &Path,
+        checkpoint: &Checkpoint,
+        about: &mut About,
+    ) -> Result<()> {
         if !self.args.score.contains(&ScoreArg::After) {
             return Ok(());
         }
