@@ -256,6 +256,9 @@ pub struct TrainArgs {
     /// What stdout is for: a table for people, or a JSON object a line for programs, the last one of type `result`
     #[arg(long, value_name = "FORMAT", value_enum, default_value = "text", help_heading = "Output")]
     pub log_format: LogFormat,
+    /// Print where the time of the steps went, by op and by product, beside what this machine could do at best; on the CPU
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_value_t = false, default_missing_value = "true", value_parser = BoolishValueParser::new(), action = ArgAction::Set, help_heading = "Output")]
+    pub profile: bool,
     /// Do everything but the steps: read and check data, model, settings and folder, and write nothing
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_value_t = false, default_missing_value = "true", value_parser = BoolishValueParser::new(), action = ArgAction::Set, help_heading = "Output")]
     pub dry_run: bool,

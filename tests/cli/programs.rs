@@ -1,6 +1,7 @@
 //! What the binary says to programs, and what it can say before the long part.
 
 use std::fs;
+use std::path::Path;
 
 use serde_json::Value;
 
@@ -149,4 +150,19 @@ fn seeds_that_make_no_sense_are_refused() {
         assert_eq!(refused.code, 2, "{}", refused.stderr);
         assert!(refused.stderr.contains(says), "{}", refused.stderr);
     }
+}
+
+#[test]
+fn a_profile_names_the_ops_of_the_steps_and_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let [plain, profiled] = ["plain", "profiled"].map(|name| folder.path().join(name));
+    train(&plain, &[]);
+    let trained = train(&profiled, &["--profile"]);
+    assert_eq!(trained.code, 0, "{}", trained.stderr);
+    for op in ["product f32, ", "adamw ", "attention_backward ", "cross_entropy ", "outside ops ", "floor: "] {
+        assert!(trained.stderr.contains(op), "{op}: {}", trained.stderr);
+    }
+    assert!(!trained.stderr.contains("attention_decode"), "the answers do not count");
+    let model = |output: &Path| fs::read(output.join("model.safetensors")).unwrap();
+    assert!(model(&plain) == model(&profiled));
 }

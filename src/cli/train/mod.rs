@@ -26,9 +26,12 @@ use crate::model::gemma3::Gemma3;
 use crate::session::selection::Best;
 use crate::session::{About, Checkpoint, ComputeDevice, Footprint, Identity, SavedRun, Saves, write_page};
 
+mod profile;
 mod scores;
 mod seeds;
 mod steps;
+
+use profile::Profiler;
 
 /// A run's data and places, all checked before the first long computation.
 struct Job<'a> {
@@ -62,7 +65,8 @@ pub fn run(args: &TrainArgs) -> Result<()> {
 /// One run. None: it was a dry one.
 fn once(args: &TrainArgs, before: &mut Before) -> Result<Option<Summary>> {
     args.hub.check()?;
-    let device = args.model.open_device()?;
+    let mut device = args.model.open_device()?;
+    let profiler = args.profile.then(|| Profiler::around(&mut device)).transpose()?;
     OutputFolder::check(&args.output_dir, mode(args))?;
     if let Some(fallback) = &args.fallback_dir {
         OutputFolder::check(fallback, Existing::Refuse)?;
@@ -92,7 +96,9 @@ fn once(args: &TrainArgs, before: &mut Before) -> Result<Option<Summary>> {
     let limit = (args.save_total_limit > 0).then_some(args.save_total_limit as usize);
     let (score_before, dtype) = (about.score_before.clone(), args.save_dtype.into());
     let mut saves = Saves { checkpoint: Rc::new(checkpoint), folder, identity, score_before, dtype, limit };
+    profiler.iter().for_each(Profiler::begin);
     let (model, place) = job.train(model, &mut saves, &mut about)?;
+    profiler.iter().for_each(|profiler| say(&profiler.table(device.dtype)));
     warn_of(write_page(&place));
     job.score_after(&model, &place, &saves.checkpoint, &mut about)?;
     let pushed = args.hub.push(&place)?;
