@@ -43,9 +43,10 @@ pub enum Command {
     #[command(after_help = "Example:
   engine eval --model trained --dataset test.jsonl --tools tools.json --report report.json")]
     Eval(EvalArgs),
-    /// Answer one prompt
-    #[command(after_help = "Example:
-  engine generate --model trained --tools tools.json --prompt \"What is the weather in Oslo?\"")]
+    /// Answer one prompt, or a conversation at the terminal
+    #[command(after_help = "Examples:
+  engine generate --model trained --tools tools.json --prompt \"What is the weather in Oslo?\"
+  engine generate --model trained --tools tools.json --chat")]
     Generate(GenerateArgs),
     /// Show a row of a dataset as the model sees it, and which of its tokens are trained on
     #[command(after_help = "Example:
@@ -137,7 +138,7 @@ pub struct GenerationArgs {
     pub seed: u64,
 }
 
-#[derive(Debug, Args, Serialize)]
+#[derive(Clone, Debug, Args, Serialize)]
 pub struct TrainArgs {
     /// TOML or YAML file with any of these flags, underscores for hyphens (learning_rate = 1e-4); flags override it. Paths in
     /// it are relative to its folder
@@ -167,6 +168,9 @@ pub struct TrainArgs {
     /// Seed of the order of the rows [default: --seed]
     #[arg(long, value_name = "N", help_heading = "Data")]
     pub data_seed: Option<u64>,
+    /// Train so many times, each with another order of the rows in a folder `seed-S` of the output folder, and give the mean score
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=30), help_heading = "Data")]
+    pub seeds: u64,
     #[command(flatten)]
     #[serde(flatten)]
     pub batches: BatchArgs,
@@ -256,6 +260,9 @@ pub struct TrainArgs {
     /// What stdout is for: a table for people, or a JSON object a line for programs, the last one of type `result`
     #[arg(long, value_name = "FORMAT", value_enum, default_value = "text", help_heading = "Output")]
     pub log_format: LogFormat,
+    /// Print where the time of the steps went, by op and by product, beside what this machine could do at best; on the CPU
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_value_t = false, default_missing_value = "true", value_parser = BoolishValueParser::new(), action = ArgAction::Set, help_heading = "Output")]
+    pub profile: bool,
     /// Do everything but the steps: read and check data, model, settings and folder, and write nothing
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_value_t = false, default_missing_value = "true", value_parser = BoolishValueParser::new(), action = ArgAction::Set, help_heading = "Output")]
     pub dry_run: bool,
@@ -349,7 +356,10 @@ pub struct GenerateArgs {
     pub model: ModelArgs,
     /// What the user says
     #[arg(long, value_name = "TEXT", help_heading = "Data")]
-    pub prompt: String,
+    pub prompt: Option<String>,
+    /// Go on with what is typed or piped in, a line at a time: what the user says next, or the response of a tool that was called
+    #[arg(long, help_heading = "Data")]
+    pub chat: bool,
     /// JSON file with the declarations of the tools that the model may call
     #[arg(long, value_name = "FILE", help_heading = "Data")]
     pub tools: Option<PathBuf>,
@@ -424,6 +434,9 @@ pub struct InfoArgs {
     /// Hugging Face folder, .gguf file or hub id
     #[arg(long, value_name = "MODEL")]
     pub model: Option<String>,
+    /// What stdout is for: people, or one JSON object of type `result` for programs
+    #[arg(long, value_name = "FORMAT", value_enum, default_value = "text")]
+    pub log_format: LogFormat,
 }
 
 fn schedule_kwargs(text: &str) -> Result<ScheduleKwargs, String> {

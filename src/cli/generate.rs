@@ -1,40 +1,52 @@
-//! `engine generate`: one answer, control tokens and all, to stdout.
+//! `engine generate`: one answer, control tokens and all, to stdout; or a conversation ([`chat`](super::chat)).
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use crate::cli::args::GenerateArgs;
+use crate::chat::tokenizer::Prompt;
+use crate::cli::args::{GenerateArgs, GenerationArgs};
+use crate::cli::chat;
 use crate::cli::options::explain_device;
 use crate::cli::out::{print, say};
-use crate::data::rows::{Origin, Row, RowOptions, TUTORIAL_SYSTEM};
 use crate::data::tools::load_tools;
-use crate::error::{Result, printable};
+use crate::error::{Error, Result, printable};
 use crate::generate::generate;
+use crate::model::gemma3::Gemma3;
 use crate::session::Checkpoint;
+use crate::session::conversation::Conversation;
 
 pub fn run(args: &GenerateArgs) -> Result<()> {
+    if args.chat {
+        return chat::run(args);
+    }
+    let Some(text) = &args.prompt else {
+        return Err(Error::usage("there is nothing to answer")
+            .hint("give `--prompt TEXT`, or `--chat` for a conversation at the terminal"));
+    };
     let device = args.model.open_device()?;
+    let mut conversation = Conversation::new(tools(args)?, args.system.as_deref());
+    conversation.say(text);
+    let checkpoint = Checkpoint::open(&args.model.model)?;
+    let prompt = conversation.prompt(&checkpoint)?;
+    let model = checkpoint.load(&device)?;
+    explain_device(&device);
+    print(&format!("{}\n", printable(&answer(&model, &checkpoint, &prompt, &args.generation)?)))
+}
+
+/// The declarations of the tools that the model may call.
+pub fn tools(args: &GenerateArgs) -> Result<Vec<Value>> {
     let (tools, warnings) = match &args.tools {
         Some(path) => load_tools(path)?,
         None => Default::default(),
     };
     warnings.iter().for_each(|w| say(&format!("warning: {}", printable(w))));
-    let checkpoint = Checkpoint::open(&args.model.model)?;
-    let messages = messages(args, !tools.is_empty());
-    let row = json!({"messages": messages, "tools": tools});
-    let row = Row::from_json(row, Origin::new("--prompt", 1), &RowOptions::default())?;
-    let prompt = checkpoint.tokenizer.prompt(&row)?;
-    let model = checkpoint.load(&device)?;
-    explain_device(&device);
-    let outputs =
-        generate(&model, &[&prompt.ids], &checkpoint.generate_options(&args.generation.options()), |_| Ok(()))?;
-    if outputs[0].len() as u64 == args.generation.max_new_tokens {
-        say(&format!("the answer was cut after {} tokens: `--max-new-tokens` allows more", outputs[0].len()));
-    }
-    print(&format!("{}\n", printable(&checkpoint.tokenizer.decode(&outputs[0]))))
+    Ok(tools)
 }
 
-fn messages(args: &GenerateArgs, has_tools: bool) -> Vec<Value> {
-    let system = args.system.as_deref().or(has_tools.then_some(TUTORIAL_SYSTEM));
-    let developer = system.map(|text| json!({"role": "developer", "content": text}));
-    developer.into_iter().chain([json!({"role": "user", "content": args.prompt})]).collect()
+/// The model's answer, control tokens and all.
+pub fn answer(model: &Gemma3, checkpoint: &Checkpoint, prompt: &Prompt, args: &GenerationArgs) -> Result<String> {
+    let outputs = generate(model, &[&prompt.ids], &checkpoint.generate_options(&args.options()), |_| Ok(()))?;
+    if outputs[0].len() as u64 == args.max_new_tokens {
+        say(&format!("the answer was cut after {} tokens: `--max-new-tokens` allows more", outputs[0].len()));
+    }
+    Ok(checkpoint.tokenizer.decode(&outputs[0]))
 }

@@ -10,6 +10,7 @@ use crate::error::{Context, Kind, Result};
 
 pub mod args;
 pub mod batch_args;
+mod chat;
 mod check;
 pub mod choices;
 pub mod config_file;

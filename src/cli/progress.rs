@@ -18,9 +18,9 @@ pub struct Progress {
     /// 0: nobody knows.
     total: u64,
     done: u64,
-    /// What was done before this job began.
-    before: u64,
     started: Instant,
+    /// What was done, and when, at the first thing that was: it takes longer than the others.
+    first: Option<(u64, Instant)>,
 }
 
 enum Output {
@@ -39,7 +39,7 @@ impl Progress {
     /// line.
     pub fn training(total_steps: u64, before: u64) -> Self {
         let output = stderr_output(total_steps, "{prefix} {bar:20} {pos}/{len}  {msg}");
-        Self { before, done: before, ..Self::on(output, "training", total_steps) }
+        Self { done: before, ..Self::on(output, "training", total_steps) }
     }
 
     /// Anything that is counted up to `total`, e.g. prompts under `score before`. Where stderr is no terminal, one line at
@@ -68,14 +68,14 @@ impl Progress {
             bar.set_prefix(name.to_owned());
             bar.enable_steady_tick(Duration::from_millis(500));
         }
-        Self { output, name: name.to_owned(), total, done: 0, before: 0, started: Instant::now() }
+        Self { output, name: name.to_owned(), total, done: 0, started: Instant::now(), first: None }
     }
 
     /// Shows what training steps up to `record.step` measured.
     pub fn step(&mut self, record: &TrainRecord) {
         self.done = record.step;
-        let left = duration_text(self.time_left());
-        let speed = format!("{} tokens/s, {left} left", HumanCount(record.tokens_per_second as u64));
+        let left = self.time_left().map(|left| format!(", {} left", duration_text(left))).unwrap_or_default();
+        let speed = format!("{} tokens/s{left}", HumanCount(record.tokens_per_second as u64));
         match &mut self.output {
             Output::Bar(bar) => {
                 bar.set_position(record.step);
@@ -122,11 +122,13 @@ impl Progress {
         self.println(&line);
     }
 
-    /// The time that the rest takes if it goes on as it went so far.
-    fn time_left(&self) -> Duration {
+    /// The time that the rest takes if it goes on as it went since the first thing was done; None at that.
+    fn time_left(&mut self) -> Option<Duration> {
+        let (first, at) = *self.first.get_or_insert((self.done, Instant::now()));
+        let done = self.done.checked_sub(first).filter(|done| *done > 0)?;
         let left = self.total.saturating_sub(self.done) as f64;
-        let seconds = self.started.elapsed().as_secs_f64() * left / self.done.saturating_sub(self.before).max(1) as f64;
-        Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
+        let seconds = at.elapsed().as_secs_f64() * left / done as f64;
+        Some(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX))
     }
 }
 

@@ -7,10 +7,10 @@ use crate::cli::progress::Progress;
 use crate::cli::signals;
 use crate::cli::slow::Slow;
 use crate::data::rows::Row;
-use crate::error::{Result, printable};
+use crate::error::{Error, Kind, Result, printable};
 use crate::eval::report::Report;
 use crate::model::gemma3::Gemma3;
-use crate::session::{self, Checkpoint, Examples};
+use crate::session::{self, Checkpoint, Examples, Prompts};
 
 /// What a table is fitted to where the width is unknown: output that goes to a file or a pipe.
 const DEFAULT_WIDTH: usize = 120;
@@ -30,6 +30,35 @@ pub fn score(
     })?;
     progress.iter_mut().for_each(Progress::finish);
     Ok(report)
+}
+
+/// [`score`] that, when somebody asks to stop, gives the report on the answers that there are, with the error to end by.
+pub fn score_until_stopped(
+    checkpoint: &Checkpoint,
+    model: &Gemma3,
+    rows: &[Row],
+    args: &GenerationArgs,
+    title: &str,
+) -> Result<Option<(Report, Option<Error>)>> {
+    let prompts = Prompts::new(checkpoint, rows)?;
+    if prompts.is_empty() {
+        return Ok(None);
+    }
+    let mut progress = None;
+    let options = checkpoint.generate_options(&args.options());
+    let (report, ended) = prompts.score_until(model, &checkpoint.tokenizer, &options, |done, total| {
+        progress.get_or_insert_with(|| Progress::counter(title, total as u64)).set_done(done as u64);
+        signals::go_on("the scoring was stopped")
+    });
+    progress.iter_mut().for_each(Progress::finish);
+    match ended {
+        Ok(()) => Ok(Some((report, None))),
+        Err(error) if error.kind() == Kind::Interrupted => {
+            let answered = format!("{} of {} prompts were answered", report.score.total, prompts.len());
+            Ok(Some((report, Some(error.context(answered)))))
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// The model that is named, with the chat template that the flags name.

@@ -148,7 +148,7 @@ impl Driver for Cuda {
         self.stream.memory().ok().map(|(free, _)| free as u64)
     }
 
-    fn after_launch(&self, op: &str) -> Result<()> {
+    fn after_launch(&self, op: &str, _sizes: &[(&str, u64)]) -> Result<()> {
         self.synchronize_for_debug(op)
     }
 

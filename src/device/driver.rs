@@ -66,8 +66,8 @@ pub trait Driver {
         None
     }
 
-    /// Called after a launch has been queued, for debugging: waits for it where the device was asked to.
-    fn after_launch(&self, _op: &str) -> Result<()> {
+    /// Called after a launch with these sizes has been queued, for debugging: waits for it where the device was asked to.
+    fn after_launch(&self, _op: &str, _sizes: &[(&str, u64)]) -> Result<()> {
         Ok(())
     }
 

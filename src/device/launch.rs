@@ -7,7 +7,7 @@ use crate::error::Result;
 /// Turns a launcher's status into an error that names the op and its sizes.
 pub fn launched(driver: &dyn Driver, status: engine_status, op: &str, sizes: &[(&str, u64)]) -> Result<()> {
     if status == engine_status::ENGINE_OK {
-        return driver.after_launch(op);
+        return driver.after_launch(op, sizes);
     }
     let sizes: Vec<String> = sizes.iter().map(|(name, size)| format!("{} {size}", name.to_uppercase())).collect();
     driver.kernels().check(status, &format!("{op} of {}", sizes.join(", ")))

@@ -12,6 +12,7 @@ pub mod kernels;
 pub mod launch;
 mod memory;
 mod out_of_memory;
+pub mod profiled;
 pub mod room;
 mod tensor;
 

@@ -29,6 +29,21 @@ pub fn mcnemar(better: usize, worse: usize) -> f64 {
     (2.0 * tail).min(1.0)
 }
 
+/// What 95 % of Student's t lie within, for 1, 2, .. degrees of freedom.
+const T: [f64; 29] = [
+    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120,
+    2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045,
+];
+
+/// The mean of 2 to 30 measurements, and half the width of its 95 % interval by Student's t.
+pub fn mean_interval(values: &[f64]) -> Option<(f64, f64)> {
+    let n = values.len() as f64;
+    let t = T.get(values.len().checked_sub(2)?)?;
+    let mean = values.iter().sum::<f64>() / n;
+    let variance = values.iter().map(|x| (x - mean) * (x - mean)).sum::<f64>() / (n - 1.0);
+    Some((mean, t * (variance / n).sqrt()))
+}
+
 /// How many prompts are right now and were not, and the reverse: `before` and `after` by prompt, in the same order. None: they are
 /// not of the same prompts.
 pub fn changes<T: PartialEq>(before: &[(T, bool)], after: &[(T, bool)]) -> Option<(usize, usize)> {

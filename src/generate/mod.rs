@@ -30,6 +30,13 @@ pub struct GenerateOptions {
     pub sampling: Option<Sampling>,
 }
 
+impl GenerateOptions {
+    /// Whether this output has ended.
+    pub fn has_ended(&self, output: &[u32]) -> bool {
+        output.len() >= self.max_new_tokens || output.last().is_some_and(|last| self.stop.contains(last))
+    }
+}
+
 /// Generates from every prompt. Returns the new tokens of each, the stopping one included.
 ///
 /// `progress` is called with the number of outputs that have ended, after every token; its error ends the generation. An empty
@@ -38,14 +45,27 @@ pub fn generate(
     model: &Gemma3,
     prompts: &[&[u32]],
     options: &GenerateOptions,
-    mut progress: impl FnMut(usize) -> Result<()>,
+    progress: impl FnMut(usize) -> Result<()>,
 ) -> Result<Vec<Vec<u32>>> {
+    let mut outputs = Vec::new();
+    generate_into(&mut outputs, model, prompts, options, progress)?;
+    Ok(outputs)
+}
+
+/// [`generate`] that leaves what it has in `outputs` when it ends by an error.
+pub fn generate_into(
+    outputs: &mut Vec<Vec<u32>>,
+    model: &Gemma3,
+    prompts: &[&[u32]],
+    options: &GenerateOptions,
+    mut progress: impl FnMut(usize) -> Result<()>,
+) -> Result<()> {
     if let Some(i) = prompts.iter().position(|p| p.is_empty()) {
         bail!("prompt {} is empty", i + 1);
     }
-    let mut outputs = vec![Vec::new(); prompts.len()];
+    *outputs = vec![Vec::new(); prompts.len()];
     if options.max_new_tokens == 0 {
-        return Ok(outputs);
+        return Ok(());
     }
     let room = options.max_new_tokens;
     let longest = longest(prompts, room, model.config.max_position_embeddings)?;
@@ -68,7 +88,7 @@ pub fn generate(
             progress(ended)?;
         }
     }
-    Ok(outputs)
+    Ok(())
 }
 
 /// The longest sequence that `room` new tokens can make. Models work a little beyond the `positions` that they were made for

@@ -11,6 +11,7 @@
 //! | [`Saves`], [`SavedRun`] | checkpoints of a run on disk, and the final model; [`Identity`]: what a run that goes on must be of |
 //! | [`Observer`] | who is told what a run measures: `metrics.jsonl`, the plot, the terminal |
 //! | `publish`, `card` | a model folder becomes a model of the hub, with a model card |
+//! | [`conversation`] | what was said to a model and what it is given next |
 //! | [`score`](fn@score) | generates the answers to prompts and judges them |
 //!
 //! Nothing here prints. What a user should be told comes back as a value: warnings beside examples, the reason why a GPU
@@ -21,6 +22,7 @@ pub mod about;
 pub mod card;
 pub mod check;
 pub mod checkpoint;
+pub mod conversation;
 pub mod devices;
 pub mod examples;
 pub mod footprint;

@@ -6,7 +6,7 @@ use crate::data::tools::tool_name;
 use crate::error::{Context, Result};
 use crate::eval::report::{Answer, Report};
 use crate::eval::verdict::Expected;
-use crate::generate::{GenerateOptions, generate};
+use crate::generate::{GenerateOptions, generate_into};
 use crate::model::gemma3::Gemma3;
 use crate::session::{Checkpoint, Generation};
 
@@ -63,19 +63,40 @@ impl Prompts {
         model: &Gemma3,
         tokenizer: &ChatTokenizer,
         options: &GenerateOptions,
-        mut progress: impl FnMut(usize, usize) -> Result<()>,
+        progress: impl FnMut(usize, usize) -> Result<()>,
     ) -> Result<Report> {
+        let (report, ended) = self.score_until(model, tokenizer, options, progress);
+        ended.map(|()| report)
+    }
+
+    /// [`score`](Self::score) that also gives the report on the answers that had ended before an error.
+    pub fn score_until(
+        &self,
+        model: &Gemma3,
+        tokenizer: &ChatTokenizer,
+        options: &GenerateOptions,
+        mut progress: impl FnMut(usize, usize) -> Result<()>,
+    ) -> (Report, Result<()>) {
         let ids: Vec<&[u32]> = self.0.iter().map(|(prompt, _)| &prompt.ids[..]).collect();
-        progress(0, ids.len())?;
-        let outputs = generate(model, &ids, options, |done| progress(done, ids.len()))?;
+        let mut outputs = Vec::new();
+        let ended = progress(0, ids.len())
+            .and_then(|()| generate_into(&mut outputs, model, &ids, options, |done| progress(done, ids.len())));
         let mut report = Report::default();
         for ((prompt, expected), token_ids) in self.0.iter().zip(outputs) {
+            if !options.has_ended(&token_ids) {
+                continue;
+            }
             let names: Vec<String> = prompt.tools.iter().filter_map(tool_name).map(str::to_owned).collect();
             let output = tokenizer.decode(&token_ids);
             let answer = Answer { origin: prompt.origin.clone(), prompt: prompt.user.clone(), output, token_ids };
             report.add(answer, expected.clone(), &names);
         }
-        Ok(report)
+        (report, ended)
+    }
+
+    /// Answers that are due.
+    pub fn len(&self) -> usize {
+        self.0.len()
     }
 }
 

@@ -76,6 +76,42 @@ fn info_tells_the_models_size() {
 }
 
 #[test]
+fn info_says_what_a_build_and_a_machine_lack_also_to_programs() {
+    let shown = run(&["info"]).stdout;
+    assert!(shown.contains("free)") && shown.contains("products of bf16 on the cpu: "), "{shown}");
+    assert!(cfg!(engine_cuda) || shown.contains("cuda kernels: not in this build: its build found no nvcc"), "{shown}");
+    let q = path(&quickstart().join("model"));
+    let info: serde_json::Value =
+        serde_json::from_str(&run(&["info", "--model", &q, "--log-format", "json"]).stdout).unwrap();
+    assert_eq!(info["type"], "result");
+    assert!(info["model"]["layers"].is_u64() && info["cpu"]["threads"].is_u64(), "{info}");
+    assert!(info["cuda"]["name"].is_string() != info["cuda"]["missing"].is_string(), "{info}");
+}
+
+#[test]
+fn a_conversation_is_piped_in_line_by_line() {
+    let q = quickstart();
+    let (model, tools) = (path(&q.join("model")), path(&q.join("tools.json")));
+    let base = ["generate", "--model", &model, "--tools", &tools, "--max-new-tokens", "12"];
+    let nothing = run(&base);
+    assert_eq!(nothing.code, 2);
+    assert!(nothing.stderr.contains("give `--prompt TEXT`, or `--chat`"), "{}", nothing.stderr);
+    let talk = |said: &str, extra: &[&str]| {
+        let mut command = crate::engine();
+        command.args(base).arg("--chat").args(extra);
+        crate::with_input(&mut command, said)
+    };
+    let (first, second) = ("Where is the office?\n", "And the printer?");
+    let one = talk(first, &[]);
+    assert_eq!(one.code, 0, "{}", one.stderr);
+    assert!(!one.stdout.is_empty());
+    let both = talk(&format!("{first}\n{second}"), &[]);
+    assert!(both.stdout.starts_with(&one.stdout) && both.stdout.len() > one.stdout.len(), "{}", both.stdout);
+    assert_eq!(talk(&format!("{first}/new\n{first}/exit\n{second}"), &[]).stdout, one.stdout.repeat(2));
+    assert_eq!(talk("", &["--prompt", first.trim()]).stdout, one.stdout);
+}
+
+#[test]
 fn preview_marks_the_scored_tokens() {
     let q = quickstart();
     let (model, rows, tools) = (path(&q.join("model")), path(&q.join("train.jsonl")), path(&q.join("tools.json")));

@@ -28,8 +28,9 @@ mod standin_upload;
 mod streams;
 mod train;
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -71,6 +72,15 @@ impl From<Output> for Run {
 
 fn run(arguments: &[&str]) -> Run {
     engine().args(arguments).output().unwrap().into()
+}
+
+/// What a command says to what is piped in.
+fn with_input(command: &mut Command, input: &str) -> Run {
+    let streams = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = streams.spawn().unwrap();
+    // It may have ended without reading all of it.
+    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+    child.wait_with_output().unwrap().into()
 }
 
 /// `engine train` of the quickstart's model for two steps into `output`, without scoring; `extra` flags win.

@@ -1,6 +1,7 @@
 //! What the binary says to programs, and what it can say before the long part.
 
 use std::fs;
+use std::path::Path;
 
 use serde_json::Value;
 
@@ -102,4 +103,66 @@ fn a_loss_that_stands_out_is_told_of_with_its_rows() {
     let skipped = trained(&["--loss-spike", "skip"]);
     assert!(skipped.stderr.contains("above those before; the update was skipped; rows: "), "{}", skipped.stderr);
     assert!(!trained(&["--loss-spike-z", "0"]).stderr.contains("standard deviations"));
+}
+
+#[test]
+fn several_seeds_make_several_runs_and_a_mean() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = folder.path().join("out");
+    let rows = test_rows();
+    let scored = ["--eval-dataset", &rows, "--score", "before,after", "--max-new-tokens", "4", "--seeds", "2"];
+    let trained = train(&output, &[&scored[..], &["--seed", "7"]].concat());
+    assert_eq!(trained.code, 0, "{}", trained.stderr);
+    assert_eq!(trained.stderr.matches("score before: 20 of 20").count(), 1, "it is the same in both runs");
+    let last: Vec<&str> = trained.stdout.lines().rev().take(6).collect();
+    for (line, start) in last.iter().zip(["±: 95 %", "mean ", "seed 8 ", "seed 7 ", "before ", "of 20 "]) {
+        assert!(line.starts_with(start), "{}", trained.stdout);
+    }
+    let model = |seed: &str| fs::read(output.join(seed).join("model.safetensors")).unwrap();
+    assert!(model("seed-7") != model("seed-8"));
+    assert!(output.join("seed-8/score_before.json").exists());
+    let kept: serde_json::Value = serde_json::from_slice(&fs::read(output.join("seeds.json")).unwrap()).unwrap();
+    assert_eq!(kept["runs"][1]["seed"], 8);
+    assert!(kept["tool_choice"]["interval_95"][0].is_number(), "{kept}");
+
+    let single = folder.path().join("single");
+    train(&single, &["--data-seed", "8"]);
+    assert!(fs::read(single.join("model.safetensors")).unwrap() == model("seed-8"));
+    let again = train(&output, &[&scored[..], &["--seed", "8"]].concat());
+    assert_eq!((again.code, again.stderr.contains("seed-8` holds a model already")), (1, true), "{}", again.stderr);
+    let lines = ["--seeds", "2", "--log-format", "json", "--overwrite-output-dir"];
+    let lines = objects(&train(&output, &lines).stdout);
+    assert_eq!(lines.iter().filter(|line| line["type"] == "run").count(), 2);
+    assert_eq!(lines.last().unwrap()["runs"].as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn seeds_that_make_no_sense_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    for (extra, says) in [
+        (&["--shuffle", "false"][..], "all runs would be the same"),
+        (&["--data-seed", "3"], "sets `--data-seed`"),
+        (&["--push-to-hub", "--hub-model-id", "a/b"], "makes several models"),
+        (&["--resume-from-checkpoint", "somewhere"], "each run's newest checkpoint"),
+        (&["--seeds", "31"], "31"),
+    ] {
+        let refused = train(&folder.path().join("out"), &[&["--seeds", "2"], extra].concat());
+        assert_eq!(refused.code, 2, "{}", refused.stderr);
+        assert!(refused.stderr.contains(says), "{}", refused.stderr);
+    }
+}
+
+#[test]
+fn a_profile_names_the_ops_of_the_steps_and_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let [plain, profiled] = ["plain", "profiled"].map(|name| folder.path().join(name));
+    train(&plain, &[]);
+    let trained = train(&profiled, &["--profile"]);
+    assert_eq!(trained.code, 0, "{}", trained.stderr);
+    for op in ["product f32, ", "adamw ", "attention_backward ", "cross_entropy ", "outside ops ", "floor: "] {
+        assert!(trained.stderr.contains(op), "{op}: {}", trained.stderr);
+    }
+    assert!(!trained.stderr.contains("attention_decode"), "the answers do not count");
+    let model = |output: &Path| fs::read(output.join("model.safetensors")).unwrap();
+    assert!(model(&plain) == model(&profiled));
 }

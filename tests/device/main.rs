@@ -69,7 +69,7 @@ impl Driver for Small {
         true
     }
 
-    fn after_launch(&self, op: &str) -> Result<()> {
+    fn after_launch(&self, op: &str, _sizes: &[(&str, u64)]) -> Result<()> {
         self.seen.launched.borrow_mut().push(op.to_string());
         if *self.seen.faulty.borrow() == Some(op) { Err(err!("`{op}` went wrong")) } else { Ok(()) }
     }

@@ -1,6 +1,6 @@
 //! Intervals and tests against values of the literature and of scipy and statsmodels.
 
-use engine::eval::statistics::{changes, mcnemar, wilson};
+use engine::eval::statistics::{changes, mcnemar, mean_interval, wilson};
 
 #[test]
 fn wilsons_interval_is_that_of_statsmodels() {
@@ -31,6 +31,22 @@ fn mcnemars_test_is_the_binomial_one() {
         let found = mcnemar(better, worse);
         assert!((found - p).abs() <= 1e-9 * p, "{better}, {worse}: {found}");
     }
+}
+
+#[test]
+fn the_interval_of_a_mean_is_students() {
+    // scipy.stats.t.interval(0.95, n - 1, mean(x), sem(x)); quantiles are kept to three decimals.
+    for (values, mean, half) in
+        [(&[18.0, 17.0, 19.0, 20.0][..], 18.5, 2.054_260_255_760_572_7), (&[0.5, 0.7], 0.6, 1.270_620_473_617_470_5)]
+    {
+        let (found_mean, found_half) = mean_interval(values).unwrap();
+        assert!(
+            (found_mean - mean).abs() < 1e-12 && (found_half / half - 1.0).abs() < 5e-4,
+            "{found_mean} {found_half}"
+        );
+    }
+    assert_eq!((mean_interval(&[1.0]), mean_interval(&[]), mean_interval(&[1.0; 31])), (None, None, None));
+    assert_eq!(mean_interval(&[1.0; 30]), Some((1.0, 0.0)));
 }
 
 #[test]

@@ -4,6 +4,7 @@
 #[allow(dead_code)]
 mod tiny;
 
+mod conversation;
 mod defaults;
 mod devices;
 mod footprint;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::rc::Rc;
 
 use serde::Serialize;
@@ -22,14 +22,19 @@ use crate::data::rows::Row;
 use crate::error::{Context, Error, Kind, Result};
 use crate::eval::report::Score;
 use crate::io::folder::{Existing, OutputFolder};
+use crate::io::run_files::PAGE;
 use crate::model::gemma3::Gemma3;
 use crate::session::about::ShownExample;
 use crate::session::selection::Best;
 use crate::session::{About, Checkpoint, ComputeDevice, Footprint, Identity, SavedRun, Saves, write_page};
 use crate::train::order::Order;
 
+mod profile;
 mod scores;
+mod seeds;
 mod steps;
+
+use profile::Profiler;
 
 /// A run's data and places, all checked before the first long computation.
 struct Job<'a> {
@@ -44,9 +49,29 @@ struct Job<'a> {
     resumed: Option<SavedRun>,
 }
 
+/// The score before training, once it is known: it does not depend on how a run goes.
+type Before = Option<(Score, Vec<u8>)>;
+
 pub fn run(args: &TrainArgs) -> Result<()> {
+    if args.seeds > 1 {
+        return seeds::run(args, args.seeds);
+    }
+    let Some(summary) = once(args, &mut None)? else { return Ok(()) };
+    match (args.log_format, &summary.pushed) {
+        (LogFormat::Json, _) => result(&summary),
+        (LogFormat::Text, Some(page)) => print(&format!("{page}\n")),
+        (LogFormat::Text, None) => {
+            say(&next_steps(args, &summary));
+            Ok(())
+        }
+    }
+}
+
+/// One run. None: it was a dry one.
+fn once(args: &TrainArgs, before: &mut Before) -> Result<Option<Summary>> {
     args.hub.check()?;
-    let device = args.model.open_device()?;
+    let mut device = args.model.open_device()?;
+    let profiler = args.profile.then(|| Profiler::around(&mut device)).transpose()?;
     OutputFolder::check(&args.output_dir, mode(args))?;
     if let Some(fallback) = &args.fallback_dir {
         OutputFolder::check(fallback, Existing::Refuse)?;
@@ -56,7 +81,7 @@ pub fn run(args: &TrainArgs) -> Result<()> {
     let footprint = Footprint::of(&checkpoint, &device, &job.train, &args.options())?;
     footprint.require()?;
     if args.dry_run {
-        return job.rehearse(&checkpoint, &device, &footprint);
+        return job.rehearse(&checkpoint, &device, &footprint).map(|()| None);
     }
     let folder = OutputFolder::claim(&args.output_dir, mode(args))?;
     job.resumed = resumed(args)?;
@@ -70,40 +95,44 @@ pub fn run(args: &TrainArgs) -> Result<()> {
     job.introduce(&model, &checkpoint, &footprint);
     signals::listen("stopping after this step, and saving; Ctrl-C again to quit at once, without saving");
     let mut about = job.about(&model, &checkpoint, &identity)?;
-    about.score_before = job.score_before(&model, &checkpoint, &folder)?;
+    about.score_before = job.score_before(&model, &checkpoint, &folder, before)?;
     model.device().trim();
     signals::go_on("nothing was trained, it was before the first step")?;
     let limit = (args.save_total_limit > 0).then_some(args.save_total_limit as usize);
     let (score_before, dtype) = (about.score_before.clone(), args.save_dtype.into());
     let mut saves = Saves { checkpoint: Rc::new(checkpoint), folder, identity, score_before, dtype, limit };
+    profiler.iter().for_each(Profiler::begin);
     let (model, place) = job.train(model, &mut saves, &mut about)?;
+    profiler.iter().for_each(|profiler| say(&profiler.table(device.dtype)));
     warn_of(write_page(&place));
     job.score_after(&model, &place, &saves.checkpoint, &mut about)?;
     let pushed = args.hub.push(&place)?;
-    match (args.log_format, &pushed) {
-        (LogFormat::Json, _) => result(&Summary::new(&place, &about, &pushed)),
-        (LogFormat::Text, Some(page)) => print(&format!("{page}\n")),
-        (LogFormat::Text, None) => Ok(()),
-    }
+    let About { steps, best, score_before, score_after, .. } = about;
+    Ok(Some(Summary { output_dir: place, steps, best, score_before, score_after, pushed }))
 }
 
 /// What came of a run, for programs.
 #[derive(Serialize)]
-struct Summary<'a> {
-    output_dir: &'a Path,
+struct Summary {
+    output_dir: PathBuf,
     steps: u64,
     best: Option<Best>,
-    score_before: &'a Option<Score>,
-    score_after: &'a Option<Score>,
+    score_before: Option<Score>,
+    score_after: Option<Score>,
     /// The model's page on the hub.
-    pushed: &'a Option<String>,
+    pushed: Option<String>,
 }
 
-impl<'a> Summary<'a> {
-    fn new(output_dir: &'a Path, about: &'a About, pushed: &'a Option<String>) -> Self {
-        let About { steps, best, score_before, score_after, .. } = about;
-        Self { output_dir, steps: *steps, best: *best, score_before, score_after, pushed }
-    }
+/// What there is now, and what can be done with it.
+fn next_steps(args: &TrainArgs, summary: &Summary) -> String {
+    let place = summary.output_dir.display();
+    let page = if summary.output_dir.join(PAGE).exists() {
+        format!("`{place}/{PAGE}` shows the run\n")
+    } else {
+        String::new()
+    };
+    let tools = args.rows.tools.as_ref().map(|path| format!(" --tools {}", path.display())).unwrap_or_default();
+    format!("\n{page}try it: engine generate --model {place}{tools} --chat")
 }
 
 /// What is not worth failing for.

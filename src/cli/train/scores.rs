@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{Job, warn_of};
+use super::{Before, Job, warn_of};
 use crate::cli::args::{LogFormat, ReportTo, ScoreArg};
 use crate::cli::out::{line, print};
 use crate::cli::score::{score, stdout_width};
@@ -26,6 +26,7 @@ impl Job<'_> {
         model: &Gemma3,
         checkpoint: &Checkpoint,
         folder: &OutputFolder,
+        known: &mut Before,
     ) -> Result<Option<Score>> {
         let answers = folder.live(ANSWERS_BEFORE);
         if let Some(saved) = &self.resumed {
@@ -37,9 +38,15 @@ impl Job<'_> {
         if !self.args.score.contains(&ScoreArg::Before) {
             return Ok(None);
         }
+        if let Some((score, text)) = known {
+            replace_file(&answers, text)?;
+            return Ok(Some(score.clone()));
+        }
         let report = score(checkpoint, model, &self.eval_rows, &self.args.generation, "score before")?;
         let Some(report) = report else { return Ok(None) };
-        replace_file(&answers, report.text()?.as_bytes())?;
+        let text = report.text()?.into_bytes();
+        replace_file(&answers, &text)?;
+        *known = Some((report.score.clone(), text));
         if !self.args.score.contains(&ScoreArg::After) && self.args.log_format == LogFormat::Text {
             print(&format!("{}\n{}", examples_table(&report, stdout_width()), score_table(&report.score)))?;
         }

@@ -20,6 +20,14 @@ pub fn flop_rate(kernel: Kernel) -> f64 {
     with_unit!(kernel, rate())
 }
 
+/// [`flop_rate`] of all threads together, while all of them are at it.
+///
+/// # Panics
+/// As there.
+pub fn flop_rate_of_all(kernel: Kernel) -> f64 {
+    rayon::broadcast(|_| flop_rate(kernel)).into_iter().sum()
+}
+
 fn rate<U: Compiled>(unit: U) -> f64 {
     const STEPS: usize = 20_000;
     let flop = (STEPS * CHAINS * U::LANES * if U::PAIRS { 4 } else { 2 }) as f64;
