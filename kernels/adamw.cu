@@ -1,12 +1,13 @@
 // adamw: decoupled weight decay Adam (torch.optim.AdamW), every parameter in one launch
 //
 //     g' = clip_factor * g;  m = b1 m + (1 - b1) g';  v = b2 v + (1 - b2) g'^2
-//     p = p (1 - lr decay) - rate * m / (sqrt(v) * root + eps);  g = 0;  copy = bf16(p), rounded stochastically
+//     p = p (1 - lr decay) - rate * m / (sqrt(v) * root + eps);  copy = bf16(p), rounded stochastically
+//     g = 0 in groups that do not decay: what is added to them begins at 0, the others are written anew
 //
 // Shapes    parameters, m, v, gradients (n) f32     copy (n) bf16 or null     starts (G + 1)     decays (G) f32
 // Numerics  f32, with the step's constants computed in f64 by the host and rounded once
 // Order     elementwise
-// Cost      32 bytes per parameter and 2 for the copy: memory bound. A thread finds its group by bisection
+// Cost      28 bytes per parameter and 2 for the copy: memory bound. A thread finds its group by bisection
 #include "vector.cuh"
 
 namespace ENGINE_NAMESPACE {
@@ -47,19 +48,23 @@ __global__ void __launch_bounds__(THREADS)
     load(second, v + i);
     load(g, gradients + i);
     uint32_t group = group_of(starts, groups, i);
+    bool zeroed = false;
     for (uint32_t j = 0; j < W; j++) {
         while (i + j >= starts[group + 1]) group++;
         float slope = g[j] * step.factor;
         first[j] = step.beta1 * first[j] + step.one_minus_beta1 * slope;
         second[j] = step.beta2 * second[j] + step.one_minus_beta2 * slope * slope;
-        float keep = 1 - step.decay * decays[group];
+        float decay = decays[group], keep = 1 - step.decay * decay;
         p[j] = p[j] * keep - step.rate * first[j] / (sqrtf(second[j]) * step.root + step.eps);
-        g[j] = 0;
+        if (decay == 0) {
+            g[j] = 0;
+            zeroed = true;
+        }
     }
     store(parameters + i, p);
     store(m + i, first);
     store(v + i, second);
-    store(gradients + i, g);
+    if (zeroed) store(gradients + i, g);
     if (copy) store_stochastic(copy + i, p, i, static_cast<uint32_t>(numbers->step));
 }
 

@@ -249,7 +249,8 @@ typedef struct engine_kernels {
     engine_status (*clip_factor)(engine_step_results *results, void *scratch, const void *gradients, uint64_t n,
                                  double max_norm, engine_dtype dtype, engine_stream stream);
 
-    /// One AdamW update of every parameter; gradients become 0. Nothing happens when the results' clip_factor is NaN.  adamw
+    /// One AdamW update of every parameter; gradients of groups whose decay is 0 become 0, the others stay. Nothing happens when the
+    /// results' clip_factor is NaN.  adamw
     ///
     /// parameters, m, v, gradients (n) A; copy (n) bf16 or null, rounded as by `cast_stochastic`; results, step: one struct each. Group g of the G groups
     /// covers `starts[g] .. starts[g + 1]` and decays by `learning_rate * weight_decay * decays[g]`; starts (G + 1) begins

@@ -194,7 +194,12 @@ impl Params {
     /// Zeroed gradients for all parameters.
     pub fn gradients(&self) -> Result<Gradients> {
         let values = self.zeros(&self.values.device().of(Purpose::Gradients))?;
-        Ok(Gradients { values, spans: self.spans.clone(), touched: vec![false; self.spans.len()] })
+        Ok(Gradients {
+            values,
+            spans: self.spans.clone(),
+            touched: vec![false; self.spans.len()],
+            holds: vec![false; self.spans.len()],
+        })
     }
 
     /// A zeroed tensor as long as the flat run: an optimizer moment.
@@ -203,30 +208,57 @@ impl Params {
     }
 }
 
-/// The accumulated gradients of all parameters (`+=`).
+/// The accumulated gradients of all parameters: the first one of a step is written, the others are added (`+=`).
 pub struct Gradients {
     /// The flat run, in the layout of [`Params`].
     pub values: Tensor,
     spans: Rc<[Span]>,
     touched: Vec<bool>,
+    /// Whether a parameter's part can be added to: it holds gradients of this step, or zeros.
+    holds: Vec<bool>,
 }
 
 impl Gradients {
-    /// Where a parameter's part lies on the device, to add to.
-    pub fn address(&mut self, param: &Param) -> Result<*mut c_void> {
-        self.touch(param.range());
-        let start = self.values.address_mut()?.cast::<u8>();
-        Ok(start.wrapping_add(param.offset * self.values.dtype().size()).cast())
+    /// What the last step has left is gone: it is zeros where nothing decays (AdamW does that), and will be written over elsewhere.
+    pub fn begin_step(&mut self) {
+        self.holds.iter_mut().zip(&*self.spans).for_each(|(holds, span)| *holds = !span.decay);
     }
 
-    fn touch(&mut self, range: Range<usize>) {
-        let first = self.spans.partition_point(|s| s.offset < range.start);
-        for (span, touched) in self.spans[first..].iter().zip(&mut self.touched[first..]) {
-            if span.offset >= range.end {
-                break;
+    /// Where a parameter's part lies on the device, to add to.
+    pub fn address(&mut self, param: &Param) -> Result<*mut c_void> {
+        let spans = self.spans_of(param);
+        for i in spans.clone() {
+            if !self.holds[i] {
+                let (range, at) = (self.spans[i].range(), self.at(self.spans[i].offset)?);
+                // SAFETY: the span's part of the flat run.
+                unsafe { self.values.device().driver().zero(at, range.len() * self.values.dtype().size())? };
             }
-            *touched = true;
         }
+        self.touched[spans.clone()].fill(true);
+        self.holds[spans].fill(true);
+        self.at(param.offset)
+    }
+
+    /// Where a parameter's part lies on the device, and whether to add to it; else it is to be written, all of it.
+    pub fn address_to_write_or_add(&mut self, param: &Param) -> Result<(*mut c_void, bool)> {
+        let spans = self.spans_of(param);
+        let adds = self.holds[spans.clone()].iter().any(|holds| *holds);
+        if !adds {
+            self.holds[spans].fill(true);
+        }
+        Ok((self.address(param)?, adds))
+    }
+
+    fn at(&mut self, offset: usize) -> Result<*mut c_void> {
+        let start = self.values.address_mut()?.cast::<u8>();
+        Ok(start.wrapping_add(offset * self.values.dtype().size()).cast())
+    }
+
+    /// The parameters that a (fused) one is made of.
+    fn spans_of(&self, param: &Param) -> Range<usize> {
+        let range = param.range();
+        let place = |offset: usize| self.spans.partition_point(|span| span.offset < offset);
+        place(range.start)..place(range.end)
     }
 
     /// An error naming a parameter that no backward has added to: the silent fault of a hand-written tape.

@@ -156,4 +156,9 @@ impl Backward<'_> {
     pub fn param(&mut self, param: &Param) -> Result<*mut c_void> {
         self.gradients.address(param)
     }
+
+    /// The gradients of the parameters.
+    pub fn gradients(&mut self) -> &mut Gradients {
+        self.gradients
+    }
 }

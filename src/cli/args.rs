@@ -44,9 +44,8 @@ pub enum Command {
   engine eval --model trained --dataset test.jsonl --tools tools.json --report report.json")]
     Eval(EvalArgs),
     /// Answer one prompt, or a conversation at the terminal
-    #[command(after_help = "Examples:
-  engine generate --model trained --tools tools.json --prompt \"What is the weather in Oslo?\"
-  engine generate --model trained --tools tools.json --chat")]
+    #[command(after_help = "Example:
+  engine generate --model trained --tools tools.json --prompt \"What is the weather in Oslo?\"")]
     Generate(GenerateArgs),
     /// Show a row of a dataset as the model sees it, and which of its tokens are trained on
     #[command(after_help = "Example:

@@ -1,10 +1,9 @@
-//! `engine generate`: one answer, control tokens and all, to stdout; or a conversation ([`chat`](super::chat)).
+//! `engine generate`: one answer, control tokens and all, to stdout.
 
 use serde_json::Value;
 
 use crate::chat::tokenizer::Prompt;
 use crate::cli::args::{GenerateArgs, GenerationArgs};
-use crate::cli::chat;
 use crate::cli::options::explain_device;
 use crate::cli::out::{print, say};
 use crate::data::tools::load_tools;
@@ -15,9 +14,6 @@ use crate::session::Checkpoint;
 use crate::session::conversation::Conversation;
 
 pub fn run(args: &GenerateArgs) -> Result<()> {
-    if args.chat {
-        return chat::run(args);
-    }
     let Some(text) = &args.prompt else {
         return Err(Error::usage("there is nothing to answer")
             .hint("give `--prompt TEXT`, or `--chat` for a conversation at the terminal"));

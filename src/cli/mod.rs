@@ -67,6 +67,7 @@ fn run() -> Result<()> {
     match cli.command {
         Command::Train(args) => train::run(&args),
         Command::Eval(args) => eval::run(&args),
+        Command::Generate(args) if args.chat => chat::run(&args),
         Command::Generate(args) => generate::run(&args),
         Command::Preview(args) => preview::run(&args),
         Command::Check(args) => check::run(&args),

@@ -305,7 +305,7 @@ pub struct engine_kernels {
             stream: engine_stream,
         ) -> engine_status,
     >,
-    #[doc = " One AdamW update of every parameter; gradients become 0. Nothing happens when the results' clip_factor is NaN.  adamw\n\n parameters, m, v, gradients (n) A; copy (n) bf16 or null, rounded as by `cast_stochastic`; results, step: one struct each. Group g of the G groups\n covers `starts[g] .. starts[g + 1]` and decays by `learning_rate * weight_decay * decays[g]`; starts (G + 1) begins\n with 0 and ends with n; decays (G) f32. `dtype`: that of A."]
+    #[doc = " One AdamW update of every parameter; gradients of groups whose decay is 0 become 0, the others stay. Nothing happens when the\n results' clip_factor is NaN.  adamw\n\n parameters, m, v, gradients (n) A; copy (n) bf16 or null, rounded as by `cast_stochastic`; results, step: one struct each. Group g of the G groups\n covers `starts[g] .. starts[g + 1]` and decays by `learning_rate * weight_decay * decays[g]`; starts (G + 1) begins\n with 0 and ends with n; decays (G) f32. `dtype`: that of A."]
     pub adamw: ::std::option::Option<
         unsafe extern "C" fn(
             parameters: *mut ::std::os::raw::c_void,

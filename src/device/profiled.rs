@@ -175,8 +175,8 @@ impl Driver for Profiled {
 fn bytes_of(op: &str, sizes: &[(&str, u64)]) -> f64 {
     let n = sizes.iter().find(|(name, _)| *name == "n").map_or(0.0, |(_, n)| *n as f64);
     match op {
-        // Weights and moments read and written, the gradient read and zeroed.
-        "adamw" => 32.0 * n,
+        // Weights and moments read and written, the gradient read.
+        "adamw" => 28.0 * n,
         "clip_factor" => 4.0 * n,
         _ => 0.0,
     }

@@ -113,6 +113,8 @@ struct Numbers<T> {
     factor: T,
     /// Number of the update.
     step: u32,
+    /// Whether the gradient becomes 0.
+    zeroes: bool,
 }
 
 impl<T: Real> Numbers<T> {
@@ -129,6 +131,7 @@ impl<T: Real> Numbers<T> {
             eps: real(step.eps),
             factor: real(factor),
             step: step.step as u32,
+            zeroes: decay == 0.0,
         }
     }
 
@@ -141,8 +144,11 @@ impl<T: Real> Numbers<T> {
             let gi = g[i] * self.factor;
             let mi = self.beta1 * m[i] + self.one_minus_beta1 * gi;
             let vi = self.beta2 * v[i] + self.one_minus_beta2 * gi * gi;
-            (g[i], m[i], v[i]) = (T::ZERO, mi, vi);
+            (m[i], v[i]) = (mi, vi);
             p[i] = p[i] * self.keep - self.rate * mi / (vi.sqrt() * self.root + self.eps);
+        }
+        if self.zeroes {
+            g.fill(T::ZERO);
         }
         if let Some(copy) = copy {
             round_stochastic(copy, p, first, self.step);

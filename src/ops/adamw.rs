@@ -2,14 +2,15 @@
 //!
 //! ```text
 //! g' = clip_factor * g;  m = b1 m + (1 - b1) g';  v = b2 v + (1 - b2) g'^2
-//! p = p (1 - lr decay) - lr / (1 - b1^t) * m / (sqrt(v) / sqrt(1 - b2^t) + eps);  g = 0;  copy = bf16(p), rounded stochastically
+//! p = p (1 - lr decay) - lr / (1 - b1^t) * m / (sqrt(v) / sqrt(1 - b2^t) + eps);  copy = bf16(p), rounded stochastically
+//! g = 0 where nothing decays: the gradients of matrices are written anew by the next step's first product
 //! ```
 //!
 //! Shapes    parameters, m, v, gradients (n) A     copy (n) bf16, where ops compute in it
 //! Numerics  master weights and moments in A, whatever the compute type; a step's constants are computed in f64. An update is
 //!           often too small for the copy: rounded at random, by numbers that follow from index and step, it is not lost
 //! Order     elementwise
-//! Cost      32 bytes per parameter and 2 for the copy: memory bound. The gradient is zeroed in the same pass
+//! Cost      28 bytes per parameter and 2 for the copy: memory bound
 
 use crate::autograd::{Params, Span};
 use crate::device::bindings::engine_adamw_step;
@@ -95,7 +96,7 @@ pub struct Moments<'a> {
     pub v: &'a mut Tensor,
 }
 
-/// Queues one update of every parameter, by gradients times the results' clip_factor; the gradients become 0. Nothing
+/// Queues one update of every parameter, by gradients times the results' clip_factor; gradients of what does not decay become 0. Nothing
 /// happens when that factor is NaN.
 pub fn adamw(
     params: &mut Params,

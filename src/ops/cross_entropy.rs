@@ -125,7 +125,7 @@ pub fn linear_cross_entropy_into(
     let scratch = device.of(Purpose::Scratch);
     let (r, d) = (targets.num_rows, shape[1]);
     let recording = tape.is_recording();
-    if let Some(gradients) = tape.gradients() {
+    if let Some(gradients) = tape.gradients().filter(|_| r == 0) {
         gradients.address(weight)?; // It has one even where no row has a target: 0.
     }
     let mut dx = if recording { Some(Tensor::empty(&scratch, &[r, d], dtype)?) } else { None };
@@ -137,7 +137,7 @@ pub fn linear_cross_entropy_into(
         if let (Some(dx), Some(gradients)) = (&mut dx, tape.gradients()) {
             let part = dx.address_mut()?.cast::<u8>().wrapping_add(chunk.first * d * dtype.size());
             linear::backward_x(part.cast(), &chunk.logits, &weight.value)?;
-            linear::backward_weight(gradients.address(weight)?, &chunk.logits, &chunk.x)?;
+            linear::backward_weight(gradients, weight, &chunk.logits, &chunk.x)?;
         }
     }
     let Some(dx) = dx else { return Ok(()) };

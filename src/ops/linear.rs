@@ -7,7 +7,7 @@
 
 use std::ffi::c_void;
 
-use crate::autograd::{Param, Tape, Var};
+use crate::autograd::{Gradients, Param, Tape, Var};
 use crate::device::Tensor;
 use crate::device::driver::{Operand, Product};
 use crate::error::Result;
@@ -24,7 +24,7 @@ pub fn linear(tape: &mut Tape, x: &Var, weight: &Param) -> Result<Var> {
         let Some(dy) = ctx.take(&out) else { return Ok(()) };
         let mut dx = Tensor::empty(dy.device(), &[n, i], dy.dtype())?;
         backward_x(dx.address_mut()?, &dy, &weight.value)?;
-        backward_weight(ctx.param(&weight)?, &dy, &x.value)?;
+        backward_weight(ctx.gradients(), &weight, &dy, &x.value)?;
         ctx.give(&x, dx)
     });
     Ok(y)
@@ -53,11 +53,12 @@ pub(super) fn backward_x(dx: *mut c_void, dy: &Tensor, weight: &Tensor) -> Resul
     unsafe { dy.device().driver().product(&product) }
 }
 
-/// dweight (O, I) += dy (N, O)^T x (N, I), in A
-pub(super) fn backward_weight(dweight: *mut c_void, dy: &Tensor, x: &Tensor) -> Result<()> {
+/// dweight (O, I) = or += dy (N, O)^T x (N, I), in A
+pub(super) fn backward_weight(gradients: &mut Gradients, weight: &Param, dy: &Tensor, x: &Tensor) -> Result<()> {
+    let (c, accumulate) = gradients.address_to_write_or_add(weight)?;
     let (m, n, k) = (dy.shape()[1], x.shape()[1], dy.shape()[0]);
     let (a, b, dtype) = (operand(dy).t(), operand(x), dy.dtype());
-    let product = Product { c: dweight, a, b, m, n, k, dtype, c_dtype: dtype.accumulator(), accumulate: true };
+    let product = Product { c, a, b, m, n, k, dtype, c_dtype: dtype.accumulator(), accumulate };
     // SAFETY: as above; dweight is the weight's part of the gradients.
     unsafe { dy.device().driver().product(&product) }
 }

@@ -242,6 +242,7 @@ impl Step {
     /// Queues the step, all of it if it `updates`, else up to the gradient's norm.
     fn queue(&mut self, model: &mut Gemma3, batches: &[Prepared], updates: bool) -> Result<()> {
         self.results.zero()?;
+        self.gradients.begin_step();
         for Prepared { batch, targets, .. } in batches {
             let mut tape = Tape::recording(model.device(), &mut self.gradients);
             let hidden = model.forward(&mut tape, batch, None)?;

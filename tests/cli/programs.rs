@@ -59,7 +59,12 @@ fn a_dry_run_checks_everything_and_writes_nothing() {
     assert_eq!(train(&output, &[]).code, 0);
     let before = (names(&output), fs::read(output.join("model.safetensors")).unwrap());
     let tried = train(&output, &["--dry-run", "--overwrite-output-dir", "--log-format", "json"]);
-    assert_eq!(objects(&tried.stdout), [serde_json::json!({"type": "result", "dry_run": true, "total_steps": 2})]);
+    let [result] = &objects(&tried.stdout)[..] else { panic!("{}", tried.stdout) };
+    assert_eq!(
+        (&result["type"], &result["dry_run"], &result["total_steps"]),
+        (&"result".into(), &true.into(), &2.into())
+    );
+    assert!(result["memory_bytes"].as_u64().is_some_and(|bytes| bytes > 1 << 20), "{result}");
     assert_eq!((names(&output), fs::read(output.join("model.safetensors")).unwrap()), before);
     assert_eq!(train(&output, &["--dry-run"]).code, 1, "the folder holds a model");
     assert_eq!(train(&folder.path().join("new"), &["--dry-run", "--tools", "none.json"]).code, 1);

@@ -145,7 +145,7 @@ mod tests {
         let text = table(&profile, 5.0, &machine);
         for line in [
             "product f32, 2 x 3 over 4                      1     2.000 40.0 %       0.5  25 %      0.5   8 %",
-            "outside ops                                         1.000 20.0 %",
+            "   1.000 20.0 %\nfloor",
             "floor: 1.00 s, 20.0 % of the time",
         ] {
             assert!(text.contains(line), "{text}");

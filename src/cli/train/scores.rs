@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{Before, Job, warn_of};
+use super::job::{Before, Job, warn_of};
 use crate::cli::args::{LogFormat, ReportTo, ScoreArg};
 use crate::cli::out::{line, print};
 use crate::cli::score::{score, stdout_width};

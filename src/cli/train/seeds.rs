@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 use serde_json::json;
 
-use super::{Before, Summary, mode, once};
+use super::job::{Before, Summary, mode, once};
 use crate::cli::args::{LogFormat, TrainArgs};
 use crate::cli::numbers::counted;
 use crate::cli::out::{line, print, result, say};

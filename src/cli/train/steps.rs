@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::Job;
+use super::job::Job;
 use super::scores::score_record;
 use crate::cli::args::{LogFormat, ReportTo};
 use crate::cli::numbers::{by_purpose, gigabytes};
