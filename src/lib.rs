@@ -71,6 +71,14 @@
 //! **The loss never holds the logits.** Head and cross-entropy are one op over chunks of rows; value and gradient come
 //! from one pass, and only rows that have a target reach the head ([`ops::cross_entropy`]).
 //!
+//! **What a batch costs is its tree.** A budget of tokens (`--max-tokens-per-batch`) counts the rows of the tree, for activations have as many;
+//! [`batch::growth`] counts them while a batch is being filled. How many updates an epoch has then depends on its order, so a run counts
+//! them epoch by epoch before it begins: schedule and resume need the number. Packs, which are as long in every epoch, are made once, of plain
+//! tokens, for that is what TRL's `--max-length` means ([`train::order`], [`train::packing`], [`train::prefixes`]).
+//!
+//! **Tokens are kept under the name of all that they follow from.** So nothing has to be declared stale: other rows, another template or another
+//! program have another name ([`session::token_cache`]). A file is believed when its own hash is right.
+//!
 //! **Flat parameters.** Weights, gradients and the two moments are one run of numbers each. Clipping and AdamW are one
 //! pass, q, k, v and gate, up are fused matrices without a copy.
 //!

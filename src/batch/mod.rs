@@ -1,5 +1,6 @@
 //! A batch: examples as a token tree, who sees whom in it, and what of it is sent to the device.
 
+pub mod growth;
 pub mod inputs;
 pub mod mask;
 pub mod tree;

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use super::control::Rendered;
 use crate::bail;
+use crate::batch::growth::common_prefix;
 use crate::error::Result;
 
 /// Messages that a window adds.
@@ -201,9 +202,4 @@ pub fn answers(messages: &[Value]) -> Vec<Range<usize>> {
 pub fn content_text(message: &Value) -> &str {
     let content = &message["content"];
     content.as_str().or(content[0]["text"].as_str()).unwrap_or("")
-}
-
-/// How many items the two have in common at their beginning.
-pub fn common_prefix<T: PartialEq>(a: &[T], b: &[T]) -> usize {
-    a.iter().zip(b).take_while(|(a, b)| a == b).count()
 }

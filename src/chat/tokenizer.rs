@@ -6,13 +6,15 @@ use std::sync::OnceLock;
 
 use rayon::prelude::*;
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 use super::control::{ControlTokens, MARK_PAIRS, Marks, Rendered};
 use super::functiongemma::tokens;
-use super::scored::{Chat, Steps, answers, common_prefix, content_text, last_answer};
+use super::scored::{Chat, Steps, answers, content_text, last_answer};
 use super::template::{ChatTemplate, SpecialTokens, load_special_tokens};
 use super::tokenizer_file::TokenizerFile;
 use crate::batch::Example;
+use crate::batch::growth::common_prefix;
 use crate::data::rows::{Row, RowContent};
 use crate::error::{Context, Result};
 use crate::{bail, err};
@@ -106,6 +108,28 @@ impl ChatTokenizer {
     /// The chat template; its source belongs into the folder of a trained model.
     pub fn template(&self) -> &ChatTemplate {
         &self.template
+    }
+
+    /// What the ids of a row follow from, beside the row: the tokenizer's file, the special tokens, the template.
+    pub fn fingerprint(&self) -> [u8; 32] {
+        let mut hash = Sha256::new();
+        hash.update(self.tokenizer.sha256());
+        for text in self
+            .special_tokens
+            .iter()
+            .flat_map(|(name, text)| [name, text])
+            .map(String::as_str)
+            .chain([self.template.source()])
+        {
+            hash.update((text.len() as u64).to_le_bytes());
+            hash.update(text);
+        }
+        hash.finalize().into()
+    }
+
+    /// Whether the model's embedding holds all of these ids.
+    pub fn knows(&self, ids: &[u32]) -> bool {
+        self.model_vocab.is_none_or(|size| ids.iter().all(|id| (*id as usize) < size))
     }
 
     /// Number of tokens, added ones included.

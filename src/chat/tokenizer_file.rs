@@ -6,6 +6,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 use tokenizers::Tokenizer;
 
 use crate::error::{Context, Result};
@@ -35,7 +36,11 @@ pub fn read_text(path: &Path) -> Result<String> {
 }
 
 /// A tokenizer that does not panic and neither cuts nor pads.
-pub struct TokenizerFile(Tokenizer);
+pub struct TokenizerFile {
+    tokenizer: Tokenizer,
+    /// Of the file's text.
+    sha256: [u8; 32],
+}
 
 impl TokenizerFile {
     /// The tokenizer of a `tokenizer.json`, without its `truncation` and `padding`, which transformers ignores too.
@@ -52,34 +57,40 @@ impl TokenizerFile {
         let mut tokenizer = unpanicked(|| Tokenizer::from_bytes(json).map_err(|error| err!("{error}")))?;
         tokenizer.with_padding(None);
         tokenizer.with_truncation(None).map_err(|error| err!("{error}"))?;
-        Ok(Self(tokenizer))
+        Ok(Self { tokenizer, sha256: Sha256::digest(json).into() })
+    }
+
+    /// The hash of the text that it was read from.
+    pub fn sha256(&self) -> &[u8; 32] {
+        &self.sha256
     }
 
     /// The texts of the added tokens, their ids, and whether they are special.
     pub fn added(&self) -> Vec<(u32, String, bool)> {
-        let added = self.0.get_added_tokens_decoder();
+        let added = self.tokenizer.get_added_tokens_decoder();
         added.into_iter().map(|(id, token)| (id, token.content.clone(), token.special)).collect()
     }
 
     pub fn id(&self, token: &str) -> Option<u32> {
-        self.0.token_to_id(token)
+        self.tokenizer.token_to_id(token)
     }
 
     /// Number of tokens, added ones included.
     pub fn vocab_size(&self) -> usize {
-        self.0.get_vocab_size(true)
+        self.tokenizer.get_vocab_size(true)
     }
 
     /// # Errors
     /// The tokenizer refuses the text, or panics.
     pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>> {
-        let encoding = unpanicked(|| self.0.encode_fast(text, add_special_tokens).map_err(|error| err!("{error}")));
+        let encoding =
+            unpanicked(|| self.tokenizer.encode_fast(text, add_special_tokens).map_err(|error| err!("{error}")));
         Ok(encoding.context(|| "the tokenizer refuses the text")?.get_ids().to_vec())
     }
 
     /// The text of `ids`, control tokens included; empty where there is none.
     pub fn decode(&self, ids: &[u32]) -> String {
-        unpanicked(|| self.0.decode(ids, false).map_err(|error| err!("{error}"))).unwrap_or_default()
+        unpanicked(|| self.tokenizer.decode(ids, false).map_err(|error| err!("{error}"))).unwrap_or_default()
     }
 }
 

@@ -8,6 +8,7 @@ use clap::builder::BoolishValueParser;
 use clap::{ArgAction, Args, Parser, Subcommand};
 use serde::Serialize;
 
+pub use super::batch_args::BatchArgs;
 pub use super::choices::*;
 pub use super::data_args::{CheckArgs, OverlongArg, RowArgs};
 use super::numbers::{below_one, positive, positive_number, rate};
@@ -169,6 +170,9 @@ pub struct TrainArgs {
     /// Train so many times, each with another order of the rows in a folder `seed-S` of the output folder, and give the mean score
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=30), help_heading = "Data")]
     pub seeds: u64,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub batches: BatchArgs,
     #[command(flatten)]
     #[serde(flatten)]
     pub optimization: OptimizationArgs,

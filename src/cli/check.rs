@@ -8,7 +8,7 @@ use crate::cli::numbers::counted;
 use crate::cli::out::{print, say};
 use crate::cli::slow::Slow;
 use crate::data::check::{summary, without_calls};
-use crate::data::dataset::{Dataset, read_dataset};
+use crate::data::dataset::{Dataset, read_dataset, train_test_split};
 use crate::data::finding::{Finding, Problem};
 use crate::data::rows::Row;
 use crate::err;
@@ -28,13 +28,19 @@ struct Read {
 pub fn run(args: &CheckArgs) -> Result<()> {
     let (row_options, example_options) = (args.rows.row_options_to_check()?, args.rows.example_options()?);
     let read = |source: &String| {
-        let Dataset { rows, notes, bad } = read_dataset(source, &row_options)?;
+        let progress = Slow::new("reading rows", None);
+        let dataset = read_dataset(source, &row_options, || progress.count());
+        progress.finish();
+        let Dataset { rows, notes, bad } = dataset?;
         notes.iter().for_each(|note| say(&printable(note)));
         print(&bad_lines(&bad.first, bad.count))?;
         Ok::<_, Error>(Read { rows, bad: bad.count })
     };
-    let train = read(&args.dataset)?;
-    let eval = args.eval_dataset.as_ref().map(read).transpose()?.unwrap_or(Read { rows: Vec::new(), bad: 0 });
+    let mut train = read(&args.dataset)?;
+    let mut eval = args.eval_dataset.as_ref().map(read).transpose()?.unwrap_or(Read { rows: Vec::new(), bad: 0 });
+    if let Some(size) = args.test_size {
+        (train.rows, eval.rows) = train_test_split(train.rows, size, args.shuffle, args.seed)?;
+    }
     let mut findings = check_data(&train.rows, &eval.rows);
     let mut facts = call_facts(&train.rows);
     if let Some(model) = &args.model {
@@ -43,9 +49,11 @@ pub fn run(args: &CheckArgs) -> Result<()> {
             tokenizer = tokenizer.with_template(path)?;
         }
         for (name, rows) in [("training", &train.rows), ("evaluation", &eval.rows)] {
-            let progress = Slow::new("tokenizing", rows.len());
-            let tokenized = Tokenized::new(rows, &tokenizer, &example_options, || progress.count());
+            let progress = Slow::new("tokenizing", Some(rows.len()));
+            let cache = args.rows.cache();
+            let tokenized = Tokenized::new(rows, &tokenizer, &example_options, cache.as_ref(), || progress.count());
             progress.finish();
+            tokenized.warnings.iter().for_each(|warning| say(&format!("warning: {}", printable(warning))));
             facts += &length_facts(name, &tokenized);
             findings.extend(tokenized.findings);
         }
@@ -124,9 +132,6 @@ fn call_facts(rows: &[Row]) -> String {
 }
 
 fn length_facts(name: &str, tokenized: &Tokenized) -> String {
-    let [least, median, most_rows, most] = [0.0, 0.5, 0.95, 1.0].map(|share| tokenized.quantile(share));
-    match tokenized.lengths.len() {
-        0 => String::new(),
-        _ => format!("tokens of {name} rows: least {least}, median {median}, 95 % at most {most_rows}, most {most}\n"),
-    }
+    let lengths = &tokenized.lengths;
+    if lengths.is_empty() { String::new() } else { format!("tokens of {name} rows: {lengths}\n") }
 }

@@ -1,4 +1,4 @@
-//! The config file of `engine train`: a table, in TOML or YAML, whose keys are flags, put before the flags of the command line.
+//! The config file of `engine train`, which `engine check` reads too: a table, in TOML or YAML, whose keys are flags, put before the flags of the command line.
 //!
 //! Later flags win, so the command line wins over the file, and there is nothing to declare twice. A path in it is relative to the
 //! folder of the file.
@@ -20,15 +20,29 @@ const PATHS: [&str; 4] = ["tools", "output_dir", "fallback_dir", "chat_template_
 const PATHS_OR_NAMES: [&str; 6] =
     ["model", "model_name_or_path", "dataset", "dataset_name", "eval_dataset", "resume_from_checkpoint"];
 
-/// The arguments with the config file's put in, if they are a `train` command with `--config FILE`.
+/// The arguments with the config file's put in, if they are a `train` or `check` command with `--config FILE`. A check takes those
+/// that it has too.
 pub fn expand(arguments: Vec<OsString>) -> Result<Vec<OsString>> {
-    if arguments.get(1).is_none_or(|command| command != "train") {
+    let Some(name) = arguments.get(1).and_then(|name| name.to_str()).filter(|name| ["train", "check"].contains(name))
+    else {
         return Ok(arguments);
-    }
+    };
     let Some(path) = config_path(&arguments) else { return Ok(arguments) };
-    let from_file = read(&path)?;
+    let mut from_file = read(&path)?;
+    let command = Cli::command();
+    let has = |flag: &str| {
+        command
+            .find_subcommand(name)
+            .is_some_and(|command| command.get_arguments().any(|a| spelling::is_named(a, flag)))
+    };
+    from_file.retain(|argument| argument.to_str().and_then(flag_of).is_none_or(has));
     let (command, rest) = arguments.split_at(2);
     Ok([command, &from_file, rest].concat())
+}
+
+/// The `flag` of `--flag=value`.
+fn flag_of(argument: &str) -> Option<&str> {
+    argument.strip_prefix("--")?.split('=').next()
 }
 
 /// The last `--config FILE` or `--config=FILE`.

@@ -6,7 +6,7 @@ use clap::builder::BoolishValueParser;
 use clap::{ArgAction, Args, ValueEnum};
 use serde::Serialize;
 
-use super::numbers::positive;
+use super::numbers::{positive, positive_number};
 
 /// What happens to a row longer than `--max-length`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
@@ -52,10 +52,17 @@ pub struct RowArgs {
     /// Compute the loss on the assistant's messages only, of every turn
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_value_t = false, default_missing_value = "true", value_parser = BoolishValueParser::new(), action = ArgAction::Set)]
     pub assistant_only_loss: bool,
+    /// Keep the tokens of rows that take over a second to tokenize in ~/.cache/engine/tokens, and take them from there the next
+    /// time; at most 4 GB, the longest unused go first
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_value_t = true, default_missing_value = "true", value_parser = BoolishValueParser::new(), action = ArgAction::Set, alias = "load-from-cache-file")]
+    pub cache_tokens: bool,
 }
 
 #[derive(Debug, Args)]
 pub struct CheckArgs {
+    /// TOML or YAML file for `engine train`: what it says of model and data is taken
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
     /// Folder with the tokenizer and the chat template, or hub id; without it no tokens are counted
     #[arg(long, value_name = "MODEL", help_heading = "Model")]
     pub model: Option<String>,
@@ -63,12 +70,21 @@ pub struct CheckArgs {
     #[arg(long, value_name = "DATASET", help_heading = "Data")]
     pub dataset: String,
     /// Rows to evaluate on; those that are trained on too are found
-    #[arg(long, value_name = "DATASET", help_heading = "Data")]
+    #[arg(long, value_name = "DATASET", help_heading = "Data", conflicts_with = "test_size")]
     pub eval_dataset: Option<String>,
+    /// Take this many rows of the dataset for those to evaluate on, the same as `engine train` does; below 1: this fraction of them
+    #[arg(long, value_name = "X", help_heading = "Data", value_parser = positive_number, allow_negative_numbers = true)]
+    pub test_size: Option<f64>,
+    /// Whether these rows are drawn; false: they are the last ones
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_value_t = true, default_missing_value = "true", value_parser = BoolishValueParser::new(), action = ArgAction::Set, help_heading = "Data")]
+    pub shuffle: bool,
+    /// Seed that they are drawn by
+    #[arg(long, value_name = "N", default_value_t = 42, help_heading = "Data")]
+    pub seed: u64,
     #[command(flatten)]
     pub rows: RowArgs,
     /// Exit with 1 for warnings, too
-    #[arg(long, help_heading = "Output")]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_value_t = false, default_missing_value = "true", value_parser = BoolishValueParser::new(), action = ArgAction::Set, help_heading = "Output")]
     pub strict: bool,
     /// List all findings, not only the first 20 of a kind
     #[arg(long, help_heading = "Output")]

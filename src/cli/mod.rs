@@ -9,6 +9,7 @@ use clap::{CommandFactory, FromArgMatches};
 use crate::error::{Context, Kind, Result};
 
 pub mod args;
+pub mod batch_args;
 mod chat;
 mod check;
 pub mod choices;
@@ -19,6 +20,7 @@ mod generate;
 pub mod hub_args;
 mod info;
 mod init;
+mod lengths;
 mod manual;
 mod numbers;
 pub mod options;

@@ -3,7 +3,8 @@
 use crate::chat::tokenizer::LossOn;
 use crate::cli::args::*;
 use crate::cli::out::say;
-use crate::data::dataset::{Dataset, load_dataset};
+use crate::cli::slow::Slow;
+use crate::data::dataset::{Dataset, load_dataset_counted};
 use crate::data::forms::COLUMNS;
 use crate::data::length::Overlong;
 use crate::data::rows::{Row, RowOptions};
@@ -12,7 +13,7 @@ use crate::device::DType;
 use crate::error::{Error, Result, printable};
 use crate::io::folder::Existing;
 use crate::io::safetensors::SaveDtype;
-use crate::session::{ComputeDevice, ExampleOptions, Generation, devices};
+use crate::session::{ComputeDevice, ExampleOptions, Generation, TokenCache, devices};
 use crate::train::options::{EvalStrategy, LossSpike, Metric, SaveStrategy, TrainOptions};
 use crate::train::schedule::ScheduleKind;
 
@@ -82,7 +83,10 @@ pub fn explain_device(device: &ComputeDevice) {
 
 /// The rows of a dataset. What they were taken for, and what was left out, goes to stderr.
 pub fn load(source: &str, options: &RowOptions) -> Result<Vec<Row>> {
-    let Dataset { rows, notes, .. } = load_dataset(source, options)?;
+    let progress = Slow::new("reading rows", None);
+    let dataset = load_dataset_counted(source, options, || progress.count());
+    progress.finish();
+    let Dataset { rows, notes, .. } = dataset?;
     notes.iter().for_each(|note| say(&printable(note)));
     Ok(rows)
 }
@@ -135,6 +139,11 @@ impl RowArgs {
         Ok(columns)
     }
 
+    /// Where tokens are kept, if they are to be and there is a place for it.
+    pub fn cache(&self) -> Option<TokenCache> {
+        TokenCache::of_user().filter(|_| self.cache_tokens)
+    }
+
     /// How rows become examples.
     ///
     /// # Errors
@@ -174,6 +183,9 @@ impl TrainArgs {
             num_train_epochs: o.num_train_epochs,
             max_steps: o.max_steps,
             per_device_train_batch_size: o.per_device_train_batch_size as usize,
+            packing: self.batches.packing.then_some(self.rows.max_length as usize),
+            max_tokens_per_batch: self.batches.max_tokens_per_batch.map(|tokens| tokens as usize),
+            group_by: self.batches.grouping(),
             gradient_accumulation_steps: o.gradient_accumulation_steps as usize,
             learning_rate: o.learning_rate,
             lr_scheduler_type: o.lr_scheduler_type.into(),

@@ -15,6 +15,7 @@ pub struct Progress {
     output: Output,
     /// What is counted.
     name: String,
+    /// 0: nobody knows.
     total: u64,
     done: u64,
     started: Instant,
@@ -45,6 +46,11 @@ impl Progress {
     /// the end.
     pub fn counter(name: &str, total: u64) -> Self {
         Self::on(stderr_output(total, "{prefix} {bar:20} {pos}/{len}, {eta} left"), name, total)
+    }
+
+    /// [`counter`](Self::counter) of things whose number is known at the end only.
+    pub fn tally(name: &str) -> Self {
+        Self::on(stderr_output(0, "{prefix} {spinner} {human_pos}"), name, 0)
     }
 
     /// [`training`](Self::training) in lines to `writer`, whatever stderr is.
@@ -111,7 +117,8 @@ impl Progress {
             bar.finish_and_clear();
         }
         let elapsed = duration_text(self.started.elapsed());
-        let line = format!("{}: {} of {} in {elapsed}", self.name, self.done, self.total);
+        let of_total = if self.total > 0 { format!(" of {}", self.total) } else { String::new() };
+        let line = format!("{}: {}{of_total} in {elapsed}", self.name, self.done);
         self.println(&line);
     }
 

@@ -72,8 +72,9 @@ pub fn open(model: &str, rows: &RowArgs) -> Result<Checkpoint> {
 
 /// The examples of `rows`; what should be known about them goes to stderr.
 pub fn examples(checkpoint: &Checkpoint, rows: &[Row], args: &RowArgs, name: &str) -> Result<Vec<Example>> {
-    let progress = Slow::new("tokenizing", rows.len());
-    let examples = Examples::counted(checkpoint, rows, &args.example_options()?, || progress.count());
+    let progress = Slow::new("tokenizing", Some(rows.len()));
+    let examples =
+        Examples::cached(checkpoint, rows, &args.example_options()?, args.cache().as_ref(), || progress.count());
     progress.finish();
     let Examples { examples, warnings, too_long } = examples?;
     warnings.iter().for_each(|w| say(&format!("warning: {}", printable(w))));

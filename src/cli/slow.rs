@@ -13,7 +13,8 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// Counts rows, whatever threads they are done by.
 pub struct Slow {
     name: &'static str,
-    total: usize,
+    /// None: it is known at the end.
+    total: Option<usize>,
     done: AtomicUsize,
     started: Instant,
     shown: Mutex<Option<Progress>>,
@@ -21,12 +22,12 @@ pub struct Slow {
 
 impl fmt::Debug for Slow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Slow({}: {} of {})", self.name, self.done.load(Ordering::Relaxed), self.total)
+        write!(f, "Slow({}: {} of {:?})", self.name, self.done.load(Ordering::Relaxed), self.total)
     }
 }
 
 impl Slow {
-    pub fn new(name: &'static str, total: usize) -> Self {
+    pub fn new(name: &'static str, total: Option<usize>) -> Self {
         Self { name, total, done: AtomicUsize::new(0), started: Instant::now(), shown: Mutex::new(None) }
     }
 
@@ -37,7 +38,11 @@ impl Slow {
         if self.started.elapsed() >= PATIENCE
             && let Ok(mut shown) = self.shown.try_lock()
         {
-            shown.get_or_insert_with(|| Progress::counter(self.name, self.total as u64)).set_done(done as u64);
+            let begin = || match self.total {
+                Some(total) => Progress::counter(self.name, total as u64),
+                None => Progress::tally(self.name),
+            };
+            shown.get_or_insert_with(begin).set_done(done as u64);
         }
     }
 

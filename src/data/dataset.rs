@@ -50,18 +50,26 @@ pub struct BadRows {
 /// Nothing found, no rows, or bad rows, the first 20 of them named by `file:line`: of kind [`Kind::Data`], or
 /// [`Kind::Gated`].
 pub fn load_dataset(source: &str, options: &RowOptions) -> Result<Dataset> {
-    let mut dataset = read_dataset(source, options)?;
+    load_dataset_counted(source, options, || {})
+}
+
+/// [`load_dataset`] that calls `done` after each row.
+///
+/// # Errors
+/// As there.
+pub fn load_dataset_counted(source: &str, options: &RowOptions, done: impl FnMut()) -> Result<Dataset> {
+    let mut dataset = read_dataset(source, options, done)?;
     let (rows, bad) = (dataset.rows.len(), std::mem::take(&mut dataset.bad));
     bad.refuse(rows).map_err(|error| error.or_kind(Kind::Data))?;
     Ok(dataset)
 }
 
-/// [`load_dataset`] that keeps what is wrong with bad rows beside the good ones.
+/// [`load_dataset_counted`] that keeps what is wrong with bad rows beside the good ones.
 ///
 /// # Errors
 /// Nothing found, or no rows.
-pub fn read_dataset(source: &str, options: &RowOptions) -> Result<Dataset> {
-    collect(source, options).map_err(|error| error.or_kind(Kind::Data))
+pub fn read_dataset(source: &str, options: &RowOptions, done: impl FnMut()) -> Result<Dataset> {
+    collect(source, options, done).map_err(|error| error.or_kind(Kind::Data))
 }
 
 /// The rows of [`load_dataset`].
@@ -92,11 +100,12 @@ pub fn load_row(source: &str, number: usize, options: &RowOptions) -> Result<Row
     read.and_then(|()| found.unwrap_or_else(|| Err(missing()))).map_err(|error| error.or_kind(Kind::Data))
 }
 
-fn collect(source: &str, options: &RowOptions) -> Result<Dataset> {
+fn collect(source: &str, options: &RowOptions, mut done: impl FnMut()) -> Result<Dataset> {
     let mut dataset = Dataset::default();
     let Dataset { rows, notes, bad } = &mut dataset;
     let mut last = None;
     each_row(source, options, notes, |row| {
+        done();
         match row {
             Ok(mut row) => {
                 share_tools(&mut row, &mut last);

@@ -1,5 +1,7 @@
 //! What happens to examples that are longer than `--max-length`: never silently.
 
+use std::fmt;
+
 use crate::batch::Example;
 use crate::err;
 use crate::error::Result;
@@ -71,5 +73,33 @@ impl MaxLength {
         example.ids.truncate(self.max_length);
         example.scored.truncate(self.max_length);
         before && !scores(example)
+    }
+}
+
+/// How long rows are, in tokens.
+#[derive(Clone, Debug, Default)]
+pub struct Lengths(Vec<usize>);
+
+impl Lengths {
+    pub fn new(mut lengths: Vec<usize>) -> Self {
+        lengths.sort_unstable();
+        Self(lengths)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The length that a share of the rows does not exceed; 0 where there are none.
+    pub fn quantile(&self, share: f64) -> usize {
+        let at = (share * self.0.len() as f64).ceil() as usize;
+        self.0.get(at.saturating_sub(1)).copied().unwrap_or(0)
+    }
+}
+
+impl fmt::Display for Lengths {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [least, median, most_rows, most] = [0.0, 0.5, 0.95, 1.0].map(|share| self.quantile(share));
+        write!(f, "least {least}, median {median}, 95 % at most {most_rows}, most {most}")
     }
 }

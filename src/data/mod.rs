@@ -26,6 +26,6 @@ pub mod tools;
 pub mod xlam;
 
 pub use dataset::{Dataset, load_dataset, load_rows, train_test_split};
-pub use length::{MaxLength, Overlong};
+pub use length::{Lengths, MaxLength, Overlong};
 pub use rows::{Origin, Row, RowContent, RowOptions};
 pub use tools::load_tools;

@@ -8,6 +8,9 @@ use serde_json::Value;
 
 use super::identity::Identity;
 use super::selection::Best;
+use crate::batch::Example;
+use crate::chat::preview::pieces;
+use crate::chat::tokenizer::ChatTokenizer;
 use crate::eval::report::Score;
 
 /// A run, as it is recorded beside its model.
@@ -37,10 +40,30 @@ pub struct About {
     pub best: Option<Best>,
     /// The most bytes that tensors took, by purpose.
     pub peak_memory: BTreeMap<String, usize>,
-    /// The first training row as the model sees it, in pieces, and whether their tokens are scored.
-    pub first_example: Vec<(String, bool)>,
+    /// The first training rows as the model sees them.
+    pub first_examples: Vec<ShownExample>,
     pub score_before: Option<Score>,
     pub score_after: Option<Score>,
+}
+
+/// A row as the model sees it.
+#[derive(Clone, Debug, Serialize)]
+pub struct ShownExample {
+    /// Where it came from: `file:line`.
+    pub origin: String,
+    /// Its text in pieces, and whether their tokens are scored.
+    pub pieces: Vec<(String, bool)>,
+}
+
+impl ShownExample {
+    /// Rows that a report shows.
+    const MOST: usize = 5;
+
+    /// The first of these.
+    pub fn first(examples: &[Example], tokenizer: &ChatTokenizer) -> Vec<Self> {
+        let shown = |example: &Example| Self { origin: example.origin.clone(), pieces: pieces(example, tokenizer) };
+        examples.iter().take(Self::MOST).map(shown).collect()
+    }
 }
 
 impl About {

@@ -1,15 +1,20 @@
 //! What would make a run worthless, as far as the tokenizer has to tell: rows that are too long or of which nothing is scored.
 
+use std::time::Instant;
+
 use rayon::prelude::*;
 use serde_json::Value;
 
 use super::examples::{ExampleOptions, default_loss};
+use super::token_cache::{TokenCache, cached};
+use crate::batch::Example;
 use crate::chat::functiongemma::tokens;
 use crate::chat::tokenizer::ChatTokenizer;
 use crate::data::check::{check_rows, overlap};
 use crate::data::finding::{Finding, Problem};
-use crate::data::length::Overlong;
+use crate::data::length::{Lengths, Overlong};
 use crate::data::rows::{Row, RowContent};
+use crate::error::Result;
 
 /// All that is wrong with the rows themselves, with those of an evaluation beside them.
 pub fn check_data(train: &[Row], eval: &[Row]) -> Vec<Finding> {
@@ -26,37 +31,57 @@ pub fn check_data(train: &[Row], eval: &[Row]) -> Vec<Finding> {
 #[derive(Debug, Default)]
 pub struct Tokenized {
     pub findings: Vec<Finding>,
-    /// Tokens of every row that can be rendered, in rising order, before any is cut off.
-    pub lengths: Vec<usize>,
+    /// Tokens of every row that can be rendered, before any is cut off.
+    pub lengths: Lengths,
+    /// About a cache that could not be used.
+    pub warnings: Vec<String>,
 }
 
 impl Tokenized {
-    /// Renders and tokenizes all rows on all cores; `done` is called after each.
-    pub fn new(rows: &[Row], tokenizer: &ChatTokenizer, options: &ExampleOptions, done: impl Fn() + Sync) -> Self {
-        let found: Vec<_> = rows.par_iter().map(|row| look(row, tokenizer, options)).inspect(|_| done()).collect();
-        let mut lengths: Vec<usize> = found.iter().filter_map(|(length, _)| *length).collect();
-        lengths.sort_unstable();
-        Self { findings: found.into_iter().filter_map(|(_, finding)| finding).collect(), lengths }
-    }
-
-    /// The length that a share of the rows does not exceed; 0 where there are none.
-    pub fn quantile(&self, share: f64) -> usize {
-        let at = (share * self.lengths.len() as f64).ceil() as usize;
-        self.lengths.get(at.saturating_sub(1)).copied().unwrap_or(0)
+    /// Renders and tokenizes all rows on all cores, unless `cache` has them; `done` is called after each.
+    pub fn new(
+        rows: &[Row],
+        tokenizer: &ChatTokenizer,
+        options: &ExampleOptions,
+        cache: Option<&TokenCache>,
+        done: impl Fn() + Sync,
+    ) -> Self {
+        let mut warnings = Vec::new();
+        let entry = cache.and_then(|cache| cache.entry(tokenizer, rows, options.loss));
+        let started = Instant::now();
+        let known = cached(entry.as_ref(), rows, tokenizer, |warning| warnings.push(warning));
+        let is_known = known.is_some();
+        let examples: Vec<Result<Example>> = match known {
+            Some(examples) => examples.into_iter().map(Ok).collect(),
+            None => {
+                let example = |row| tokenizer.example(row, options.loss.unwrap_or_else(|| default_loss(row)));
+                rows.par_iter().map(example).inspect(|_| done()).collect()
+            }
+        };
+        let took = started.elapsed();
+        let findings =
+            rows.par_iter().zip(&examples).filter_map(|(row, example)| look(row, example, options)).collect();
+        let lengths = Lengths::new(examples.iter().flatten().map(|example| example.ids.len()).collect());
+        if let (Some(entry), false, Ok(examples)) = (entry, is_known, examples.into_iter().collect::<Result<Vec<_>>>())
+            && let Err(error) = entry.keep(&examples, took)
+        {
+            warnings.push(error.line());
+        }
+        Self { findings, lengths, warnings }
     }
 }
 
-/// A row's tokens, and what is wrong with them.
-fn look(row: &Row, tokenizer: &ChatTokenizer, options: &ExampleOptions) -> (Option<usize>, Option<Finding>) {
+/// What is wrong with a row's tokens.
+fn look(row: &Row, example: &Result<Example>, options: &ExampleOptions) -> Option<Finding> {
     let finding = |problem, text: String| Some(Finding::new(&row.origin, problem, text));
-    let example = match tokenizer.example(row, options.loss.unwrap_or_else(|| default_loss(row))) {
+    let example = match example {
         Ok(example) => example,
-        Err(error) => return (None, finding(Problem::NotRendered, error.line())),
+        Err(error) => return finding(Problem::NotRendered, error.line()),
     };
     let (length, most) = (example.ids.len(), options.max_length);
     let is_scored = |most: usize| example.scored.iter().take(most).skip(1).any(|scored| *scored);
     let found = format!("{length} tokens, more than the {most} of `--max-length`");
-    let finding = match options.overlong {
+    match options.overlong {
         _ if !is_scored(length) => {
             finding(Problem::NothingScored, "no token is scored, so that it teaches nothing".into())
         }
@@ -68,8 +93,7 @@ fn look(row: &Row, tokenizer: &ChatTokenizer, options: &ExampleOptions) -> (Opti
             let text = format!("{found}: every token that is scored is cut off, so that it teaches nothing");
             finding(Problem::NothingScored, text)
         }
-    };
-    (Some(length), finding)
+    }
 }
 
 /// Spellings of control tokens in a chat. They stay ordinary text, which is hardly what was meant.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::Checkpoint;
 use super::devices::ComputeDevice;
 use crate::batch::Example;
+use crate::batch::growth::Growth;
 use crate::batch::tree::TokenTree;
 use crate::device::{DType, Purpose, Tensor, counted};
 use crate::err;
@@ -13,7 +14,7 @@ use crate::model::gemma3::Gemma3;
 use crate::model::gemma3::table::{parameter_count, parameter_specs};
 use crate::ops::adamw::AdamW;
 use crate::train::options::TrainOptions;
-use crate::train::order::{Window, windows};
+use crate::train::order::{Order, Window};
 use crate::train::step::Step;
 
 /// What the steps of a run take of its device, in bytes.
@@ -43,7 +44,7 @@ impl Footprint {
         let weights = Tensor::empty(&device.of(Purpose::Weights), &[len], DType::F32)?;
         let mut model = Gemma3::new(checkpoint.config.clone(), weights)?.computed_in(on.dtype)?;
         let mut step = Step::new(&model, options.max_grad_norm, options.cuda_graphs)?;
-        let window = largest(windows(options, train.len(), 0), train);
+        let window = largest(Order::new(options, train)?.windows(train, 0), train);
         // The second step of a size is captured, where the device does that, and keeps its memory.
         for number in 1..=2 {
             let tree =
@@ -81,16 +82,16 @@ impl Footprint {
             )
         } else {
             "use a smaller `--per-device-train-batch-size` (and more `--gradient-accumulation-steps`) or a smaller \
-             `--max-length`"
+             `--max-length`, or bound a batch by `--max-tokens-per-batch`"
                 .into()
         };
         error.of_kind(Kind::OutOfMemory).hint(hint)
     }
 }
 
-/// The window with the most tokens in one micro-batch.
+/// The window with the largest tree.
 fn largest(windows: Vec<Window>, train: &[Example]) -> Window {
-    let tokens = |batch: &Vec<usize>| batch.iter().map(|&i| train[i].ids.len()).sum::<usize>();
+    let tokens = |batch: &Vec<usize>| Growth::of(batch.iter().map(|&i| &train[i].ids[..])).len();
     let most = |window: &Window| window.iter().map(tokens).max();
     windows.into_iter().max_by_key(most).unwrap_or_default()
 }

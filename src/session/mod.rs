@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`devices`] | opens a device by its name |
 //! | [`Checkpoint`] | a model folder: its tokenizer and configs, its weights, saving |
-//! | [`Examples`] | rows as the loss sees them |
+//! | [`Examples`] | rows as the loss sees them; [`TokenCache`]: those of large datasets, kept for the next start |
 //! | [`check`] | what would make a run on rows worthless, before it starts |
 //! | [`Footprint`] | the memory that a run will take |
 //! | [`Run`] | a training run: prepare, step, finish; its [`State`] can be taken out and put back |
@@ -37,6 +37,7 @@ pub mod saves;
 pub mod score;
 pub mod selection;
 pub mod state;
+pub mod token_cache;
 
 pub use about::About;
 pub use checkpoint::{Checkpoint, Generation};
@@ -51,3 +52,4 @@ pub use run::{Outcome, Run, Trained};
 pub use saves::{SavedRun, Saves};
 pub use score::{Prompts, score};
 pub use state::{Position, Progress, State};
+pub use token_cache::TokenCache;

@@ -10,7 +10,6 @@ use crate::err;
 use crate::error::{Error, Kind, Result};
 use crate::model::gemma3::Gemma3;
 use crate::train::options::TrainOptions;
-use crate::train::order::windows;
 
 /// The long runs of numbers of a [`State`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,12 +58,13 @@ impl Run {
     /// # Errors
     /// The state is not of such a run, or `read` fails.
     pub fn restore(&mut self, progress: Progress, read: impl Fn(Array, &mut [f32]) -> Result<()>) -> Result<()> {
-        self.check_fits(&progress)?;
+        let windows = self.order.windows(&self.train, progress.position.epoch);
+        self.check_fits(&progress, windows.len())?;
         self.replace_weights(progress.position.step, |out| read(Array::Weights, out))?;
         let (m, v) = self.updates.moments_mut();
         m.fill_with(|out| read(Array::M, out))?;
         v.fill_with(|out| read(Array::V, out))?;
-        self.windows = windows(&self.options, self.train.len(), progress.position.epoch);
+        self.windows = windows;
         self.position = progress.position;
         self.evaluation_due = progress.evaluation_due;
         self.save_due = progress.save_due;
@@ -136,7 +136,8 @@ impl Run {
         self.options.shuffle.then_some(self.options.seed)
     }
 
-    fn check_fits(&self, state: &Progress) -> Result<()> {
+    /// `updates`: those of the epoch that the state is in.
+    fn check_fits(&self, state: &Progress, updates: usize) -> Result<()> {
         if state.shuffle_seed != self.shuffle_seed() {
             let [state, run] = [state.shuffle_seed, self.shuffle_seed()].map(|seed| match seed {
                 Some(seed) => format!("`--seed {seed}`"),
@@ -144,8 +145,8 @@ impl Run {
             });
             return Err(Error::usage(format!("the state is of a run with {state}, this one has {run}")));
         }
-        if state.position.window >= self.windows.len() {
-            return Err(err!("the state is of a run with more updates in an epoch than {}", self.windows.len()));
+        if state.position.window >= updates {
+            return Err(err!("the state is of a run with more updates in an epoch than {updates}"));
         }
         Ok(())
     }

@@ -16,7 +16,7 @@ use crate::ops::adamw::AdamW;
 use crate::train::evaluate::evaluate;
 use crate::train::metrics::{EvalRecord, Record, SummaryRecord, TrainRecord, peak_memory_bytes};
 use crate::train::options::{EvalStrategy, Metric, SaveStrategy, TrainOptions};
-use crate::train::order::{Window, windows};
+use crate::train::order::{Order, Window};
 use crate::train::schedule::Schedule;
 use crate::train::spike::RecentLosses;
 use crate::train::step::{Step, StepResult};
@@ -55,6 +55,7 @@ pub struct Run {
     pub(super) eval: Vec<Example>,
     pub(super) options: TrainOptions,
     pub(super) schedule: Schedule,
+    pub(super) order: Order,
     pub(super) updates: Step,
     pub(super) position: Position,
     /// Of the epoch that the position is in.
@@ -84,16 +85,18 @@ impl Run {
             return Err(err!("there is no example to train on").of_kind(Kind::Data));
         }
         options.check_evaluated(!eval.is_empty())?;
-        let schedule = options.schedule(train.len())?;
+        let order = Order::new(&options, &train)?;
+        let schedule = options.schedule(order.total_steps(&train)?)?;
         let updates = Step::new(&model, options.max_grad_norm, options.cuda_graphs)?;
         let evaluation_due = options.eval_on_start && !eval.is_empty();
         Ok(Self {
-            windows: windows(&options, train.len(), 0),
+            windows: order.windows(&train, 0),
             model,
             train,
             eval,
             options,
             schedule,
+            order,
             updates,
             position: Position::default(),
             evaluation_due,
@@ -284,7 +287,7 @@ impl Run {
         self.position = Position { step: step + 1, epoch, window: window + 1 };
         if window + 1 == self.windows.len() {
             self.position = Position { step: step + 1, epoch: epoch + 1, window: 0 };
-            self.windows = windows(&self.options, self.train.len(), epoch + 1);
+            self.windows = self.order.windows(&self.train, epoch + 1);
         }
     }
 
@@ -379,7 +382,7 @@ impl Run {
 
     /// Epochs done so far, 1.5 in the middle of the second.
     fn epochs(&self) -> f64 {
-        self.position.step as f64 / self.options.steps_per_epoch(self.train.len()) as f64
+        self.position.epoch as f64 + self.position.window as f64 / self.windows.len() as f64
     }
 
     pub(super) fn seconds(&self) -> f64 {

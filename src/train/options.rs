@@ -29,6 +29,18 @@ pub enum SaveStrategy {
     Best,
 }
 
+/// Which rows come into a batch together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Grouping {
+    /// Whichever come next.
+    #[default]
+    None,
+    /// Rows of similar length.
+    Length,
+    /// Rows that begin alike.
+    Prefix,
+}
+
 /// What tells models of a run apart.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Metric {
@@ -85,6 +97,12 @@ pub struct TrainOptions {
     pub max_steps: Option<u64>,
     /// Rows of one forward and backward.
     pub per_device_train_batch_size: usize,
+    /// Rows are packed, so many tokens in a pack at most, and a batch takes packs; None: it takes rows.
+    pub packing: Option<usize>,
+    /// A batch takes as many rows as have so many distinct tokens, instead of a number of rows.
+    pub max_tokens_per_batch: Option<usize>,
+    /// Which rows come into a batch together.
+    pub group_by: Grouping,
     /// Forwards and backwards of one update.
     pub gradient_accumulation_steps: usize,
     /// The peak.
@@ -136,6 +154,9 @@ impl Default for TrainOptions {
             num_train_epochs: 3.0,
             max_steps: None,
             per_device_train_batch_size: 8,
+            packing: None,
+            max_tokens_per_batch: None,
+            group_by: Grouping::None,
             gradient_accumulation_steps: 1,
             learning_rate: 2e-5,
             lr_scheduler_type: ScheduleKind::Linear,
@@ -164,12 +185,6 @@ impl Default for TrainOptions {
 }
 
 impl TrainOptions {
-    /// Updates in an epoch of `examples` rows, at least 1.
-    pub fn steps_per_epoch(&self, examples: usize) -> u64 {
-        let batches = examples.div_ceil(self.per_device_train_batch_size.max(1));
-        batches.div_ceil(self.gradient_accumulation_steps.max(1)).max(1) as u64
-    }
-
     /// Whether a step may turn out not to be done.
     pub fn skips_spikes(&self) -> bool {
         self.loss_spike == LossSpike::Skip && self.loss_spike_z > 0.0
@@ -211,6 +226,13 @@ impl TrainOptions {
             ("shuffle", self.shuffle.to_string()),
             ("seed", self.seed.to_string()),
         ];
+        let tokens = [("packing", self.packing), ("max-tokens-per-batch", self.max_tokens_per_batch)];
+        settings.extend(tokens.into_iter().filter_map(|(name, tokens)| Some((name, tokens?.to_string()))));
+        match self.group_by {
+            Grouping::None => {}
+            Grouping::Length => settings.push(("group-by-length", true.to_string())),
+            Grouping::Prefix => settings.push(("group-by-prefix", true.to_string())),
+        }
         if self.lr_scheduler_kwargs != ScheduleKwargs::default() {
             settings.push(("lr-scheduler-kwargs", self.lr_scheduler_kwargs.to_string()));
         }
@@ -231,13 +253,12 @@ impl TrainOptions {
         settings.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
     }
 
-    /// The learning rates of a run over `examples` rows, and with them its length.
+    /// The learning rates of a run of so many updates.
     ///
     /// # Errors
     /// A usage error: `warmup_steps` is neither a number of steps nor a part of the run.
-    pub fn schedule(&self, examples: usize) -> Result<Schedule> {
-        let epochs = || (self.num_train_epochs * self.steps_per_epoch(examples) as f64).ceil() as u64;
-        let total_steps = self.max_steps.unwrap_or_else(epochs) as usize;
+    pub fn schedule(&self, total_steps: u64) -> Result<Schedule> {
+        let total_steps = total_steps as usize;
         self.lr_scheduler_kwargs.check(self.lr_scheduler_type, self.learning_rate)?;
         Ok(Schedule {
             kind: self.lr_scheduler_type,

@@ -184,3 +184,48 @@ fn a_folder_says_what_it_trains_on_and_what_it_leaves_out() {
     assert_eq!(read.code, 0, "{}", read.stderr);
     has(&read.stderr, &["took `train.jsonl`, left out `test.jsonl`; `", ":test` takes"]);
 }
+
+#[test]
+fn a_check_holds_out_the_rows_that_training_does() {
+    // Row 1 is there three times: whatever part of it is held out is trained on too.
+    let texts = ["a", "a", "a", "b", "c", "d", "e", "f"].map(|text| chat(text, GOOD) + "\n");
+    let whole = check(&texts.concat(), &[]);
+    assert!(!whole.stdout.contains("in training and evaluation"), "{}", whole.stdout);
+    let last = check(&texts[..3].concat(), &["--test-size", "1", "--shuffle", "false"]);
+    has(&last.stdout, &["rows.jsonl:3: in training and evaluation", "0 of 2 training chats"]);
+    // The last one of four.
+    let share = check(&texts[2..6].concat(), &["--test-size", "0.25", "--shuffle", "false"]);
+    has(&share.stdout, &["0 of 3 training chats"]);
+    for (flags, said) in [
+        (&["--test-size", "9"][..], "leaves no training row"),
+        (&["--test-size", "-1"], "must be"),
+        (&["--test-size", "1.5"], "neither a share"),
+        (&["--test-size", "1", "--eval-dataset", "x.jsonl"], "cannot be used with"),
+    ] {
+        let refused = check(&texts.concat(), flags);
+        assert_eq!(refused.code, 2, "{flags:?}: {}", refused.stderr);
+        has(&refused.stderr, &[said]);
+    }
+}
+
+#[test]
+fn a_check_reads_the_config_of_a_run() {
+    let found = run(&["check", "--config", &path(&quickstart().join("train.toml"))]);
+    assert_eq!(found.code, 0, "{}{}", found.stdout, found.stderr);
+    has(&found.stdout, &["tokens of training rows: least 175", "tokens of evaluation rows: least"]);
+    // A flag wins over the file; what is a key of no run is none of a check.
+    let (folder, file) =
+        folder_with("train.yaml", "strict: true\nmax_length: 100\noutput_dir: out\nlearning_rate: 1.0e-3\n");
+    let rows = path(&quickstart().join("train.jsonl"));
+    let tools = path(&quickstart().join("tools.json"));
+    let model = path(&quickstart().join("model"));
+    let flags = ["check", "--config", &file, "--dataset", &rows, "--tools", &tools, "--model", &model];
+    let strict = run(&[&flags[..], &["--overlong", "drop"]].concat());
+    assert_eq!(strict.code, 1, "{}{}", strict.stdout, strict.stderr);
+    has(&strict.stdout, &["more than the 100 of `--max-length`"]);
+    assert_eq!(run(&[&flags[..], &["--overlong", "drop", "--max-length", "300"]].concat()).code, 0);
+    std::fs::write(folder.path().join("train.yaml"), "no_such_key: 1\n").unwrap();
+    let refused = run(&flags);
+    assert_eq!(refused.code, 2, "{}", refused.stderr);
+    has(&refused.stderr, &["unknown key `no_such_key`"]);
+}

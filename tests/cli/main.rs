@@ -1,6 +1,7 @@
 //! The `engine` binary as its users meet it: what it writes, what it says, how it exits.
 
 mod bad_input;
+mod batches;
 mod check;
 mod checkpoints;
 mod commands;

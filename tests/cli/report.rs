@@ -35,7 +35,12 @@ fn a_run_leaves_a_page_with_settings_curves_scores_and_every_answer() {
     assert_eq!(data["run"]["settings"]["max_steps"], 2);
     assert_eq!(data["run"]["score_after"]["total"], 4);
     assert!(data["run"]["peak_memory"]["weights"].as_u64().unwrap() > 1 << 20);
-    assert!(data["run"]["first_example"].as_array().unwrap().iter().any(|piece| piece[1] == true));
+    let shown = data["run"]["first_examples"].as_array().unwrap();
+    assert_eq!(shown.len(), 5);
+    for (row, line) in shown.iter().zip(1..) {
+        assert!(row["origin"].as_str().unwrap().ends_with(&format!("train.jsonl:{line}")), "{row}");
+        assert!(row["pieces"].as_array().unwrap().iter().any(|piece| piece[1] == true));
+    }
     let kinds: Vec<&str> = data["metrics"].as_array().unwrap().iter().map(|r| r["type"].as_str().unwrap()).collect();
     for kind in ["train", "eval", "summary", "score"] {
         assert!(kinds.contains(&kind), "{kinds:?}");

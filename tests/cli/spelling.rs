@@ -86,7 +86,7 @@ fn underscores_and_the_short_names_of_other_trainers_work() {
 fn a_flag_that_only_trl_has_gets_a_sentence() {
     let folder = tempfile::tempdir().unwrap();
     for (flag, said) in [
-        ("--packing", "a batch is a prefix tree"),
+        ("--padding-free", "batches have no padding"),
         ("--use_cpu", "`--device cpu` is what it is here"),
         ("--fp16=true", "bf16 and f32 are"),
         ("--use-peft", "LoRA"),
@@ -98,11 +98,11 @@ fn a_flag_that_only_trl_has_gets_a_sentence() {
         assert!(refused.stderr.contains(said), "{}", refused.stderr);
         assert!(!folder.path().join("out").exists());
     }
-    let (_kept, file) = folder_with("train.toml", "packing = true\n");
+    let (_kept, file) = folder_with("train.toml", "padding_free = true\n");
     let refused = train(&folder.path().join("out"), &["--config", &file]);
     assert_eq!(refused.code, 2);
     assert!(
-        refused.stderr.contains("unknown key `packing`") && refused.stderr.contains("prefix tree"),
+        refused.stderr.contains("unknown key `padding_free`") && refused.stderr.contains("no padding"),
         "{}",
         refused.stderr
     );

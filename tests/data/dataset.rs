@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use engine::data::dataset::{Picked, pick_files};
+use engine::data::dataset::{Picked, pick_files, read_dataset};
 use engine::data::{Row, RowContent, RowOptions, load_rows, train_test_split};
 use serde_json::{Value, json};
 
@@ -36,6 +36,16 @@ fn json_lines_are_read_with_their_line_numbers() {
     let rows = load(&path).unwrap();
     assert_eq!(texts(&rows), ["a", "b"]);
     assert_eq!(rows[1].origin.to_string(), format!("{}:2", path.display()));
+}
+
+#[test]
+fn whoever_counts_hears_of_every_row_good_or_bad() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("rows.jsonl");
+    std::fs::write(&path, "{\"text\": \"a\"}\n{oops\n{\"text\": \"b\"}\n").unwrap();
+    let mut count = 0;
+    let dataset = read_dataset(path.to_str().unwrap(), &RowOptions::default(), || count += 1).unwrap();
+    assert_eq!((count, dataset.rows.len(), dataset.bad.count), (3, 2, 1));
 }
 
 #[test]

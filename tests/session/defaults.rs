@@ -3,7 +3,7 @@
 use clap::Parser;
 use engine::cli::args::{Cli, Command, TrainArgs};
 use engine::session::{DeviceName, ExampleOptions, Generation};
-use engine::train::options::{EvalStrategy, LossSpike, Metric, SaveStrategy, TrainOptions};
+use engine::train::options::{EvalStrategy, Grouping, LossSpike, Metric, SaveStrategy, TrainOptions};
 use engine::train::schedule::ScheduleKwargs;
 
 fn parsed(extra: &[&str]) -> TrainArgs {
@@ -28,7 +28,6 @@ fn every_flag_of_a_run_reaches_its_options() {
     let args = parsed(&[
         "--num-train-epochs=1.5",
         "--max-steps=7",
-        "--per-device-train-batch-size=3",
         "--gradient-accumulation-steps=4",
         "--learning-rate=0.25",
         "--lr-scheduler-type=cosine",
@@ -55,13 +54,18 @@ fn every_flag_of_a_run_reaches_its_options() {
         "--loss-spike-z=4.5",
         "--loss-spike=skip",
         "--cuda-graphs=false",
+        "--max-tokens-per-batch=900",
+        "--group-by-prefix",
         "--max-new-tokens=5",
         "--do-sample",
     ]);
     let expected = TrainOptions {
         num_train_epochs: 1.5,
         max_steps: Some(7),
-        per_device_train_batch_size: 3,
+        per_device_train_batch_size: 8,
+        packing: None,
+        max_tokens_per_batch: Some(900),
+        group_by: Grouping::Prefix,
         gradient_accumulation_steps: 4,
         learning_rate: 0.25,
         lr_scheduler_type: engine::train::schedule::ScheduleKind::Cosine,
@@ -87,6 +91,13 @@ fn every_flag_of_a_run_reaches_its_options() {
         cuda_graphs: false,
     };
     assert_eq!(args.options(), expected);
+    assert_eq!(parsed(&["--packing", "--max-length=77"]).options().packing, Some(77));
+    assert_eq!(parsed(&["--group-by-length"]).options().group_by, Grouping::Length);
+    // Two ways to say how large a batch is: the last one counts.
+    let rows = parsed(&["--max-tokens-per-batch=900", "--batch-size=3"]).options();
+    assert_eq!((rows.max_tokens_per_batch, rows.per_device_train_batch_size), (None, 3));
+    let tokens = parsed(&["--batch-size=3", "--max-tokens-per-batch=900"]).options();
+    assert_eq!((tokens.max_tokens_per_batch, tokens.per_device_train_batch_size), (Some(900), 8));
     assert_eq!(parsed(&["--seed=9", "--data-seed=3"]).options().seed, 3);
     assert_eq!(args.generation.options(), Generation { max_new_tokens: 5, do_sample: true, seed: 9 });
 }

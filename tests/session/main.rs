@@ -10,8 +10,10 @@ mod devices;
 mod footprint;
 mod kinds;
 mod observers;
+mod order;
 mod quiet;
 mod resume;
+mod token_cache;
 
 use std::cell::RefCell;
 use std::rc::Rc;

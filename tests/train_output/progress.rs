@@ -90,6 +90,15 @@ fn a_counter_says_at_the_end_how_much_was_done() {
 }
 
 #[test]
+fn a_counter_of_nobody_knows_how_many_says_at_the_end_how_many_they_were() {
+    let log = Log::default();
+    let mut progress = Progress::counter_lines("reading rows", 0, Box::new(log.clone()));
+    progress.set_done(4096);
+    progress.finish();
+    assert!(log.lines()[0].starts_with("reading rows: 4096 in "), "{:?}", log.lines());
+}
+
+#[test]
 fn numbers_that_are_not_finite_are_shown_and_do_no_harm() {
     let log = Log::default();
     let mut progress = Progress::training_lines(0, Box::new(log.clone()));

@@ -8,11 +8,11 @@ use std::rc::Rc;
 use serde::Serialize;
 
 use super::profile::Profiler;
-
 use crate::batch::Example;
-use crate::chat::preview::{pieces, preview};
+use crate::chat::preview::preview;
 use crate::cli::args::{LogFormat, TrainArgs};
 use crate::cli::check;
+use crate::cli::lengths;
 use crate::cli::numbers::{by_purpose, counted, gigabytes};
 use crate::cli::options::{existing, explain_device, load};
 use crate::cli::out::{result, say};
@@ -24,8 +24,10 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::eval::report::Score;
 use crate::io::folder::{Existing, OutputFolder};
 use crate::model::gemma3::Gemma3;
+use crate::session::about::ShownExample;
 use crate::session::selection::Best;
 use crate::session::{About, Checkpoint, ComputeDevice, Footprint, Identity, SavedRun, Saves, write_page};
+use crate::train::order::Order;
 
 /// A run's data and places, all checked before the first long computation.
 pub(super) struct Job<'a> {
@@ -34,6 +36,8 @@ pub(super) struct Job<'a> {
     pub(super) train: Vec<Example>,
     pub(super) eval: Vec<Example>,
     pub(super) total_steps: usize,
+    /// How long the rows are, and what their batches come to.
+    lengths: String,
     /// What the run goes on from.
     pub(super) resumed: Option<SavedRun>,
 }
@@ -127,11 +131,13 @@ impl<'a> Job<'a> {
         }
         let options = args.options();
         options.check_evaluated(!eval.is_empty())?;
-        let total_steps = options.schedule(train.len())?.total_steps;
+        let order = Order::new(&options, &train)?;
+        let total_steps = options.schedule(order.total_steps(&train)?)?.total_steps;
+        let lengths = lengths::line(&order, &train);
         if options.learning_rate == 0.0 {
             say("warning: the learning rate is 0: the steps will change nothing");
         }
-        Ok((Self { args, eval_rows, train, eval, total_steps, resumed: None }, checkpoint))
+        Ok((Self { args, eval_rows, train, eval, total_steps, lengths, resumed: None }, checkpoint))
     }
 
     /// What can be known without the steps.
@@ -164,6 +170,7 @@ impl<'a> Job<'a> {
             counted(self.eval.len(), "evaluation row"),
             counted(self.total_steps, "step")
         ));
+        say(&self.lengths);
         say(&memory(footprint));
         if let Some(saved) = &self.resumed {
             return say(&format!("going on after step {} from `{}`", saved.step(), saved.path().display()));
@@ -190,7 +197,7 @@ impl<'a> Job<'a> {
             steps: 0,
             best: None,
             peak_memory: BTreeMap::new(),
-            first_example: self.train.first().map_or(Vec::new(), |example| pieces(example, &checkpoint.tokenizer)),
+            first_examples: ShownExample::first(&self.train, &checkpoint.tokenizer),
             score_before: None,
             score_after: None,
         })
