@@ -79,6 +79,13 @@
 //! **Tokens are kept under the name of all that they follow from.** So nothing has to be declared stale: other rows, another template or another
 //! program have another name ([`session::token_cache`]). A file is believed when its own hash is right.
 //!
+//! **The first gradient of a step is written.** Products write the gradient of a matrix the first time in a step and add from then on
+//! ([`autograd::Gradients`]), so that nobody zeroes a gigabyte to add to it; AdamW zeroes the gradients of norms, which kernels add to.
+//!
+//! **What a run will take is counted, not estimated.** [`device::counted`] is a device on which launches do nothing and memory is only
+//! counted: a step of the run's own code on it tells what the steps will hold ([`session::Footprint`]). [`device::profiled`] is one that
+//! keeps account of time, for `--profile`.
+//!
 //! **Flat parameters.** Weights, gradients and the two moments are one run of numbers each. Clipping and AdamW are one
 //! pass, q, k, v and gate, up are fused matrices without a copy.
 //!

@@ -211,7 +211,7 @@ pub struct TrainArgs {
     #[command(flatten)]
     #[serde(flatten)]
     pub generation: GenerationArgs,
-    /// Folder for the trained model, checkpoints, metrics.jsonl and loss.svg
+    /// Folder for the trained model, checkpoints, metrics.jsonl and the loss plot
     #[arg(long, value_name = "DIR", help_heading = "Output")]
     pub output_dir: PathBuf,
     /// Start anew in a folder that holds a run: its checkpoints go at once, its model stays until the new one is whole

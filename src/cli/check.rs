@@ -2,11 +2,15 @@
 
 use std::collections::BTreeMap;
 
+use serde::Serialize;
+use serde_json::{Value, json};
+
 use crate::chat::tokenizer::ChatTokenizer;
-use crate::cli::args::CheckArgs;
+use crate::cli::args::{CheckArgs, LogFormat};
 use crate::cli::numbers::counted;
-use crate::cli::out::{print, say};
+use crate::cli::out::{line, print, result, say};
 use crate::cli::slow::Slow;
+use crate::data::Lengths;
 use crate::data::check::{summary, without_calls};
 use crate::data::dataset::{Dataset, read_dataset, train_test_split};
 use crate::data::finding::{Finding, Problem};
@@ -25,6 +29,30 @@ struct Read {
     bad: usize,
 }
 
+/// What a check came to, for programs.
+#[derive(Serialize)]
+struct Summary {
+    errors: usize,
+    warnings: usize,
+    rows: usize,
+    /// Rows that cannot be used at all; of them the first are findings.
+    bad_rows: usize,
+    chats: usize,
+    chats_without_calls: usize,
+    /// In tokens, by what the rows are for.
+    lengths: BTreeMap<&'static str, LengthFacts>,
+}
+
+/// How long rows are, in tokens.
+#[derive(Serialize)]
+struct LengthFacts {
+    least: usize,
+    median: usize,
+    /// 95 % of the rows are not longer.
+    most_rows: usize,
+    most: usize,
+}
+
 pub fn run(args: &CheckArgs) -> Result<()> {
     let (row_options, example_options) = (args.rows.row_options_to_check()?, args.rows.example_options()?);
     let read = |source: &String| {
@@ -33,7 +61,13 @@ pub fn run(args: &CheckArgs) -> Result<()> {
         progress.finish();
         let Dataset { rows, notes, bad } = dataset?;
         notes.iter().for_each(|note| say(&printable(note)));
-        print(&bad_lines(&bad.first, bad.count))?;
+        match args.log_format {
+            LogFormat::Text => print(&bad_lines(&bad.first, bad.count))?,
+            LogFormat::Json => {
+                let row = |error: &Error| finding("error", "bad row", None, &error.line());
+                bad.first.iter().try_for_each(|error| line(&row(error)))?;
+            }
+        }
         Ok::<_, Error>(Read { rows, bad: bad.count })
     };
     let mut train = read(&args.dataset)?;
@@ -42,7 +76,7 @@ pub fn run(args: &CheckArgs) -> Result<()> {
         (train.rows, eval.rows) = train_test_split(train.rows, size, args.shuffle, args.seed)?;
     }
     let mut findings = check_data(&train.rows, &eval.rows);
-    let mut facts = call_facts(&train.rows);
+    let mut lengths = BTreeMap::new();
     if let Some(model) = &args.model {
         let mut tokenizer = ChatTokenizer::load(resolve_model(model)?.folder())?;
         if let Some(path) = &args.rows.chat_template_path {
@@ -54,17 +88,38 @@ pub fn run(args: &CheckArgs) -> Result<()> {
             let tokenized = Tokenized::new(rows, &tokenizer, &example_options, cache.as_ref(), || progress.count());
             progress.finish();
             tokenized.warnings.iter().for_each(|warning| say(&format!("warning: {}", printable(warning))));
-            facts += &length_facts(name, &tokenized);
+            if !tokenized.lengths.is_empty() {
+                lengths.insert(name, tokenized.lengths);
+            }
             findings.extend(tokenized.findings);
         }
     } else {
         say("without `--model` no tokens are counted");
     }
-    print(&(listed(&findings, args.all) + &facts))?;
-    let bad = train.bad + eval.bad;
-    let errors = bad + findings.iter().filter(|finding| finding.problem.is_error()).count();
-    let warnings = bad + findings.len() - errors;
-    let rows = train.rows.len() + eval.rows.len() + bad;
+    let bad_rows = train.bad + eval.bad;
+    let errors = bad_rows + findings.iter().filter(|finding| finding.problem.is_error()).count();
+    let warnings = bad_rows + findings.len() - errors;
+    let rows = train.rows.len() + eval.rows.len() + bad_rows;
+    let (chats_without_calls, chats) = without_calls(&train.rows);
+    match args.log_format {
+        LogFormat::Text => {
+            let facts = call_facts(chats_without_calls, chats) + &length_facts(&lengths);
+            print(&(listed(&findings, args.all) + &facts))?;
+        }
+        LogFormat::Json => {
+            let of = |found: &Finding| {
+                let problem = found.problem.to_string();
+                finding(level(found.problem), &problem, Some(&found.place), &found.text)
+            };
+            findings.iter().try_for_each(|found| line(&of(found)))?;
+            let facts = |lengths: Lengths| {
+                let [least, median, most_rows, most] = [0.0, 0.5, 0.95, 1.0].map(|share| lengths.quantile(share));
+                LengthFacts { least, median, most_rows, most }
+            };
+            let lengths = lengths.into_iter().map(|(name, lengths)| (name, facts(lengths))).collect();
+            result(&Summary { errors, warnings, rows, bad_rows, chats, chats_without_calls, lengths })?;
+        }
+    }
     let total =
         format!("{} and {} in {}", counted(errors, "error"), counted(warnings, "warning"), counted(rows, "row"));
     if errors > 0 || args.strict && warnings > 0 {
@@ -72,6 +127,15 @@ pub fn run(args: &CheckArgs) -> Result<()> {
     }
     say(&total);
     Ok(())
+}
+
+/// A finding for programs.
+fn finding(level: &str, problem: &str, place: Option<&str>, text: &str) -> Value {
+    json!({"type": "finding", "level": level, "problem": problem, "place": place, "text": text})
+}
+
+fn level(problem: Problem) -> &'static str {
+    if problem.is_error() { "error" } else { "warning" }
 }
 
 /// Says what is wrong with the rows that a run is about to use, a line for each problem.
@@ -105,24 +169,22 @@ fn bad_lines(first: &[Error], count: usize) -> String {
 /// A line for each finding, of each problem the first 20 unless `all` are asked for.
 fn listed(findings: &[Finding], all: bool) -> String {
     let mut counts: BTreeMap<Problem, usize> = BTreeMap::new();
-    let kind = |problem: Problem| if problem.is_error() { "error" } else { "warning" };
     let mut text = String::new();
     for finding in findings {
         let count = counts.entry(finding.problem).or_default();
         *count += 1;
         if all || *count <= MOST_LISTED {
-            text += &format!("{}: {}\n", kind(finding.problem), printable(&finding.to_string()));
+            text += &format!("{}: {}\n", level(finding.problem), printable(&finding.to_string()));
         }
     }
     for (problem, count) in counts.into_iter().filter(|(_, count)| !all && *count > MOST_LISTED) {
         let more = count - MOST_LISTED;
-        text += &format!("{}: {problem}: {more} more; `--all` lists them\n", kind(problem));
+        text += &format!("{}: {problem}: {more} more; `--all` lists them\n", level(problem));
     }
     text
 }
 
-fn call_facts(rows: &[Row]) -> String {
-    let (silent, chats) = without_calls(rows);
+fn call_facts(silent: usize, chats: usize) -> String {
     match chats {
         0 => String::new(),
         _ => {
@@ -131,7 +193,6 @@ fn call_facts(rows: &[Row]) -> String {
     }
 }
 
-fn length_facts(name: &str, tokenized: &Tokenized) -> String {
-    let lengths = &tokenized.lengths;
-    if lengths.is_empty() { String::new() } else { format!("tokens of {name} rows: {lengths}\n") }
+fn length_facts(lengths: &BTreeMap<&str, Lengths>) -> String {
+    lengths.iter().rev().map(|(name, lengths)| format!("tokens of {name} rows: {lengths}\n")).collect()
 }

@@ -6,6 +6,7 @@ use clap::builder::BoolishValueParser;
 use clap::{ArgAction, Args, ValueEnum};
 use serde::Serialize;
 
+use super::choices::LogFormat;
 use super::numbers::{positive, positive_number};
 
 /// What happens to a row longer than `--max-length`.
@@ -89,4 +90,7 @@ pub struct CheckArgs {
     /// List all findings, not only the first 20 of a kind
     #[arg(long, help_heading = "Output")]
     pub all: bool,
+    /// What stdout is for: people, or a JSON object a line for programs: all findings, and last one of type `result`
+    #[arg(long, value_name = "FORMAT", value_enum, default_value = "text", help_heading = "Output")]
+    pub log_format: LogFormat,
 }

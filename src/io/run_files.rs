@@ -6,6 +6,8 @@ pub const METRICS: &str = "metrics.jsonl";
 pub const EVENTS: &str = "events.out.tfevents.engine";
 /// The loss plot, drawn at the end.
 pub const PLOT: &str = "loss.svg";
+/// The same in pixels.
+pub const PLOT_PNG: &str = "loss.png";
 /// What the run is and was: settings, versions, data, scores.
 pub const ABOUT: &str = "run.json";
 /// The answers before training, all of them in full.
@@ -16,4 +18,4 @@ pub const ANSWERS_AFTER: &str = "score_after.json";
 pub const PAGE: &str = "report.html";
 
 /// All of them.
-pub const RUN_FILES: [&str; 7] = [METRICS, EVENTS, PLOT, ABOUT, ANSWERS_BEFORE, ANSWERS_AFTER, PAGE];
+pub const RUN_FILES: [&str; 8] = [METRICS, EVENTS, PLOT, PLOT_PNG, ABOUT, ANSWERS_BEFORE, ANSWERS_AFTER, PAGE];

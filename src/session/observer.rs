@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
+use crate::io::atomic::replace_file;
 use crate::train::metrics::{MetricsWriter, Record};
 use crate::train::plot::plot_losses;
 use crate::train::tensorboard::EventWriter;
@@ -39,14 +40,21 @@ impl Observer for EventWriter {
 /// Draws the losses when the run is over.
 #[derive(Debug)]
 pub struct LossPlot {
-    path: PathBuf,
+    svg: PathBuf,
+    png: PathBuf,
     records: Vec<Record>,
 }
 
 impl LossPlot {
-    /// An SVG at `path` of what the run has measured `before` and will yet.
-    pub fn new(path: &Path, before: Vec<Record>) -> Self {
-        Self { path: path.to_owned(), records: before }
+    /// Files at these places, of what the run has measured `before` and will yet.
+    pub fn new(svg: &Path, png: &Path, before: Vec<Record>) -> Self {
+        Self { svg: svg.to_owned(), png: png.to_owned(), records: before }
+    }
+
+    fn draw(&self) -> Result<()> {
+        let Some(plot) = plot_losses(&self.records)? else { return Ok(()) };
+        replace_file(&self.svg, plot.svg.as_bytes())?;
+        replace_file(&self.png, &plot.png)
     }
 }
 
@@ -57,7 +65,6 @@ impl Observer for LossPlot {
     }
 
     fn end(&mut self) -> Result<()> {
-        let plotted = plot_losses(&self.records, &self.path);
-        plotted.map(drop).map_err(|error| error.context("there is no loss plot"))
+        self.draw().map_err(|error| error.context("there is no loss plot"))
     }
 }

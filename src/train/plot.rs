@@ -1,13 +1,15 @@
-//! The loss plot: training and validation loss against epochs, as an SVG.
+//! The loss plot: training and validation loss against epochs, as an SVG and as a PNG.
 
-use std::path::Path;
+use std::fmt;
+use std::sync::Once;
 
+use plotters::coord::Shift;
 use plotters::prelude::*;
+use plotters::style::register_font;
 
 use super::metrics::Record;
 use crate::err;
 use crate::error::Result;
-use crate::io::atomic::replace_file;
 
 const SIZE: (u32, u32) = (900, 540);
 const TRAINING: RGBColor = RGBColor(0x1f, 0x77, 0xb4);
@@ -18,18 +20,43 @@ const FONT: &str = "sans-serif";
 /// One curve: (epoch, loss), in order.
 type Curve = Vec<(f64, f64)>;
 
-/// Writes the plot of `records` to `path`. Returns false, and writes nothing, when there is no finite loss to plot.
+/// The plot as files have it.
+pub struct Plot {
+    pub svg: String,
+    pub png: Vec<u8>,
+}
+
+/// Draws the losses of `records`; None when none is finite.
 ///
 /// Both axes begin at 0. A spike in the training loss that would flatten everything else is cut off, and the title says so.
-pub fn plot_losses(records: &[Record], path: &Path) -> Result<bool> {
+///
+/// # Errors
+/// It cannot be drawn.
+pub fn plot_losses(records: &[Record]) -> Result<Option<Plot>> {
+    static REGISTERED: Once = Once::new();
+    // The letters of the PNG, and the widths of those of the SVG. It fails for fonts that are none.
+    REGISTERED.call_once(|| drop(register_font(FONT, FontStyle::Normal, dejavu::sans::regular())));
     let (training, validation) = curves(records);
     if training.is_empty() && validation.is_empty() {
-        return Ok(false);
+        return Ok(None);
     }
-    let mut svg = String::new();
-    draw(&mut svg, &training, &validation).map_err(|error| err!("cannot draw the loss plot: {error}"))?;
-    replace_file(path, svg.as_bytes())?;
-    Ok(true)
+    let (mut svg, mut pixels) = (String::new(), vec![0; 3 * (SIZE.0 * SIZE.1) as usize]);
+    let cannot = |error: &dyn fmt::Display| err!("cannot draw the loss plot: {error}");
+    draw(&SVGBackend::with_string(&mut svg, SIZE).into_drawing_area(), &training, &validation)
+        .map_err(|e| cannot(&e))?;
+    draw(&BitMapBackend::with_buffer(&mut pixels, SIZE).into_drawing_area(), &training, &validation)
+        .map_err(|e| cannot(&e))?;
+    let png = encoded(&pixels).map_err(|e| cannot(&e))?;
+    Ok(Some(Plot { svg, png }))
+}
+
+/// Rows of red, green and blue as a PNG.
+fn encoded(pixels: &[u8]) -> std::result::Result<Vec<u8>, png::EncodingError> {
+    let mut file = Vec::new();
+    let mut encoder = png::Encoder::new(&mut file, SIZE.0, SIZE.1);
+    encoder.set_color(png::ColorType::Rgb);
+    encoder.write_header()?.write_image_data(pixels)?;
+    Ok(file)
 }
 
 /// The training and the validation curve, without the points that are not finite.
@@ -60,17 +87,16 @@ fn top(training: &Curve, validation: &Curve) -> f64 {
     if top > 0.0 { top } else { 1.0 }
 }
 
-type DrawResult<'a> = std::result::Result<(), DrawingAreaErrorKind<<SVGBackend<'a> as DrawingBackend>::ErrorType>>;
+type DrawResult<B> = std::result::Result<(), DrawingAreaErrorKind<<B as DrawingBackend>::ErrorType>>;
 
-fn draw<'a>(svg: &'a mut String, training: &Curve, validation: &Curve) -> DrawResult<'a> {
-    let area = SVGBackend::with_string(svg, SIZE).into_drawing_area();
+fn draw<B: DrawingBackend>(area: &DrawingArea<B, Shift>, training: &Curve, validation: &Curve) -> DrawResult<B> {
     area.fill(&WHITE)?;
     let top = top(training, validation);
     let last_epoch = training.iter().chain(validation).map(|point| point.0).fold(0.0, f64::max);
     let cut = training.iter().any(|point| point.1 > top);
     let title = if cut { format!("Loss (values above {top:.3} are cut off)") } else { "Loss".to_owned() };
 
-    let mut chart = ChartBuilder::on(&area)
+    let mut chart = ChartBuilder::on(area)
         .caption(title, (FONT, 24))
         .margin(16)
         .x_label_area_size(48)

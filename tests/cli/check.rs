@@ -229,3 +229,24 @@ fn a_check_reads_the_config_of_a_run() {
     assert_eq!(refused.code, 2, "{}", refused.stderr);
     has(&refused.stderr, &["unknown key `no_such_key`"]);
 }
+
+#[test]
+fn what_a_check_finds_is_a_json_object_a_line_for_programs() {
+    let model = path(&quickstart().join("model"));
+    let text = format!("{}\n{}\n{{\"odd\": 1}}\n", chat("one", GOOD), chat("two", WRONG));
+    let checked = check(&text, &["--model", &model, "--log-format", "json"]);
+    assert_eq!(checked.code, 1);
+    let lines: Vec<serde_json::Value> =
+        checked.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let found = |problem: &str| lines.iter().find(|line| line["problem"] == problem).unwrap();
+    assert_eq!(found("bad row")["level"], "error");
+    let unknown = found("unknown argument");
+    assert!(unknown["place"].as_str().unwrap().ends_with("rows.jsonl:2"), "{unknown}");
+    let result = lines.last().unwrap();
+    assert_eq!((&result["type"], &result["bad_rows"], &result["rows"]), (&"result".into(), &1.into(), &3.into()));
+    assert_eq!((&result["chats"], &result["chats_without_calls"]), (&2.into(), &0.into()));
+    assert!(
+        result["errors"].as_u64() >= Some(2) && result["lengths"]["training"]["most"].as_u64() > Some(100),
+        "{result}"
+    );
+}

@@ -16,6 +16,7 @@ fn a_run_writes_a_whole_model_folder_metrics_and_a_plot() {
         "chat_template.jinja",
         "config.json",
         "generation_config.json",
+        "loss.png",
         "loss.svg",
         "metrics.jsonl",
         "model.safetensors",

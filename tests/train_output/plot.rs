@@ -9,10 +9,7 @@ use crate::{eval_record, train_record};
 
 /// The SVG of `records`.
 fn plot(records: &[Record]) -> String {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("loss.svg");
-    assert!(plot_losses(records, &path).unwrap());
-    fs::read_to_string(path).unwrap()
+    plot_losses(records).unwrap().unwrap().svg
 }
 
 /// Eight epochs that fall as the tutorial's do.
@@ -81,12 +78,32 @@ fn losses_that_are_not_finite_are_left_out() {
 }
 
 #[test]
-fn nothing_to_plot_writes_nothing() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("loss.svg");
-    assert!(!plot_losses(&[], &path).unwrap());
-    assert!(!plot_losses(&[Record::Train(train_record(1, f64::NAN))], &path).unwrap());
-    assert!(!path.exists());
+fn nothing_to_plot_is_no_picture() {
+    assert!(plot_losses(&[]).unwrap().is_none());
+    assert!(plot_losses(&[Record::Train(train_record(1, f64::NAN))]).unwrap().is_none());
+}
+
+/// The picture's size, and its pixels as red, green, blue.
+fn pixels(records: &[Record]) -> ((u32, u32), Vec<[u8; 3]>) {
+    let png = plot_losses(records).unwrap().unwrap().png;
+    let mut reader = png::Decoder::new(std::io::Cursor::new(&png)).read_info().unwrap();
+    let mut bytes = vec![0; reader.output_buffer_size().unwrap()];
+    let info = reader.next_frame(&mut bytes).unwrap();
+    ((info.width, info.height), bytes.chunks(3).map(|pixel| [pixel[0], pixel[1], pixel[2]]).collect())
+}
+
+#[test]
+fn the_png_shows_the_curves_and_has_letters_on_a_machine_without_fonts() {
+    let (size, both) = pixels(&tutorial_like());
+    assert_eq!((size, both.len()), ((900, 540), 900 * 540));
+    let count = |pixels: &[[u8; 3]], color: [u8; 3]| pixels.iter().filter(|pixel| **pixel == color).count();
+    let (training, validation) = ([0x1f, 0x77, 0xb4], [0xd6, 0x27, 0x28]);
+    assert!(count(&both, training) > 500 && count(&both, validation) > 500);
+    // Dark pixels are axes, which are thin, and letters.
+    let dark = |rows: std::ops::Range<usize>| count(&both[900 * rows.start..900 * rows.end], [0, 0, 0]);
+    assert!(dark(16..44) > 40, "the title, `Loss`");
+    let (_, alone) = pixels(&tutorial_like()[..1]);
+    assert_eq!(count(&alone, validation), 0);
 }
 
 #[test]

@@ -8,7 +8,6 @@ use std::rc::Rc;
 use serde::Serialize;
 
 use super::profile::Profiler;
-
 use crate::batch::Example;
 use crate::chat::preview::preview;
 use crate::cli::args::{LogFormat, TrainArgs};
@@ -85,9 +84,19 @@ pub(super) fn once(args: &TrainArgs, before: &mut Before) -> Result<Option<Summa
     profiler.iter().for_each(|profiler| say(&profiler.table(device.dtype)));
     warn_of(write_page(&place));
     job.score_after(&model, &place, &saves.checkpoint, &mut about)?;
-    let pushed = args.hub.push(&place)?;
+    let pushed = args.hub.push(&place);
     let About { steps, best, score_before, score_after, .. } = about;
-    Ok(Some(Summary { output_dir: place, steps, best, score_before, score_after, pushed }))
+    let mut summary = Summary { output_dir: place, steps, best, score_before, score_after, pushed: None };
+    match pushed {
+        Ok(page) => summary.pushed = page,
+        Err(error) => {
+            if args.log_format == LogFormat::Json {
+                result(&summary)?;
+            }
+            return Err(error);
+        }
+    }
+    Ok(Some(summary))
 }
 
 /// What came of a run, for programs.

@@ -15,7 +15,7 @@ use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::io::atomic::replace_file;
 use crate::io::folder::OutputFolder;
-use crate::io::run_files::{ABOUT, EVENTS, METRICS, PLOT};
+use crate::io::run_files::{ABOUT, EVENTS, METRICS, PLOT, PLOT_PNG};
 use crate::model::gemma3::Gemma3;
 use crate::session::saves::best_of;
 use crate::session::{self, About, Checkpoint, LossPlot, Observer, Outcome, Run, SavedRun, Saves};
@@ -50,7 +50,7 @@ impl Job<'_> {
             }
             run.observe(writer);
         }
-        run.observe(LossPlot::new(&saves.folder.live(PLOT), read_records(&lines)));
+        run.observe(LossPlot::new(&saves.folder.live(PLOT), &saves.folder.live(PLOT_PNG), read_records(&lines)));
         if self.args.log_format == LogFormat::Json {
             run.observe(JsonLines);
         }
