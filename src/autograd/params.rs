@@ -224,6 +224,11 @@ impl Gradients {
         self.holds.iter_mut().zip(&*self.spans).for_each(|(holds, span)| *holds = !span.decay);
     }
 
+    /// What is in [`values`](Self::values) is added to, as if this step had put it there.
+    pub fn hold(&mut self) {
+        self.holds.fill(true);
+    }
+
     /// Where a parameter's part lies on the device, to add to.
     pub fn address(&mut self, param: &Param) -> Result<*mut c_void> {
         let spans = self.spans_of(param);

@@ -21,10 +21,32 @@ pub struct Profile {
 /// What was done.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Op {
-    /// `c (m, n) = a (m, k) b (k, n)`, of operands of a type.
-    Product { m: usize, n: usize, k: usize, dtype: &'static str },
+    /// A product with a weight of shape (outputs, inputs), whatever the rows of the batch.
+    Product { form: Form, outputs: usize, inputs: usize, dtype: &'static str },
     /// A launcher of the table by its name, or a copy.
     Other(String),
+}
+
+/// The products of a linear layer y = x W^T.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Form {
+    /// y = x W^T
+    Forward,
+    /// dx = dy W
+    OfInput,
+    /// dW += dy^T x
+    OfWeight,
+}
+
+impl Form {
+    /// Which of them it is, by what is transposed, with the weight's outputs and inputs.
+    fn of(&Product { m, n, k, a, b, .. }: &Product) -> (Self, usize, usize) {
+        match (a.transposed, b.transposed) {
+            (false, true) => (Self::Forward, n, k),
+            (false, false) => (Self::OfInput, k, n),
+            (true, _) => (Self::OfWeight, m, n),
+        }
+    }
 }
 
 /// How much of it there was.
@@ -165,7 +187,8 @@ impl Driver for Profiled {
             DType::F64 => "f64",
             _ => "f32",
         };
-        let op = Op::Product { m, n, k, dtype: name };
+        let (form, outputs, inputs) = Form::of(product);
+        let op = Op::Product { form, outputs, inputs, dtype: name };
         self.profile.borrow_mut().add(op, started, 2.0 * (m * n * k) as f64, (read + written) as f64);
         done
     }

@@ -3,16 +3,13 @@
 //! It is the device where there is no GPU, and the oracle of every kernel: f32 and bf16 run, f64 is held against central
 //! differences. Whatever is queued runs at once, and no graph is captured.
 
-use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ffi::c_void;
 use std::ptr;
 
-use crate::device::allocator::asking;
 use crate::device::bindings::{ENGINE_HOST_ATTENTION_TILE, engine_stream};
 use crate::device::driver::{Driver, Product};
 use crate::device::kernels::Kernels;
 use crate::device::{Device, room};
-use crate::err;
 use crate::error::Result;
 
 mod adamw;
@@ -25,6 +22,7 @@ mod embedding;
 mod geglu;
 pub mod gemm;
 mod launcher;
+mod memory;
 pub mod products;
 mod rmsnorm;
 mod rope;
@@ -38,11 +36,6 @@ struct Host;
 /// A new device on the CPU, with a pool of memory of its own.
 pub fn device() -> Device {
     Device::with_driver(Box::new(Host))
-}
-
-/// Aligned for every vector unit.
-fn layout(bytes: usize) -> Result<Layout> {
-    Layout::from_size_align(bytes.max(1), 64).map_err(|_| err!("{bytes} bytes are more than there can be"))
 }
 
 impl Driver for Host {
@@ -59,17 +52,12 @@ impl Driver for Host {
     }
 
     fn allocate(&self, bytes: usize) -> Result<*mut c_void> {
-        let layout = layout(bytes)?;
-        // SAFETY: the layout is not empty. Zeroed, because tensors hand it out as numbers.
-        let address = asking(|| unsafe { alloc_zeroed(layout) });
-        if address.is_null() { Err(err!("there is no memory for {bytes} bytes")) } else { Ok(address.cast()) }
+        memory::allocate(bytes)
     }
 
     unsafe fn free(&self, address: *mut c_void, bytes: usize) {
-        if let Ok(layout) = layout(bytes) {
-            // SAFETY: the caller's promise: allocated above with this size.
-            unsafe { dealloc(address.cast(), layout) };
-        }
+        // SAFETY: the caller's promise: allocated above with this size.
+        unsafe { memory::free(address, bytes) };
     }
 
     fn is_host(&self) -> bool {

@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use engine::autograd::{Backward, Params, Tape, Var};
+use engine::autograd::{Backward, ParamSpec, Params, Tape, Var};
 use engine::batch::Example;
 use engine::batch::inputs::Inputs;
 use engine::batch::mask::{AttentionMask, Placement};
@@ -262,4 +262,46 @@ fn freed_storage_is_used_again() {
     let address = first.as_mut::<f32>().unwrap().as_ptr();
     drop(first);
     assert_eq!(make().as_slice::<f32>().as_ptr(), address);
+}
+
+/// The gradients that a linear layer of two fused matrices and an embedding leave, which hold NaN before.
+fn after_backwards(place: &Place, begins: [bool; 3]) -> Vec<f64> {
+    let device = place.device();
+    let shapes = [("table", [3, 2]), ("first", [1, 2]), ("second", [2, 2])];
+    let specs: Vec<ParamSpec> = shapes.iter().map(|(name, shape)| ParamSpec::new((*name).into(), shape)).collect();
+    let len = specs.iter().map(ParamSpec::len).sum();
+    let values: Vec<f64> = (0..len).map(|i| i as f64 / 8.0).collect();
+    let values = tensor(&device, &[len], place.dtype.accumulator(), &values);
+    let params = Params::new(&specs, values).unwrap().computed_in(place.dtype).unwrap();
+    let mut gradients = params.gradients().unwrap();
+    gradients.values = tensor(&device, &[len], place.dtype.accumulator(), &vec![f64::NAN; len]);
+    for begins in begins {
+        if begins {
+            gradients.begin_step();
+        }
+        let mut tape = Tape::recording(&device, &mut gradients);
+        let inputs = Inputs::new(&device, false);
+        let ids = TokenIds::new(&inputs, &[2, 0], 3).unwrap();
+        inputs.send().unwrap();
+        let x = embedding(&mut tape, &ids, &params.get("table"), 1.0).unwrap();
+        let y = linear(&mut tape, &x, &params.at(&params.fused_handle(&["first", "second"]))).unwrap();
+        tape.push("seed", move |ctx| {
+            let ones = tensor(y.value.device(), y.value.shape(), y.value.dtype(), &[1.0; 6]);
+            ctx.give(&y, ones)
+        });
+        tape.backward().unwrap();
+    }
+    gradients.values.to_f64()
+}
+
+#[test]
+fn the_first_gradient_of_a_step_is_written_over_what_is_there_and_the_next_ones_are_added() {
+    for place in places() {
+        let once = after_backwards(&place, [true, true, true]);
+        assert!(once.iter().all(|g| g.is_finite()) && once[0] != 0.0 && once[6] != 0.0, "{place:?}: {once:?}");
+        assert_eq!(once[2..4], [0.0; 2], "{place:?}: a token that is not there");
+        let thrice: Vec<f64> = once.iter().map(|g| 3.0 * g).collect();
+        assert_eq!(after_backwards(&place, [true, false, false]), thrice, "{place:?}");
+        assert_eq!(after_backwards(&place, [true, false, true]), once, "{place:?}");
+    }
 }

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use crate::device::DType;
-use crate::device::profiled::{self, Op, Profile, Work};
+use crate::device::profiled::{self, Form, Op, Profile, Work};
 use crate::error::{Error, Result};
 use crate::host::products::choice::Kernel;
 use crate::host::products::peak;
@@ -123,7 +123,14 @@ fn share(part: f64, of: f64) -> String {
 
 fn name(op: &Op) -> String {
     match op {
-        Op::Product { m, n, k, dtype } => format!("product {dtype}, {m} x {n} over {k}"),
+        Op::Product { form, outputs, inputs, dtype } => {
+            let form = match form {
+                Form::Forward => "y = x W^T",
+                Form::OfInput => "dx = dy W",
+                Form::OfWeight => "dW += dy^T x",
+            };
+            format!("{form}, W {outputs} x {inputs}, {dtype}")
+        }
         Op::Other(name) => name.clone(),
     }
 }
@@ -135,7 +142,7 @@ mod tests {
     #[test]
     fn the_floor_is_products_and_adamw_at_the_machines_best() {
         let mut profile = Profile::default();
-        let product = Op::Product { m: 2, n: 3, k: 4, dtype: "f32" };
+        let product = Op::Product { form: Form::OfInput, outputs: 30, inputs: 4, dtype: "f32" };
         profile.work.insert(product, Work { calls: 1, seconds: 2.0, flop: 1e9, bytes: 1e9 });
         let pass = Work { calls: 5, seconds: 1.0, flop: 0.0, bytes: 3e9 };
         profile.work.insert(Op::Other("adamw".into()), pass);
@@ -144,12 +151,12 @@ mod tests {
         assert!((floor(&profile, &machine) - 1.0).abs() < 1e-12);
         let text = table(&profile, 5.0, &machine);
         for line in [
-            "product f32, 2 x 3 over 4                      1     2.000 40.0 %       0.5  25 %      0.5   8 %",
+            "dx = dy W, W 30 x 4, f32                       1     2.000 40.0 %       0.5  25 %      0.5   8 %",
             "   1.000 20.0 %\nfloor",
             "floor: 1.00 s, 20.0 % of the time",
         ] {
             assert!(text.contains(line), "{text}");
         }
-        assert!(text.find("product f32") < text.find("adamw"), "the largest part comes first:\n{text}");
+        assert!(text.find("dx = dy W") < text.find("adamw"), "the largest part comes first:\n{text}");
     }
 }

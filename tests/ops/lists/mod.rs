@@ -125,6 +125,7 @@ pub fn gradients(params: &Params, start: f64) -> Gradients {
     let mut gradients = params.gradients().unwrap();
     let values = tensor(params.values.device(), &[params.len()], params.values.dtype(), &vec![start; params.len()]);
     gradients.values = values;
+    gradients.hold();
     gradients
 }
 
