@@ -11,7 +11,7 @@ use crate::tools::{Covers, Stage, Tool, draw_tools, near};
 
 const SYSTEM: &str = "You are a model that can do function calling with the following functions";
 /// Requests for a topic's `things`.
-const FRAMES: [&str; 14] = [
+const FRAMES: [&str; 24] = [
     "Find [X].",
     "I need [X].",
     "Show me [X].",
@@ -19,14 +19,28 @@ const FRAMES: [&str; 14] = [
     "What is [X]?",
     "Search for [X].",
     "Where can I find [X]?",
+    "Where is [X]?",
     "Tell me about [X].",
     "Can you find [X]?",
+    "Can you look up [X]?",
+    "Could you get me [X]?",
     "Please check [X].",
+    "Please find [X].",
     "Do you know [X]?",
     "I'm looking for [X].",
+    "I would like to see [X].",
     "Give me [X].",
+    "Get me [X].",
     "Is there anything on [X]?",
+    "What do we know about [X]?",
+    "Look up [X] for me.",
+    "Can you find [X] for me?",
+    "Let me see [X], please.",
 ];
+/// Requests to say something again.
+const REPEATS: [&str; 4] = ["Repeat [X].", "Say [X].", "Repeat after me: [X].", "Please write [X]."];
+/// Share of the requests whose blanks are filled with made-up words: what cannot be known must be copied.
+const MADE_UP: f64 = 0.5;
 const OPENINGS: [&str; 6] = ["Quick question: ", "Hi! ", "Hello. ", "Can you help? ", "Hey, ", "One more thing: "];
 const CLOSINGS: [&str; 4] = [" Thanks!", " Please.", " It is urgent.", " Thank you."];
 const JOINTS: [&str; 4] = [" Also: ", " And then: ", " ", " And one more: "];
@@ -48,19 +62,11 @@ const SMALL_TALK: [(&str, &str); 8] = [
 ];
 
 /// `count` rows as JSON objects `{"messages", "tools"}`; each run of `group` rows has the same tools.
-///
-/// In the first part of the pretraining the first tenth has one tool, the next tenth two: copying words into a call is
-/// learned there, and soon. The second part is about choosing between search tools.
-pub fn write_chats(pool: &Pool, part: Part, seed: u64, count: usize, group: usize) -> Vec<Value> {
+pub fn write_chats(pool: &Pool, seed: u64, count: usize, group: usize) -> Vec<Value> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut rows = Vec::with_capacity(count);
     while rows.len() < count {
-        let stage = match (part, 10 * rows.len() / count) {
-            (Part::Choice, _) => Stage::Sides,
-            (Part::General, 0) => Stage::OneTool,
-            (Part::General, 1) => Stage::TwoTools,
-            (Part::General, _) => Stage::All,
-        };
+        let stage = stage(rows.len() as f64 / count as f64, &mut rng);
         let tools = draw_tools(pool, stage, &mut rng);
         let declarations: Vec<&Value> = tools.iter().map(|tool| &tool.declaration).collect();
         for _ in 0..group.min(count - rows.len()) {
@@ -72,22 +78,43 @@ pub fn write_chats(pool: &Pool, part: Part, seed: u64, count: usize, group: usiz
     rows
 }
 
-/// Which part of the pretraining the chats are for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
-pub enum Part {
-    /// Every kind of tool
-    General,
-    /// Which of two search tools to ask
-    Choice,
+/// What the rows after this share of all are about: to copy words is learned first and without tools, where it takes the fewest
+/// tokens; then to copy them into a call, then which tool to call, and of two search tools last.
+fn stage(share: f64, rng: &mut ChaCha8Rng) -> Stage {
+    match share {
+        0.0..0.12 => Stage::NoTool,
+        0.12..0.22 => Stage::OneTool,
+        0.22..0.32 => Stage::TwoTools,
+        0.32..0.55 => Stage::All,
+        _ if rng.random_bool(0.05) => Stage::NoTool,
+        _ => Stage::Sides,
+    }
+}
+
+/// `count` rows of the quickstart's form and job, with requests that nobody has seen: its learning rate and epochs are chosen on them.
+pub fn write_validation(pool: &Pool, seed: u64, count: usize) -> Vec<Value> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let mut rows = Vec::with_capacity(count);
+    while rows.len() < count {
+        let side = if rows.len() % 2 == 0 { Side::Work } else { Side::World };
+        let phrase = topic_request(pool, *pool.side(side).choose(&mut rng).expect("topics"), true, &mut rng);
+        if !pool.resembles_held_out(&phrase.text) {
+            let name = if side == Side::Work { "search_minerva" } else { "search_atlas" };
+            let arguments = json!({ "query": phrase.arguments[0].1 }).to_string();
+            rows.push(json!({ "user_content": phrase.text, "tool_name": name, "tool_arguments": arguments }));
+        }
+    }
+    rows
 }
 
 /// The messages after the developer's.
 fn draw_chat(pool: &Pool, tools: &[Tool], rng: &mut ChaCha8Rng) -> Vec<Value> {
     loop {
         let (text, answer) = match rng.random_range(0..100) {
+            _ if tools.is_empty() => repetition(pool, rng),
             0..2 => small_talk(rng),
-            2..12 => unserved(pool, tools, rng),
-            12..20 => two_requests(pool, tools, rng),
+            2..10 => unserved(pool, tools, rng),
+            10..14 => two_requests(pool, tools, rng),
             _ => one_request(pool, tools, rng),
         };
         if pool.resembles_held_out(&text) {
@@ -120,6 +147,18 @@ struct Call {
 fn small_talk(rng: &mut ChaCha8Rng) -> (String, Answer) {
     let (text, answer) = SMALL_TALK.choose(rng).expect("small talk");
     (text.to_string(), Answer::Prose(answer.to_string()))
+}
+
+/// Words to say again: a thing of a topic, or up to five made-up words.
+fn repetition(pool: &Pool, rng: &mut ChaCha8Rng) -> (String, Answer) {
+    let frame = REPEATS.choose(rng).expect("frames");
+    let words = if rng.random_bool(0.5) {
+        let topic = pool.topics.choose(rng).expect("topics");
+        expand(topic.things.choose(rng).expect("things"), &pool.words, true, rng).text
+    } else {
+        (0..rng.random_range(1..=5)).map(|_| pool.words.made_up(rng)).collect::<Vec<_>>().join(" ")
+    };
+    (frame.replace("[X]", &words), Answer::Prose(words))
 }
 
 /// A request for one of the tools, now and then with a greeting, thanks or no capitals.
@@ -162,7 +201,7 @@ fn foreign_to_searches(pool: &Pool, tools: &[Tool], rng: &mut ChaCha8Rng) -> Str
         loop {
             let topic = *pool.side(side).choose(rng).expect("topics");
             if !served.iter().any(|&action| near(pool, action, &[topic])) {
-                return topic_request(pool, topic, rng).text;
+                return topic_request(pool, topic, rng.random_bool(MADE_UP), rng).text;
             }
         }
     }
@@ -182,7 +221,7 @@ fn foreign_to_actions(pool: &Pool, tools: &[Tool], rng: &mut ChaCha8Rng) -> Stri
         if rng.random_bool(0.5) {
             let topic = rng.random_range(0..pool.topics.len());
             if !served.iter().any(|&action| near(pool, action, &[topic])) {
-                return topic_request(pool, topic, rng).text;
+                return topic_request(pool, topic, rng.random_bool(MADE_UP), rng).text;
             }
         } else {
             let action = rng.random_range(0..pool.actions.len());
@@ -205,12 +244,14 @@ fn request(pool: &Pool, tools: &[Tool], rng: &mut ChaCha8Rng) -> (Phrase, Vec<Ca
             (phrase, vec![call])
         }
         Covers::Topics(topics, parameter) => {
-            let phrase = topic_request(pool, *topics.choose(rng).expect("a tool covers topics"), rng);
+            let topic = *topics.choose(rng).expect("a tool covers topics");
+            let phrase = topic_request(pool, topic, rng.random_bool(MADE_UP), rng);
             let call = search_call(tool, parameter, &phrase);
             (phrase, vec![call])
         }
         Covers::Unsaid(parameter) => {
-            let phrase = topic_request(pool, rng.random_range(0..pool.topics.len()), rng);
+            let topic = rng.random_range(0..pool.topics.len());
+            let phrase = topic_request(pool, topic, rng.random_bool(MADE_UP), rng);
             let searches = tools.iter().filter(|tool| matches!(tool.covers, Covers::Unsaid(_)));
             let mut calls: Vec<Call> = searches.map(|tool| search_call(tool, parameter, &phrase)).collect();
             calls.shuffle(rng);
@@ -219,17 +260,24 @@ fn request(pool: &Pool, tools: &[Tool], rng: &mut ChaCha8Rng) -> (Phrase, Vec<Ca
     }
 }
 
-fn topic_request(pool: &Pool, topic: usize, rng: &mut ChaCha8Rng) -> Phrase {
+/// Something about a topic, by one of its own questions or by a frame for any topic. `made_up` as in [`expand`].
+fn topic_request(pool: &Pool, topic: usize, made_up: bool, rng: &mut ChaCha8Rng) -> Phrase {
     let topic = &pool.topics[topic];
-    if rng.random_bool(0.3) {
-        let frame = FRAMES.choose(rng).expect("frames");
-        return expand(&frame.replace('X', topic.things.choose(rng).expect("things")), &pool.words, rng);
+    if rng.random_bool(0.4) {
+        return expand(topic.asks.choose(rng).expect("asks"), &pool.words, made_up, rng);
     }
-    expand(topic.asks.choose(rng).expect("asks"), &pool.words, rng)
+    let thing = topic.things.choose(rng).expect("things");
+    // A thing that begins with a blank may have an article of its own, and `how to` needs none.
+    let article = !thing.starts_with('{') && !thing.starts_with("how ") && rng.random_bool(0.5);
+    let frame = FRAMES.choose(rng).expect("frames").replace("[X]", if article { "the [X]" } else { "[X]" });
+    expand(&frame.replace('X', thing), &pool.words, made_up, rng)
 }
 
+/// A request for an action. The words of an enumeration are never made up.
 fn action_request(pool: &Pool, action: usize, rng: &mut ChaCha8Rng) -> Phrase {
-    expand(pool.actions[action].asks.choose(rng).expect("asks"), &pool.words, rng)
+    let action = &pool.actions[action];
+    let made_up = rng.random_bool(MADE_UP) && !action.parameters.values().any(|declared| declared.contains('|'));
+    expand(action.asks.choose(rng).expect("asks"), &pool.words, made_up, rng)
 }
 
 fn search_call(tool: &Tool, parameter: &str, phrase: &Phrase) -> Call {
@@ -266,7 +314,7 @@ fn assistant(calls: &[Call]) -> Value {
 /// A call, the tool's response and the answer made of it.
 fn answered(pool: &Pool, calls: Vec<Call>, rng: &mut ChaCha8Rng) -> Vec<Value> {
     let (response, answer) = if calls[0].search {
-        let finding = expand("{finding}", &pool.words, rng).text;
+        let finding = expand("{finding}", &pool.words, false, rng).text;
         (json!({ "answer": finding }), format!("I found this: {finding}."))
     } else if rng.random_bool(0.8) {
         (json!({ "status": "ok" }), "Done.".to_string())

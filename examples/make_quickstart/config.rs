@@ -4,12 +4,12 @@ use serde_json::{Value, json};
 
 /// Layers: one round of Gemma's pattern, five that see a window and one that sees everything.
 const LAYERS: usize = 6;
-const HIDDEN: usize = 192;
-const INTERMEDIATE: usize = 576;
-const HEAD_DIM: usize = 64;
+const HIDDEN: usize = 128;
+const INTERMEDIATE: usize = 256;
+const HEAD_DIM: usize = 32;
 const WINDOW: usize = 256;
 /// About 1 / sqrt(hidden): embeddings, multiplied by sqrt(hidden), then weigh as much as what the layers add to them.
-const INITIALIZER_RANGE: f64 = 0.07;
+const INITIALIZER_RANGE: f64 = 0.09;
 
 /// `config.json` with Hugging Face's names, for a vocabulary of `vocab_size` tokens.
 pub fn config(vocab_size: usize) -> Value {
@@ -35,7 +35,7 @@ pub fn config(vocab_size: usize) -> Value {
         "model_type": "gemma3_text",
         "num_attention_heads": 4,
         "num_hidden_layers": LAYERS,
-        "num_key_value_heads": 1,
+        "num_key_value_heads": 2,
         "pad_token_id": 0,
         "query_pre_attn_scalar": HEAD_DIM,
         "rms_norm_eps": 1e-6,

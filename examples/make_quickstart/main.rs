@@ -12,6 +12,7 @@ mod phrase;
 mod pool;
 mod tokenizer;
 mod tools;
+mod words;
 
 use std::fs;
 use std::io::Write;
@@ -21,28 +22,26 @@ use clap::Parser;
 use engine::error::{Context, Result};
 use serde_json::Value;
 
-use crate::chats::Part;
-
 /// The command line.
 #[derive(Parser)]
 struct Arguments {
-    /// Folder that receives `general.jsonl`, `choice.jsonl` and `model/` (tokenizer and config)
+    /// Folder that receives `pretrain.jsonl`, `validation.jsonl` and `model/` (tokenizer and config)
     #[arg(long)]
     output_dir: PathBuf,
     /// Seed of everything random
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Rows of `general.jsonl`; each run of `--group` rows shares its tools
-    #[arg(long, default_value_t = 48_000)]
-    rows: usize,
-    /// Rows of `choice.jsonl`, in groups twice as large
+    /// Rows of `pretrain.jsonl`; each run of `--group` rows shares its tools
     #[arg(long, default_value_t = 64_000)]
-    choice_rows: usize,
+    rows: usize,
+    /// Rows of `validation.jsonl`
+    #[arg(long, default_value_t = 200)]
+    validation_rows: usize,
     /// Consecutive rows that declare the same tools in the same order
-    #[arg(long, default_value_t = 8)]
+    #[arg(long, default_value_t = 16)]
     group: usize,
     /// Tokens of the vocabulary, control tokens and bytes included
-    #[arg(long, default_value_t = 4_096)]
+    #[arg(long, default_value_t = 1_024)]
     vocab_size: usize,
 }
 
@@ -57,11 +56,10 @@ fn run(arguments: &Arguments) -> Result<()> {
     let pool = pool::Pool::load()?;
     let model = arguments.output_dir.join("model");
     fs::create_dir_all(&model).context(|| format!("cannot create `{}`", model.display()))?;
-    let rows = chats::write_chats(&pool, Part::General, arguments.seed, arguments.rows, arguments.group);
-    write_rows(&arguments.output_dir.join("general.jsonl"), &rows)?;
-    let choice =
-        chats::write_chats(&pool, Part::Choice, arguments.seed + 1, arguments.choice_rows, 2 * arguments.group);
-    write_rows(&arguments.output_dir.join("choice.jsonl"), &choice)?;
+    let rows = chats::write_chats(&pool, arguments.seed, arguments.rows, arguments.group);
+    write_rows(&arguments.output_dir.join("pretrain.jsonl"), &rows)?;
+    let validation = chats::write_validation(&pool, arguments.seed + 1, arguments.validation_rows);
+    write_rows(&arguments.output_dir.join("validation.jsonl"), &validation)?;
 
     let tokenizer = tokenizer::train(&rows, arguments.vocab_size)?;
     let files = [
@@ -78,7 +76,7 @@ fn run(arguments: &Arguments) -> Result<()> {
     println!(
         "{} and {} rows and a vocabulary of {} in `{}`",
         rows.len(),
-        choice.len(),
+        validation.len(),
         arguments.vocab_size,
         arguments.output_dir.display()
     );

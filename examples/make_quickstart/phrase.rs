@@ -1,9 +1,10 @@
 //! Fills templates: `{blank}` is drawn from the word lists, `[..]` marks the words that become an argument.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 
-use rand::seq::IndexedRandom;
 use rand_chacha::ChaCha8Rng;
+
+use crate::words::Words;
 
 /// A request in words, and the arguments found in it.
 #[derive(Clone, Debug)]
@@ -14,21 +15,21 @@ pub struct Phrase {
 }
 
 /// Expands `template`. `[name:words]` and `[name=value:words]` name their parameter, `[words]` is the query.
-/// No blank gives the same words twice in one phrase.
-pub fn expand(template: &str, words: &BTreeMap<String, Vec<String>>, rng: &mut ChaCha8Rng) -> Phrase {
+/// No blank gives the same words twice in one phrase. `made_up`: blanks are filled with words that nobody knows.
+pub fn expand(template: &str, words: &Words, made_up: bool, rng: &mut ChaCha8Rng) -> Phrase {
     let mut phrase = Phrase { text: String::new(), arguments: Vec::new() };
     let mut used = HashSet::new();
     let mut rest = template;
     while let Some(open) = rest.find('[') {
         let close = open + rest[open..].find(']').unwrap_or(rest.len() - open);
-        phrase.text += &fill(&rest[..open], words, &mut used, rng);
+        phrase.text += &fill(&rest[..open], (words, made_up), &mut used, rng);
         let (parameter, value, inner) = head(&rest[open + 1..close]);
-        let inner = fill(inner, words, &mut used, rng);
+        let inner = fill(inner, (words, made_up), &mut used, rng);
         push(&mut phrase.arguments, parameter, value.unwrap_or(&inner));
         phrase.text += &inner;
         rest = rest.get(close + 1..).unwrap_or("");
     }
-    phrase.text += &fill(rest, words, &mut used, rng);
+    phrase.text += &fill(rest, (words, made_up), &mut used, rng);
     capitalize(&mut phrase.text);
     phrase
 }
@@ -53,16 +54,16 @@ fn push(arguments: &mut Vec<(String, String)>, parameter: &str, value: &str) {
 }
 
 /// Replaces the blanks of `text`, also those inside the words drawn.
-fn fill(text: &str, words: &BTreeMap<String, Vec<String>>, used: &mut HashSet<String>, rng: &mut ChaCha8Rng) -> String {
+fn fill(text: &str, (words, made_up): (&Words, bool), used: &mut HashSet<String>, rng: &mut ChaCha8Rng) -> String {
     let mut text = text.to_string();
     while let Some(open) = text.find('{') {
         let close = open + text[open..].find('}').unwrap_or_else(|| panic!("`{text}`: a blank without an end"));
-        let blank = &text[open + 1..close];
-        let choices = words.get(blank).unwrap_or_else(|| panic!("no words for the blank `{blank}`"));
-        let drawn = (0..8).map(|_| choices.choose(rng).expect("a blank has words")).find(|word| !used.contains(*word));
-        let drawn = drawn.unwrap_or(&choices[0]).clone();
+        let mut drawn = words.draw(&text[open + 1..close], used, rng);
+        used.insert(drawn.clone());
+        if made_up && !drawn.contains('{') {
+            drawn = words.disguise(&drawn, rng);
+        }
         text.replace_range(open..=close, &drawn);
-        used.insert(drawn);
     }
     text
 }

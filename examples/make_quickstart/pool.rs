@@ -5,15 +5,23 @@ use std::collections::{BTreeMap, HashSet};
 use engine::error::{Context, Result};
 use serde::Deserialize;
 
+use crate::words::Words;
+
+const WORK: &str = include_str!("work.toml");
+const WORLD: &str = include_str!("world.toml");
+const ACTIONS: &str = include_str!("actions.toml");
+const WORDS: &str = include_str!("words.toml");
+
 /// Everything the chats are made of.
 pub struct Pool {
     /// Topics of the workplace first, then topics of the world.
     pub topics: Vec<Topic>,
     pub actions: Vec<Action>,
-    /// Slot name to the phrases that can fill it.
-    pub words: BTreeMap<String, Vec<String>>,
+    pub words: Words,
     /// The telling words of each row of the quickstart, which no request may repeat.
     held_out: Vec<HashSet<String>>,
+    /// The telling words of the quickstart's queries that the lists do not have: no text may have them.
+    unknown: HashSet<String>,
 }
 
 /// Where a topic belongs.
@@ -67,32 +75,38 @@ struct Actions {
 #[derive(Deserialize)]
 struct HeldOut {
     user_content: String,
+    /// JSON.
+    tool_arguments: String,
 }
 
 impl Pool {
     /// Reads the lists that are compiled in.
     pub fn load() -> Result<Self> {
-        let mut topics = toml::from_str::<Topics>(include_str!("work.toml")).context(|| "work.toml")?.topic;
-        let mut world = toml::from_str::<Topics>(include_str!("world.toml")).context(|| "world.toml")?.topic;
+        let mut topics = toml::from_str::<Topics>(WORK).context(|| "work.toml")?.topic;
+        let mut world = toml::from_str::<Topics>(WORLD).context(|| "world.toml")?.topic;
         world.iter_mut().for_each(|topic| topic.side = Side::World);
         topics.append(&mut world);
-        let actions = toml::from_str::<Actions>(include_str!("actions.toml")).context(|| "actions.toml")?.action;
-        let words = toml::from_str(include_str!("words.toml")).context(|| "words.toml")?;
-        let rows = [include_str!("../quickstart/train.jsonl"), include_str!("../quickstart/test.jsonl")];
-        let held_out = rows
+        // A query is one stretch of the user's words, so that it can be copied.
+        topics.iter_mut().for_each(|topic| topic.asks.retain(|ask| ask.matches('[').count() == 1));
+        let actions = toml::from_str::<Actions>(ACTIONS).context(|| "actions.toml")?.action;
+        let lists = toml::from_str(WORDS).context(|| "words.toml")?;
+        let rows = [include_str!("../quickstart/train.jsonl"), include_str!("../quickstart/test.jsonl")]
             .iter()
             .flat_map(|text| text.lines())
-            .map(|line| {
-                Ok(telling_words(&serde_json::from_str::<HeldOut>(line).context(|| "quickstart row")?.user_content))
-            })
-            .collect::<Result<_>>()?;
-        Ok(Self { topics, actions, words, held_out })
+            .map(|line| serde_json::from_str(line).context(|| "quickstart row"))
+            .collect::<Result<Vec<HeldOut>>>()?;
+        let known = telling_words(&[WORK, WORLD, ACTIONS, WORDS].concat());
+        let mut unknown: HashSet<String> = rows.iter().flat_map(|row| telling_words(&row.tool_arguments)).collect();
+        unknown.retain(|word| !known.contains(word) && word != "query");
+        let held_out = rows.iter().map(|row| telling_words(&row.user_content)).collect();
+        Ok(Self { topics, actions, words: Words::new(lists), held_out, unknown })
     }
 
-    /// Whether `text` repeats three quarters of the telling words of a quickstart row.
+    /// Whether `text` repeats three quarters of the telling words of a quickstart row, or a word that is to be unknown.
     pub fn resembles_held_out(&self, text: &str) -> bool {
         let words = telling_words(text);
-        self.held_out.iter().any(|row| 4 * row.intersection(&words).count() >= 3 * row.len())
+        !self.unknown.is_disjoint(&words)
+            || self.held_out.iter().any(|row| 4 * row.intersection(&words).count() >= 3 * row.len())
     }
 
     /// Topics of one side.

@@ -65,9 +65,11 @@ const CODES: [&str; 60] = [
     "harbor", "beacon", "anchor", "compass", "lantern", "prism", "cobalt", "indigo", "saffron", "sienna",
 ];
 
-/// How much of a list the chats ask for: the first are about one tool, then two, then anything.
+/// What a list of tools holds.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
+    /// Nothing: the chats are about repeating words.
+    NoTool,
     OneTool,
     TwoTools,
     All,
@@ -79,6 +81,7 @@ pub enum Stage {
 pub fn draw_tools(pool: &Pool, stage: Stage, rng: &mut ChaCha8Rng) -> Vec<Tool> {
     loop {
         let mut tools = match (stage, rng.random_range(0..100)) {
+            (Stage::NoTool, _) => Vec::new(),
             (Stage::Sides, 0..50) => plain_sides(pool, rng),
             (Stage::Sides, 50..65) => sides(pool, stage, rng),
             (Stage::Sides, 65..82) => unsaid(pool, stage, rng),
@@ -87,8 +90,8 @@ pub fn draw_tools(pool: &Pool, stage: Stage, rng: &mut ChaCha8Rng) -> Vec<Tool> 
             (Stage::TwoTools, 48..70) => actions(pool, 2, 2, rng),
             (Stage::TwoTools, 24..48) => topics(pool, (2, 2), stage, rng),
             (_, 0..24) => sides(pool, stage, rng),
-            (_, 24..48) => topics(pool, (2, 4), stage, rng),
-            (_, 48..70) => actions(pool, 1, 4, rng),
+            (_, 24..48) => topics(pool, (2, 3), stage, rng),
+            (_, 48..70) => actions(pool, 1, 3, rng),
             (_, 70..84) => [topics(pool, (1, 2), stage, rng), actions(pool, 1, 2, rng)].into_iter().flatten().collect(),
             _ => unsaid(pool, stage, rng),
         };

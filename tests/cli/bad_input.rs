@@ -134,11 +134,11 @@ fn weights_of_another_shape_are_refused_with_the_tensor_named() {
     let grow = |model: &std::path::Path| {
         let file = model.join("config.json");
         let text = fs::read_to_string(&file).unwrap();
-        let changed = text.replace("\"intermediate_size\": 576", "\"intermediate_size\": 577");
+        let changed = text.replace("\"intermediate_size\": 256", "\"intermediate_size\": 257");
         assert_ne!(changed, text);
         fs::write(&file, changed).unwrap();
     };
-    refuses_model(grow, &["mlp.", "577"]);
+    refuses_model(grow, &["mlp.", "257"]);
 }
 
 #[test]

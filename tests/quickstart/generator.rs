@@ -2,16 +2,23 @@
 
 use serde_json::Value;
 
-use crate::chats::{Part, write_chats};
+use std::collections::HashSet;
+
+use crate::chats::{write_chats, write_validation};
 use crate::phrase::expand;
 use crate::pool::Pool;
 use crate::rows;
+use crate::words::Words;
 
 const ROWS: usize = 4_000;
 const GROUP: usize = 8;
 
 fn chats(seed: u64) -> Vec<Value> {
-    write_chats(&Pool::load().expect("word lists"), Part::General, seed, ROWS, GROUP)
+    write_chats(&Pool::load().expect("word lists"), seed, ROWS, GROUP)
+}
+
+fn words(text: &str) -> HashSet<String> {
+    text.to_lowercase().split(|c: char| !c.is_alphanumeric()).map(str::to_string).collect()
 }
 
 /// What the user says, and what the assistant answers first.
@@ -44,6 +51,59 @@ fn no_tool_or_request_of_the_quickstart_occurs() {
         let text = row.to_string().to_lowercase();
         assert!(!text.contains("minerva") && !text.contains("atlas"), "{text}");
         assert!(!pool.resembles_held_out(turns(&row).0), "{row}");
+    }
+}
+
+#[test]
+fn every_query_of_the_test_rows_has_a_word_that_no_other_file_has() {
+    let mut known: HashSet<String> = chats(1).iter().flat_map(|row| words(&row.to_string())).collect();
+    for file in ["work", "world", "actions", "words"] {
+        let path = format!("{}/examples/make_quickstart/{file}.toml", env!("CARGO_MANIFEST_DIR"));
+        known.extend(words(&std::fs::read_to_string(&path).expect(&path)));
+    }
+    known.extend(rows::read("train.jsonl").iter().flat_map(|row| words(&row.to_string())));
+    for row in rows::read("test.jsonl") {
+        assert!(words(&rows::query(&row)).iter().any(|word| !known.contains(word)), "{row}");
+    }
+}
+
+#[test]
+fn validation_rows_copy_their_queries_and_resemble_no_row_of_the_quickstart() {
+    let pool = Pool::load().expect("word lists");
+    let validation = write_validation(&pool, 2, 200);
+    assert_eq!(validation, write_validation(&pool, 2, 200));
+    for row in &validation {
+        let prompt = row["user_content"].as_str().expect("a prompt");
+        assert!(prompt.contains(&rows::query(row)) && !pool.resembles_held_out(prompt), "{row}");
+    }
+    for name in rows::tool_names() {
+        assert_eq!(validation.iter().filter(|row| row["tool_name"] == name.as_str()).count(), 100, "{name}");
+    }
+}
+
+#[test]
+fn the_words_of_a_search_are_the_users() {
+    let mut searches = 0;
+    for row in chats(1) {
+        let (text, answer) = turns(&row);
+        for call in answer["tool_calls"].as_array().into_iter().flatten() {
+            for name in ["query", "q", "question", "text", "keywords"] {
+                if let Some(words) = call["function"]["arguments"][name].as_str() {
+                    assert!(text.to_lowercase().contains(&words.to_lowercase()), "{row}");
+                    searches += 1;
+                }
+            }
+        }
+    }
+    assert!(searches > ROWS / 4, "{searches} searches");
+}
+
+#[test]
+fn the_first_rows_have_no_tools_and_repeat_the_users_words() {
+    for row in &chats(1)[..ROWS / 10] {
+        let (text, answer) = turns(row);
+        assert_eq!(row["tools"], serde_json::json!([]), "{row}");
+        assert!(text.contains(answer["content"].as_str().expect("words")), "{row}");
     }
 }
 
@@ -87,12 +147,27 @@ fn chats_hold_refusals_parallel_calls_and_responses() {
 fn a_template_marks_arguments_and_never_repeats_a_blanks_words() {
     use rand::SeedableRng;
     let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(1);
-    let words = [("x".to_string(), vec!["one".to_string(), "two".to_string()])].into();
+    let words = Words::new([("x".to_string(), vec!["one".to_string(), "two".to_string()])].into());
     for _ in 0..20 {
-        let phrase = expand("put [a:{x}] on [b=true:{x}] for [me] or [you]", &words, &mut rng);
+        let phrase = expand("put [a:{x}] on [b=true:{x}] for [me] or [you]", &words, false, &mut rng);
         let (first, second) = (&phrase.arguments[0].1, if phrase.arguments[0].1 == "one" { "two" } else { "one" });
         assert_eq!(phrase.text, format!("Put {first} on {second} for me or you"));
         assert_eq!(phrase.arguments[1], ("b".to_string(), "true".to_string()));
         assert_eq!(phrase.arguments[2], ("query".to_string(), "me you".to_string()));
+    }
+}
+
+#[test]
+fn made_up_words_keep_the_look_of_what_they_stand_for() {
+    use rand::SeedableRng;
+    let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(1);
+    let list = ["Anna Keller", "Priya Shah", "Maria Lopez", "Lars Olsen"].map(str::to_string);
+    let words = Words::new([("person".to_string(), list.to_vec())].into());
+    for _ in 0..100 {
+        let name = words.disguise("Anna of room 12", &mut rng);
+        let parts: Vec<&str> = name.split(' ').collect();
+        let [first, "of", second, number] = parts[..] else { panic!("{name}") };
+        assert!(first.starts_with(char::is_uppercase) && second.chars().all(|c| c.is_ascii_lowercase()), "{name}");
+        assert!(number.parse::<u32>().is_ok_and(|number| number < 10_000), "{name}");
     }
 }

@@ -12,6 +12,8 @@ mod pool;
 mod tokenizer;
 #[path = "../../examples/make_quickstart/tools.rs"]
 mod tools;
+#[path = "../../examples/make_quickstart/words.rs"]
+mod words;
 
 mod generator;
 mod rows;

@@ -27,13 +27,21 @@ fn twenty_rows_train_and_twenty_test_half_of_them_for_each_tool() {
     }
 }
 
+/// The query of a row of the tutorial's form.
+pub fn query(row: &Value) -> String {
+    let arguments: Value = serde_json::from_str(row["tool_arguments"].as_str().expect("a string")).expect("JSON");
+    arguments["query"].as_str().expect("a query").to_string()
+}
+
 #[test]
-fn every_row_has_a_query_in_its_arguments_and_a_prompt_of_its_own() {
+fn every_query_is_a_stretch_of_whole_words_of_its_prompt_and_every_prompt_differs() {
     let mut seen = HashSet::new();
     for row in read("train.jsonl").into_iter().chain(read("test.jsonl")) {
-        let arguments: Value = serde_json::from_str(row["tool_arguments"].as_str().expect("a string")).expect("JSON");
-        assert!(arguments["query"].as_str().is_some_and(|query| !query.is_empty()), "{row}");
-        assert!(seen.insert(row["user_content"].as_str().expect("a prompt").to_lowercase()), "{row}");
+        let (prompt, query) = (row["user_content"].as_str().expect("a prompt"), query(&row));
+        let (before, after) = prompt.split_once(&query).expect("the query is in the prompt");
+        assert!(!query.is_empty() && before.ends_with(' '), "{row}");
+        assert!(after.starts_with([' ', '.', '?']), "{row}");
+        assert!(seen.insert(prompt.to_lowercase()), "{row}");
     }
 }
 
