@@ -59,7 +59,7 @@ impl Footprint {
     /// An error when there is less memory than that.
     ///
     /// # Errors
-    /// Of kind [`Kind::OutOfMemory`](crate::error::Kind::OutOfMemory).
+    /// Of kind [`Kind::OutOfMemory`].
     pub fn require(&self) -> Result<()> {
         match self.free {
             Some(free) if self.bytes as u64 > free => Err(self.short(free)),
