@@ -174,7 +174,7 @@ fn the_best_model_can_be_kept_and_taken_at_the_end_and_a_run_that_gets_no_better
     let output = folder.path().join("out");
     let rows = test_rows();
     // The rate rises until it is far too large: the third evaluation is the best one.
-    let flags = ["--eval-dataset", &rows, "--learning-rate", "0.02", "--warmup-steps", "24", "--max-grad-norm", "0"];
+    let flags = ["--eval-dataset", &rows, "--learning-rate", "0.05", "--warmup-steps", "24", "--max-grad-norm", "0"];
     let flags = [&flags[..], &["--per-device-train-batch-size", "5", "--save-total-limit", "1"]].concat();
     let flags =
         [&flags[..], &["--load-best-model-at-end", "--early-stopping-patience", "2", "--max-steps", "24"]].concat();
@@ -273,7 +273,7 @@ fn a_best_checkpoint_that_is_gone_does_not_cost_the_trained_model() {
     let folder = tempfile::tempdir().unwrap();
     let output = folder.path().join("out");
     let rows = test_rows();
-    let flags = ["--eval-dataset", &rows, "--learning-rate", "0.02", "--warmup-steps", "24", "--max-grad-norm", "0"];
+    let flags = ["--eval-dataset", &rows, "--learning-rate", "0.05", "--warmup-steps", "24", "--max-grad-norm", "0"];
     let flags =
         [&flags[..], &["--per-device-train-batch-size", "5", "--load-best-model-at-end", "--max-steps", "16"]].concat();
     assert_eq!(train(&output, &flags).code, 0);
