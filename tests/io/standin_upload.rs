@@ -59,7 +59,10 @@ impl Repository {
                 true => ok(&json!({})),
                 false => reply(422, "", br#"{"message": "the object is not there"}"#),
             },
-            ("POST", path) if path.ends_with("/commit/main") => self.commit(&base, &request.body),
+            ("POST", path) if path.ends_with("/commit/main") => {
+                let id = path.trim_start_matches("/api/models/").trim_end_matches("/commit/main");
+                self.commit(&format!("{base}/{id}"), &request.body)
+            }
             (_, path) if path.contains("/resolve/") => match self.files.get(request.file()) {
                 Some(file) => contents(request, file, &etag(file)),
                 None => reply(404, "x-error-code: EntryNotFound\r\n", b""),
@@ -139,7 +142,8 @@ impl Repository {
         ok(&json!({}))
     }
 
-    fn commit(&mut self, base: &str, body: &[u8]) -> Vec<u8> {
+    /// `page`: that of the repository.
+    fn commit(&mut self, page: &str, body: &[u8]) -> Vec<u8> {
         for line in body.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
             let line: Value = serde_json::from_slice(line).unwrap();
             let value = &line["value"];
@@ -154,7 +158,7 @@ impl Repository {
             };
             self.files.insert(text(&value["path"]).into(), contents);
         }
-        ok(&json!({"commitUrl": format!("{base}/commit/{COMMIT}"), "commitOid": COMMIT}))
+        ok(&json!({"commitUrl": format!("{page}/commit/{COMMIT}"), "commitOid": COMMIT}))
     }
 }
 
