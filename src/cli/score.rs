@@ -10,7 +10,7 @@ use crate::data::rows::Row;
 use crate::error::{Error, Kind, Result, printable};
 use crate::eval::report::Report;
 use crate::model::gemma3::Gemma3;
-use crate::session::{self, Checkpoint, Examples, Prompts};
+use crate::session::{Checkpoint, Examples, Prompts};
 
 /// What a table is fitted to where the width is unknown: output that goes to a file or a pipe.
 const DEFAULT_WIDTH: usize = 120;
@@ -23,13 +23,11 @@ pub fn score(
     args: &GenerationArgs,
     title: &str,
 ) -> Result<Option<Report>> {
-    let mut progress = None;
-    let report = session::score(checkpoint, model, rows, &args.options(), |done, total| {
-        progress.get_or_insert_with(|| Progress::counter(title, total as u64)).set_done(done as u64);
-        signals::go_on("the answers were not scored")
-    })?;
-    progress.iter_mut().for_each(Progress::finish);
-    Ok(report)
+    match score_until_stopped(checkpoint, model, rows, args, title)? {
+        Some((_, Some(stopped))) => Err(stopped),
+        Some((report, None)) => Ok(Some(report)),
+        None => Ok(None),
+    }
 }
 
 /// [`score`] that, when somebody asks to stop, gives the report on the answers that there are, with the error to end by.
