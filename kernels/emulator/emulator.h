@@ -89,6 +89,7 @@ struct Launch {
     dim3 grid, block;
     size_t shared_bytes;
     void (*thread)(const void *call);
+    size_t call_bytes; // of what `thread` is given: the arguments
 };
 
 engine_status run_launch(const Launch &launch, const void *call);
@@ -112,8 +113,8 @@ template <class... Parameters> struct Call {
 template <class... Parameters>
 engine_status launch(const char *name, void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
                      engine_stream, std::type_identity_t<Parameters>... arguments) {
-    Launch launch{name, grid, block, shared_bytes, Call<Parameters...>::run};
     using Kept = Call<Parameters...>;
+    Launch launch{name, grid, block, shared_bytes, Kept::run, sizeof(Kept)};
     Kept call{kernel, {arguments...}};
     if (capturing()) return capture_launch(launch, new Kept(call), Kept::drop);
     return run_launch(launch, &call);

@@ -68,6 +68,17 @@ engine_status engine_emulator_graph_launch(const engine_emulator_graph *graph) {
     return ENGINE_OK;
 }
 
+void engine_emulator_graph_words(const engine_emulator_graph *graph, void (*take)(void *to, uint64_t word), void *to) {
+    for (const auto &node : graph->nodes) {
+        auto *words = reinterpret_cast<const char *>(node.call.get());
+        for (size_t at = 0; !node.run && at + sizeof(uint64_t) <= node.launch.call_bytes; at += sizeof(uint64_t)) {
+            uint64_t word;
+            std::memcpy(&word, words + at, sizeof word);
+            take(to, word);
+        }
+    }
+}
+
 void engine_emulator_graph_free(engine_emulator_graph *graph) { delete graph; }
 
 } // extern "C"

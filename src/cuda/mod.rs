@@ -36,6 +36,7 @@ use crate::device::driver::{Driver, Graph, Product};
 use crate::device::kernels::Kernels;
 use crate::err;
 use crate::error::{Error, Result};
+use facts::Gpu;
 pub use name::Name;
 use products::{Products, describe};
 use stream::Stream;
@@ -77,6 +78,12 @@ pub fn open_named(name: Name) -> Result<Device> {
     let gpu = survey.choose(name)?;
     let debug_sync = debug_sync(env::var("ENGINE_DEBUG_SYNC").ok().as_deref())?;
     let kernels = Kernels::cuda().ok_or_else(|| err!("this build has no `cuda` device"))?;
+    open_with(kernels, gpu, debug_sync)
+}
+
+/// This GPU, in which nobody has found a fault, with these launchers; `debug_sync`: see [`debug_sync`](fn@debug_sync).
+/// Tests bring launchers that need no GPU.
+pub fn open_with(kernels: Kernels, gpu: &Gpu, debug_sync: bool) -> Result<Device> {
     let stream = Rc::new(Stream::new(gpu.index)?);
     let (free, _) = stream.memory()?;
     if let Some(fault) = gpu.fault_of_free(free) {

@@ -13,34 +13,9 @@ use engine::ops::cross_entropy::linear_cross_entropy;
 use engine::ops::results::LossSums;
 use engine::train::step::{Bucket, Step, StepResult};
 use half::bf16;
-use serde_json::json;
 
 use crate::places::{Place, places};
-use crate::tiny::{config, example, weights};
-
-/// Four heads on one, as in the real model; every width a whole number of 16 bytes, so that kernels take the fast path.
-fn wide() -> Gemma3Config {
-    let config = json!({
-        "model_type": "gemma3_text",
-        "vocab_size": 67,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 1,
-        "head_dim": 16,
-        "query_pre_attn_scalar": 16,
-        "sliding_window": 5,
-        "layer_types": ["sliding_attention", "full_attention"],
-        "rms_norm_eps": 1e-6,
-        "rope_theta": 1e6,
-        "rope_local_base_freq": 1e4,
-        "max_position_embeddings": 64,
-        "bos_token_id": 2,
-        "eos_token_id": 1,
-    });
-    Gemma3Config::from_value(config).unwrap()
-}
+use crate::tiny::{config, example, weights, wide};
 
 fn configs() -> [Gemma3Config; 2] {
     [config(), wide()]

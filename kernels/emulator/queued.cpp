@@ -1,0 +1,96 @@
+// The launchers of the emulator behind a queue: what a launch would run now is handed on as a graph, which its stream runs
+// in its turn.
+//
+// Only tests link this file: tests/driver, whose streams are those of a driver that stands in for NVIDIA's.
+#include <tuple>
+
+#include "internal.h"
+
+extern "C" {
+
+/// Queues the kernels of one launch, which are the callee's from then on; null, or why not.
+typedef const char *(*engine_emulator_enqueue)(engine_stream stream, engine_emulator_graph *kernels, const char *launcher);
+
+/// The table whose launchers hand their kernels to `enqueue`.
+const engine_kernels *engine_emulator_queued(engine_emulator_enqueue enqueue);
+
+/// Hands on the words of all arguments that the kernels of a graph have: addresses, and others.
+void engine_emulator_graph_words(const engine_emulator_graph *graph, void (*take)(void *to, uint64_t word), void *to);
+}
+
+namespace ENGINE_NAMESPACE {
+namespace {
+
+engine_emulator_enqueue enqueue_launch;
+
+/// A launcher of the table. `name` is one of the table's, for messages.
+template <auto launcher, const char *name> struct Queued;
+
+template <class... Arguments, engine_status (*engine_kernels::*launcher)(Arguments...), const char *name>
+struct Queued<launcher, name> {
+    static engine_status call(Arguments... arguments) {
+        engine_emulator_capture_begin();
+        engine_status status = (engine_kernels_emulated()->*launcher)(arguments...);
+        engine_emulator_graph *kernels = engine_emulator_capture_end();
+        if (status != ENGINE_OK) {
+            engine_emulator_graph_free(kernels);
+            return status;
+        }
+        engine_stream stream = std::get<sizeof...(Arguments) - 1>(std::tuple(arguments...));
+        const char *refused = enqueue_launch(stream, kernels, name);
+        return refused ? fail(ENGINE_LAUNCH_FAILED, "%s", refused) : ENGINE_OK;
+    }
+};
+
+#define NAME(launcher) constexpr char launcher##_name[] = #launcher
+#define QUEUED(launcher) .launcher = Queued<&engine_kernels::launcher, launcher##_name>::call
+
+NAME(rmsnorm_forward);
+NAME(rmsnorm_backward);
+NAME(rope_forward);
+NAME(rope_backward);
+NAME(attention_forward);
+NAME(attention_backward);
+NAME(attention_decode);
+NAME(geglu_forward);
+NAME(geglu_backward);
+NAME(embedding_forward);
+NAME(embedding_backward);
+NAME(clip_factor);
+NAME(adamw);
+NAME(cross_entropy);
+NAME(sample);
+NAME(cast);
+NAME(cast_stochastic);
+NAME(add);
+
+const engine_kernels table = {
+    .device = "emulated",
+    .last_error = last_error,
+    QUEUED(rmsnorm_forward),
+    QUEUED(rmsnorm_backward),
+    QUEUED(rope_forward),
+    QUEUED(rope_backward),
+    QUEUED(attention_forward),
+    QUEUED(attention_backward),
+    QUEUED(attention_decode),
+    QUEUED(geglu_forward),
+    QUEUED(geglu_backward),
+    QUEUED(embedding_forward),
+    QUEUED(embedding_backward),
+    QUEUED(clip_factor),
+    QUEUED(adamw),
+    QUEUED(cross_entropy),
+    QUEUED(sample),
+    QUEUED(cast),
+    QUEUED(cast_stochastic),
+    QUEUED(add),
+};
+
+} // namespace
+} // namespace ENGINE_NAMESPACE
+
+const engine_kernels *engine_emulator_queued(engine_emulator_enqueue enqueue) {
+    ENGINE_NAMESPACE::enqueue_launch = enqueue;
+    return &ENGINE_NAMESPACE::table;
+}

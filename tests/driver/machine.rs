@@ -1,0 +1,147 @@
+//! The stand-in libraries, opened so that cudarc finds them by NVIDIA's names, and GPUs of theirs for tests.
+
+use std::env;
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::path::PathBuf;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use cudarc::driver::sys::{CUresult, CUstream};
+use engine::device::Device;
+use engine::error::Result;
+use libloading::Library;
+
+use crate::abi::{Memory, Multiply, Take, Work};
+use crate::cuda::{self, Name, Survey};
+use crate::launches::{self, MEMORY};
+
+/// The functions of the stand-ins that NVIDIA's libraries do not have.
+pub struct StandIn {
+    pub enqueue: unsafe extern "C" fn(CUstream, *const Work) -> CUresult,
+    note: unsafe extern "C" fn(*const c_char),
+    take_faults: unsafe extern "C" fn(Take, *mut c_void),
+    leftovers: unsafe extern "C" fn(c_int, Take, *mut c_void),
+    leftovers_of_cublaslt: unsafe extern "C" fn(Take, *mut c_void),
+    fail: unsafe extern "C" fn(*const c_char, u32, CUresult),
+    total: unsafe extern "C" fn(c_int, usize),
+    _libraries: [Library; 2],
+}
+
+/// Opens both libraries. Who asks for `libcuda.so` gets what is open under that name.
+pub fn stand_in() -> &'static StandIn {
+    static OPEN: OnceLock<StandIn> = OnceLock::new();
+    OPEN.get_or_init(|| {
+        // Cargo puts them beside the test, for which it builds them.
+        let beside = || env::current_exe().unwrap().parent().unwrap().to_path_buf();
+        let folder = env::var_os("ENGINE_STAND_IN").map_or_else(beside, PathBuf::from);
+        // SAFETY: our own libraries, whose functions have these types.
+        unsafe {
+            let open = |name: &str| Library::new(folder.join(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
+            let (driver, cublaslt) = (open("libstand_in_driver.so"), open("libstand_in_cublaslt.so"));
+            let memory: unsafe extern "C" fn(Memory) = *driver.get(b"stand_in_memory").unwrap();
+            memory(MEMORY);
+            let multiply: unsafe extern "C" fn(Option<Multiply>) = *cublaslt.get(b"stand_in_multiply").unwrap();
+            multiply(Some(launches::multiply));
+            StandIn {
+                enqueue: *driver.get(b"stand_in_enqueue").unwrap(),
+                note: *driver.get(b"stand_in_note_fault").unwrap(),
+                take_faults: *driver.get(b"stand_in_take_faults").unwrap(),
+                leftovers: *driver.get(b"stand_in_leftovers").unwrap(),
+                leftovers_of_cublaslt: *cublaslt.get(b"stand_in_cublaslt_leftovers").unwrap(),
+                fail: *driver.get(b"stand_in_fail").unwrap(),
+                total: *driver.get(b"stand_in_total").unwrap(),
+                _libraries: [driver, cublaslt],
+            }
+        }
+    })
+}
+
+/// A GPU that no other test has.
+pub struct Gpu {
+    pub index: usize,
+}
+
+impl Gpu {
+    pub fn new() -> Self {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        stand_in();
+        Self { index: NEXT.fetch_add(1, Ordering::Relaxed) }
+    }
+
+    /// The engine's device on it.
+    pub fn open(&self) -> Result<Device> {
+        self.open_with(false)
+    }
+
+    pub fn open_with(&self, debug_sync: bool) -> Result<Device> {
+        let survey = survey();
+        cuda::open_with(launches::kernels(), survey.choose(Name::Index(self.index))?, debug_sync)
+    }
+
+    /// It has so many bytes from now on.
+    pub fn set_total(&self, bytes: usize) {
+        // SAFETY: a number.
+        unsafe { (stand_in().total)(self.index as c_int, bytes) };
+    }
+
+    /// What was made and not given back, by this test.
+    pub fn leftovers(&self) -> Vec<String> {
+        let mut left = lines(|take, to| {
+            // SAFETY: `take` and `to` fit.
+            unsafe { (stand_in().leftovers)(self.index as c_int, take, to) }
+        });
+        left.extend(lines(|take, to| {
+            // SAFETY: as above.
+            unsafe { (stand_in().leftovers_of_cublaslt)(take, to) }
+        }));
+        left
+    }
+}
+
+impl Drop for Gpu {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            assert_eq!(faults(), [""; 0], "calls that failed");
+            assert_eq!(self.leftovers(), [""; 0]);
+        }
+    }
+}
+
+/// What the machine is, as if this build had kernels for it.
+pub fn survey() -> Survey {
+    let mut survey = cuda::survey();
+    survey.machine.runtime = Some(13_000);
+    survey
+}
+
+/// What this thread's calls failed with since the last time.
+pub fn faults() -> Vec<String> {
+    lines(|take, to| {
+        // SAFETY: `take` and `to` fit.
+        unsafe { (stand_in().take_faults)(take, to) }
+    })
+}
+
+fn lines(hand_on: impl FnOnce(Take, *mut c_void)) -> Vec<String> {
+    unsafe extern "C" fn take(to: *mut c_void, line: *const c_char) {
+        // SAFETY: `to` is the list below, `line` a C string.
+        unsafe { (*to.cast::<Vec<String>>()).push(CStr::from_ptr(line).to_str().unwrap().to_string()) };
+    }
+    let mut lines: Vec<String> = Vec::new();
+    hand_on(take, (&raw mut lines).cast());
+    lines
+}
+
+/// Keeps a failure for this thread's test.
+pub fn note(line: &str) {
+    let line = CString::new(line).unwrap();
+    // SAFETY: a C string, which is copied.
+    unsafe { (stand_in().note)(line.as_ptr()) };
+}
+
+/// Of this thread's calls of the driver's function the one after the next `after` fails with `code`.
+pub fn fail(call: &str, after: u32, code: CUresult) {
+    let call = CString::new(call).unwrap();
+    // SAFETY: a C string, which is copied.
+    unsafe { (stand_in().fail)(call.as_ptr(), after, code) };
+}

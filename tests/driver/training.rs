@@ -1,0 +1,100 @@
+//! Whole steps and generation through the driver, against the emulated device: the same kernels and the same order of sums,
+//! so the same bits.
+
+use engine::batch::Example;
+use engine::batch::tree::TokenTree;
+use engine::device::{DType, Device, Tensor};
+use engine::generate::{GenerateOptions, Sampling, generate};
+use engine::model::gemma3::Gemma3;
+use engine::model::gemma3::config::Gemma3Config;
+use engine::ops::adamw::AdamW;
+use engine::train::step::{Step, StepResult};
+
+use crate::machine::{Gpu, stand_in};
+use crate::tiny::{config, example, weights, wide};
+
+fn model(device: &Device, config: &Gemma3Config, dtype: DType) -> Gemma3 {
+    let weights: Vec<f32> = weights(config, 4).into_iter().map(|w| w as f32).collect();
+    Gemma3::new(config.clone(), Tensor::from_slice(device, &[weights.len()], &weights))
+        .unwrap()
+        .computed_in(dtype)
+        .unwrap()
+}
+
+fn examples() -> Vec<Example> {
+    vec![
+        example(&[2, 7, 9, 4, 30, 11, 7, 7, 3], 0),
+        example(&[2, 7, 9, 4, 30, 12, 8], 3),
+        example(&[2, 7, 9, 5, 5, 5, 5, 5, 5, 6], 4),
+        example(&[13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23], 1),
+    ]
+}
+
+fn tree(examples: &[Example]) -> TokenTree {
+    TokenTree::from_examples(&examples.iter().collect::<Vec<_>>())
+}
+
+/// Steps over batches of one size and changing contents; every seventh has two micro-batches. With graphs the first step of a
+/// size runs, the second is captured, the others replay it.
+fn train(
+    device: &Device,
+    config: &Gemma3Config,
+    dtype: DType,
+    graphs: bool,
+    steps: u64,
+) -> (Vec<StepResult>, Vec<f64>) {
+    let mut model = model(device, config, dtype);
+    let mut step = Step::new(&model, 1.0, graphs).unwrap();
+    let results = (0..steps).map(|i| {
+        let mut examples = examples();
+        examples.rotate_left(i as usize % 4);
+        let (first, second) = examples.split_at(2);
+        let window = if i % 7 == 3 { vec![tree(first), tree(second)] } else { vec![tree(first)] };
+        let hyper = AdamW { learning_rate: 1e-2, betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.01, step: i + 1 };
+        step.run(&mut model, window, &hyper).unwrap()
+    });
+    (results.collect(), model.params.values.to_f64())
+}
+
+/// Steps with and without graphs are those of the emulated device.
+fn trains(config: &Gemma3Config, dtype: DType, steps: u64) {
+    stand_in();
+    let expected = train(&engine::emulated::device().unwrap(), config, dtype, false, steps);
+    for graphs in [false, true] {
+        let gpu = Gpu::new();
+        let trained = train(&gpu.open().unwrap(), config, dtype, graphs, steps);
+        assert!(trained == expected, "{dtype:?}, graphs: {graphs}");
+    }
+}
+
+#[test]
+fn twenty_steps_are_those_of_the_emulated_device() {
+    trains(&wide(), DType::Bf16, 20);
+}
+
+#[test]
+fn steps_in_f32_with_rows_that_are_not_aligned_are_those_of_the_emulated_device() {
+    trains(&config(), DType::F32, 3);
+}
+
+#[test]
+fn waiting_for_every_op_changes_nothing() {
+    let expected = train(&engine::emulated::device().unwrap(), &config(), DType::Bf16, false, 2);
+    let gpu = Gpu::new();
+    let device = gpu.open_with(true).unwrap();
+    assert!(!device.driver().captures_graphs());
+    assert!(train(&device, &config(), DType::Bf16, true, 2) == expected);
+}
+
+#[test]
+fn generation_gives_the_emulated_devices_tokens() {
+    let prompts: [&[u32]; 4] = [&[2, 7, 9, 4, 30, 11, 7, 7, 3], &[2, 7, 9, 4], &[13], &[2, 7, 5]];
+    let sampling = Sampling { temperature: 0.9, top_k: 20, top_p: 0.95, seed: 5 };
+    for (dtype, sampling) in [(DType::F32, None), (DType::Bf16, None), (DType::F32, Some(sampling))] {
+        let options = GenerateOptions { max_new_tokens: 4, stop: vec![3], sampling };
+        let tokens =
+            |device: &Device| generate(&model(device, &wide(), dtype), &prompts, &options, |_| Ok(())).unwrap();
+        let gpu = Gpu::new();
+        assert_eq!(tokens(&gpu.open().unwrap()), tokens(&engine::emulated::device().unwrap()), "{dtype:?}");
+    }
+}
