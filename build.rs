@@ -28,6 +28,7 @@ fn main() {
     }
     println!("cargo:rustc-check-cfg=cfg(engine_emulated)");
     println!("cargo:rustc-check-cfg=cfg(engine_cuda)");
+    println!("cargo:rustc-check-cfg=cfg(engine_mutated)"); // tests/driver
     match emulator::build() {
         Ok(()) => println!("cargo:rustc-cfg=engine_emulated"),
         Err(why) => println!("cargo:warning=built without the `emulated` device: {why}"),

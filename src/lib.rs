@@ -45,9 +45,15 @@
 //! op makes its outputs and calls the launcher of its name; a [`device::driver::Driver`] is memory, a stream, matrix products
 //! and, where it can, graphs. Nothing above asks which device it has: what suits one (tiles of the mask, bytes of logits
 //! at once, whether batches are padded for graphs) is a question that the driver answers. So a machine without a
-//! GPU tests what a GPU runs, minus the driver and cuBLASLt, and one list of cases per op serves every device, every type
+//! GPU tests what a GPU runs, and one list of cases per op serves every device, every type
 //! and the benches (`tests/ops/lists`). bf16 passes when its error is at most twice that of plain rounding
 //! ([`autograd::Rounding`] gives that for whole models).
+//!
+//! **The driver has a stand-in.** [`cuda`] is executed without a GPU, too: `stand-in/` is a `libcuda.so` and a `libcublasLt.so` for tests, which
+//! do late what is queued and call a mistake by the driver's name, also one that a driver would not notice. [`cuda::open_with`] takes
+//! launchers, so that the emulator's kernels run on its streams; nothing else of the shipped code knows of it. Its products are the
+//! host's, so `tests/driver` compares with the emulated device to the bit. What it cannot show is what only NVIDIA's
+//! code decides: its algorithms, its speed, and where it differs from its own documentation.
 //!
 //! **The emulated device stands above the host.** Its matrix products are the host's. `device` knows neither: it is
 //! what a device must be, and tests bring drivers of their own.

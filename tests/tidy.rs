@@ -22,7 +22,7 @@ fn files(folder: &Path, endings: &[&str]) -> Vec<PathBuf> {
 
 fn sources() -> Vec<(PathBuf, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let folders = ["src", "tests", "benches", "examples", "build", "fuzz/src", "fuzz/targets"];
+    let folders = ["src", "tests", "benches", "examples", "build", "stand-in", "fuzz/src", "fuzz/targets"];
     let paths = folders.iter().flat_map(|folder| files(&root.join(folder), &["rs"])).chain([root.join("build.rs")]);
     paths.map(|path| (path.clone(), fs::read_to_string(&path).unwrap())).collect()
 }

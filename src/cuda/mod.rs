@@ -15,6 +15,8 @@
 //! | `descriptors` | cuBLASLt's handles |
 //! | [`faults`] | what the driver and cuBLASLt say, as errors that say what to do |
 //!
+//! `tests/driver` runs all of it on a driver that stands in for NVIDIA's; `mutations.toml` has ways to break it.
+//!
 //! One stream, in order, is all the ordering there is; only the reuse of page-locked memory waits for an event.
 
 use std::env;

@@ -121,7 +121,7 @@ fn is_kept(code: CUresult, why: &str) {
 #[test]
 fn a_call_without_a_context_is_refused() {
     let raw = Raw::new();
-    crate::device::unbind();
+    crate::memory::unbind();
     fails(result::mem_get_info(), CUDA_ERROR_INVALID_CONTEXT, "no context is current");
     fails(raw.synchronize(), CUDA_ERROR_INVALID_CONTEXT, "no context is current");
     // SAFETY: the stand-in looks at it.

@@ -104,6 +104,25 @@ fn a_graph_that_cannot_be_made_leaves_the_device_usable() {
 }
 
 #[test]
+fn an_error_that_a_destructor_left_behind_does_not_keep_a_capture_from_ending() {
+    let gpu = std::mem::ManuallyDrop::new(Gpu::new()); // the graph that could not be destroyed stays
+    let device = gpu.open().unwrap();
+    let (mut sum, term) = sum_and_term(&device);
+    device.driver().begin_capture().unwrap();
+    let graph = device.driver().end_capture().unwrap();
+    device.driver().begin_capture().unwrap();
+    sum.add(&term).unwrap();
+    fail("cuGraphExecDestroy", 0, CUresult::CUDA_ERROR_UNKNOWN);
+    drop(graph);
+    assert!(device.driver().end_capture().is_err());
+    assert_eq!(faults().len(), 1);
+    sum.add(&term).unwrap();
+    assert_eq!(sum.download::<f32>().unwrap(), [1.0; 2]);
+    drop((sum, term, device));
+    assert_eq!(faults(), [""; 0]);
+}
+
+#[test]
 fn a_graph_whose_memory_was_freed_is_not_replayed_in_silence() {
     let gpu = std::mem::ManuallyDrop::new(Gpu::new()); // what a broken context has cannot be given back
     let device = gpu.open().unwrap();
@@ -116,5 +135,5 @@ fn a_graph_whose_memory_was_freed_is_not_replayed_in_silence() {
     let error = graph.launch().unwrap_err().report();
     assert!(error.contains("launching a graph") && error.contains("CUDA_ERROR_ILLEGAL_ADDRESS"), "{error}");
     drop((graph, sum, device));
-    assert!(faults()[0].contains("add uses") && faults().is_empty());
+    assert!(faults()[0].contains("add uses"));
 }

@@ -14,11 +14,19 @@ mod tiny;
 
 mod calls;
 mod capture;
-mod device;
 mod launches;
 mod machine;
 mod matmul;
+mod memory;
 mod products;
 mod training;
 
+#[cfg(not(engine_mutated))]
 use engine::cuda;
+
+/// scripts/mutate-cuda compiles these tests with a broken copy in place of the library's.
+#[cfg(engine_mutated)]
+#[path = "../../src/cuda/mod.rs"]
+mod cuda;
+#[cfg(engine_mutated)]
+use engine::{bail, device, err, error};

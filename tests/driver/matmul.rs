@@ -233,7 +233,7 @@ fn the_library_is_that_of_one_gpu_and_needs_its_context() {
     let square = Square::new();
     let algorithm = square.algorithm();
     let stream = square.device.driver().stream();
-    crate::device::unbind();
+    crate::memory::unbind();
     fails(square.run_on(stream, &algorithm, 0, 0), Status::CUBLAS_STATUS_NOT_INITIALIZED, "no context");
     fails(lt::create_handle(), Status::CUBLAS_STATUS_NOT_INITIALIZED, "no context");
     let device = other.open().unwrap();

@@ -130,6 +130,22 @@ fn products_are_what_the_engine_asks_for_in_every_form() {
     for form in forms().into_iter().chain(forms()) {
         check(&device, form);
     }
+    // All the same but for one thing, which alone tells their plans apart.
+    let square = Form {
+        shape: [4; 3],
+        transposed: [false; 2],
+        offsets: [0; 3],
+        gaps: [2; 2],
+        types: [DType::F32; 2],
+        accumulate: false,
+    };
+    for transposed in [[false, false], [true, false], [false, true], [true, true]] {
+        check(&device, Form { transposed, ..square });
+        check(&device, Form { transposed, accumulate: true, ..square });
+        check(&device, Form { transposed, types: [DType::Bf16; 2], ..square });
+        check(&device, Form { transposed, types: [DType::Bf16, DType::F32], ..square });
+        check(&device, Form { transposed, offsets: [1, 0, 0], ..square });
+    }
 }
 
 #[test]

@@ -76,7 +76,10 @@ impl Rebuild {
         let output = Command::new("sh").arg("-c").arg(line).output().unwrap();
         assert!(output.status.success(), "the linker says:\n{}", String::from_utf8_lossy(&output.stderr));
         let begin = Instant::now();
-        let outcome = run_tests(&binary, tests, begin + limit);
+        let mut command = Command::new(&binary);
+        command.args(tests).args(HOST_ALONE.iter().flat_map(|name| ["--skip", name]));
+        command.env("ENGINE_TEST_DEVICE", "emulated").env("RUST_BACKTRACE", "0");
+        let outcome = run_tests(&mut command, begin + limit);
         (outcome, begin.elapsed())
     }
 }
@@ -91,7 +94,7 @@ fn with_objects(link: &str, objects: &[PathBuf], output: &Path) -> String {
     format!("{}{objects}{}", &link[..first], &link[first..])
 }
 
-fn copy_folder(from: &Path, to: &Path) {
+pub fn copy_folder(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
         let path = entry.unwrap().path();
@@ -107,12 +110,9 @@ fn copy_folder(from: &Path, to: &Path) {
 /// Tests that run on the host alone, whatever the kernels do.
 const HOST_ALONE: [&str; 3] = ["the_gradient_equals", "the_values_equal", "f32_on_the_host"];
 
-/// Runs until the first test fails or the time is over.
-fn run_tests(binary: &Path, tests: &[String], end: Instant) -> Outcome {
-    let mut command = Command::new(binary);
-    command.current_dir(env!("CARGO_MANIFEST_DIR")).args(tests);
-    command.args(HOST_ALONE.iter().flat_map(|name| ["--skip", name]));
-    command.env("ENGINE_TEST_DEVICE", "emulated").env("RUST_BACKTRACE", "0");
+/// Runs the tests of a command until the first one fails or the time is over.
+pub fn run_tests(command: &mut Command, end: Instant) -> Outcome {
+    command.current_dir(env!("CARGO_MANIFEST_DIR"));
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     let lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let (sender, receiver) = channel();
@@ -122,7 +122,7 @@ fn run_tests(binary: &Path, tests: &[String], end: Instant) -> Outcome {
             Ok(line) if line.ends_with("... FAILED") => {
                 break Some(Outcome::Failed(line.split(' ').nth(1).unwrap_or_default().to_string()));
             }
-            Ok(line) => assert!(!line.starts_with("running 0 tests"), "no test is called {}", tests.join(" or ")),
+            Ok(line) => assert!(!line.starts_with("running 0 tests"), "{command:?} runs no test"),
             Err(RecvTimeoutError::Timeout) => break Some(Outcome::Hung),
             Err(RecvTimeoutError::Disconnected) => break None,
         }

@@ -31,8 +31,9 @@ pub fn add(device: &Device, sum: &mut Tensor, term: &Tensor, n: u64) -> engine::
 fn copies_of_many_pieces_arrive_whole_while_others_are_under_way() {
     let gpu = Gpu::new();
     let device = gpu.open().unwrap();
-    // More pieces than there are page-locked buffers, then about a piece, then small ones.
-    let lengths = [(20 << 20) + 3, 1, (4 << 20) - 1, (4 << 20) + 1, 7, 300_000, 5, 2, 11];
+    // Small ones, whose buffers larger ones replace while they are read; more pieces than there are page-locked buffers;
+    // about a piece.
+    let lengths = [3, 1, 9, 6, 4, (20 << 20) + 3, 1, (4 << 20) - 1, (4 << 20) + 1, 7, 300_000, 5, 2, 11];
     let upload = |n: usize| {
         let mut tensor = Tensor::empty(&device, &[n], DType::U32).unwrap();
         let mut values = numbers(n as u32, n);
@@ -53,6 +54,9 @@ fn nothing_is_copied_and_nothing_is_filled_where_there_is_nothing() {
     let mut empty = Tensor::zeros(&device, &[0], DType::F32).unwrap();
     empty.upload::<f32>(&[]).unwrap();
     assert_eq!(empty.download::<f32>().unwrap(), [0.0; 0]);
+    let nothing = device.driver().allocate(0).unwrap();
+    // SAFETY: allocated above.
+    unsafe { device.driver().free(nothing, 0) };
 }
 
 #[test]
@@ -73,6 +77,10 @@ fn every_call_makes_the_gpu_the_threads_own() {
     sum.add(&x).unwrap();
     bound();
     assert_eq!(sum.download::<f32>().unwrap(), [1.0, 2.0, 3.0]);
+    let numbers = Tensor::from_slice(&device, &[2, 2], &[1.0f32; 4]);
+    let mut product = Tensor::zeros(&device, &[2, 2], DType::F32).unwrap();
+    bound();
+    crate::products::square(&mut product, &numbers, 2);
     bound();
     assert!(device.driver().free_bytes().unwrap() > 0);
     bound();
