@@ -26,7 +26,7 @@ pub fn run(args: &EvalArgs) -> Result<()> {
     let (mut report, stopped) = score_until_stopped(&checkpoint, &model, &rows, &args.generation, "score")?
         .ok_or_else(|| err!("`{}` has no row with an answer to score", args.dataset).of_kind(Kind::Data))?;
     if args.loss && stopped.is_none() {
-        let sums = evaluate(&model, &examples, || signals::go_on("the loss was not computed"))?;
+        let sums = evaluate(&model, &examples, 0.0, || signals::go_on("the loss was not computed"))?;
         report.eval_loss = Some(sums.loss / sums.scored.max(1.0));
     }
     if let Some(path) = &args.report {
