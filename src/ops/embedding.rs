@@ -74,7 +74,7 @@ impl Noise {
         let amplitude = self.amplitude;
         let mut numbers = (0..len).map(|_| amplitude * self.rng.random_range(-1.0..1.0));
         match dtype {
-            DType::F64 => numbers.flat_map(|x| bytemuck::cast::<f64, [u32; 2]>(x)).collect(),
+            DType::F64 => numbers.flat_map(bytemuck::cast::<f64, [u32; 2]>).collect(),
             DType::Bf16 => {
                 let mut half = || numbers.next().map_or(0, |x| u32::from(bf16::from_f64(x).to_bits()));
                 (0..len.div_ceil(2)).map(|_| half() | half() << 16).collect()

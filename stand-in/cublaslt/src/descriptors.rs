@@ -47,26 +47,33 @@ pub enum Object {
     Preferences(Preferences),
 }
 
-static OBJECTS: Mutex<(u64, BTreeMap<u64, (ThreadId, Object)>)> = Mutex::new((0, BTreeMap::new()));
+/// All objects that are not destroyed, with the thread that made them.
+struct Objects {
+    /// So far.
+    made: u64,
+    by_handle: BTreeMap<u64, (ThreadId, Object)>,
+}
 
-/// Objects that nobody has ever had begin here; no address is that small and a multiple of 8, plus 1.
+static OBJECTS: Mutex<Objects> = Mutex::new(Objects { made: 0, by_handle: BTreeMap::new() });
+
+/// A handle that nobody had before, and no address: those of objects are even.
 fn add(object: Object) -> u64 {
     let mut objects = OBJECTS.lock().expect("nobody panics with it");
-    objects.0 += 1;
-    let handle = objects.0 * 8 + 1;
-    objects.1.insert(handle, (std::thread::current().id(), object));
+    objects.made += 1;
+    let handle = objects.made * 8 + 1;
+    objects.by_handle.insert(handle, (std::thread::current().id(), object));
     handle
 }
 
 pub fn get(handle: u64) -> Outcome<Object> {
     let objects = OBJECTS.lock().expect("nobody panics with it");
-    let found = objects.1.get(&handle).map(|(_, object)| *object);
+    let found = objects.by_handle.get(&handle).map(|(_, object)| *object);
     found.map_or_else(|| fault(Status::CUBLAS_STATUS_INVALID_VALUE, "no object of this library, or destroyed"), Ok)
 }
 
 fn change(handle: u64, by: impl FnOnce(&mut Object) -> Outcome) -> Outcome {
     let mut objects = OBJECTS.lock().expect("nobody panics with it");
-    match objects.1.get_mut(&handle) {
+    match objects.by_handle.get_mut(&handle) {
         Some((_, object)) => by(object),
         None => fault(Status::CUBLAS_STATUS_INVALID_VALUE, "no object of this library, or destroyed"),
     }
@@ -76,7 +83,7 @@ fn remove(handle: u64, is: fn(&Object) -> bool) -> Outcome {
     if !is(&get(handle)?) {
         return fault(Status::CUBLAS_STATUS_INVALID_VALUE, "an object of another kind");
     }
-    OBJECTS.lock().expect("nobody panics with it").1.remove(&handle);
+    OBJECTS.lock().expect("nobody panics with it").by_handle.remove(&handle);
     Ok(())
 }
 
@@ -263,7 +270,8 @@ unsafe extern "C" fn cublasLtMatmulPreferenceSetAttribute(
 #[unsafe(no_mangle)]
 unsafe extern "C" fn stand_in_cublaslt_leftovers(take: Take, to: *mut c_void) {
     let thread = std::thread::current().id();
-    let left = OBJECTS.lock().expect("nobody panics with it").1.values().filter(|(of, _)| *of == thread).count();
+    let left =
+        OBJECTS.lock().expect("nobody panics with it").by_handle.values().filter(|(of, _)| *of == thread).count();
     if left > 0 {
         let line = CString::new(format!("{left} objects of cuBLASLt were not destroyed")).unwrap_or_default();
         // SAFETY: the caller's promise.

@@ -3,7 +3,7 @@
 //! It has the functions that the engine calls, no others, and does what NVIDIA's documentation of the driver's API says
 //! of them, over the host's memory. Kernels and products are handed in from outside ([`stand_in_enqueue`]): those of the
 //! emulator by the tests, those of cuBLASLt by its own stand-in. It is no part of the engine: tests open it by its path, and its
-//! name within ([soname](../build.rs)) is the one that `dlopen` then finds.
+//! name within (`build.rs`) is the one that `dlopen` then finds.
 //!
 //! **Late.** Nothing runs when it is queued. A stream runs when somebody waits for it: for the stream, for an event up to
 //! where it was recorded, or for the whole GPU as `cuMemFree` does. Whoever reads a result without waiting reads what was there.
