@@ -11,7 +11,7 @@ use serde::Serialize;
 pub use super::batch_args::BatchArgs;
 pub use super::choices::*;
 pub use super::data_args::{CheckArgs, OverlongArg, RowArgs};
-pub use super::export_args::ExportArgs;
+pub use super::export_args::{ExportArgs, PriceArgs};
 use super::numbers::{below_one, positive, positive_number, rate};
 use crate::cli::hub_args::{HubArgs, PushArgs};
 use crate::session::DeviceName;
@@ -85,7 +85,7 @@ The token is that of HF_TOKEN, or of `hf auth login`; HF_ENDPOINT names another 
         long_about = "Write a model as a GGUF file, for llama.cpp and Ollama.
 
 The file holds weights, tokenizer, chat template and stop tokens. q8_0 has half the size of bf16 and costs next to nothing; q4_0 is \
-smaller still and may cost a small model much. Beside the file a Modelfile is written \
+smaller still and may cost a small model much: `engine eval --as q4_0` tells how much. Beside the file a Modelfile is written \
 with which Ollama renders FunctionGemma's prompts and reads its calls: `ollama create NAME -f Modelfile`.
 
 Only models with Gemma's tokenizer can be exported.",
@@ -353,6 +353,8 @@ pub struct EvalArgs {
     /// Compute the loss on the rows too
     #[arg(long, help_heading = "Evaluation")]
     pub loss: bool,
+    #[command(flatten)]
+    pub price: PriceArgs,
     #[command(flatten)]
     pub generation: GenerationArgs,
     /// What stdout is for: a table for people, or one JSON object of type `result` for programs

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::choices::GgufTypeArg;
+use super::numbers::rate;
 
 #[derive(Debug, Args)]
 pub struct ExportArgs {
@@ -23,4 +24,18 @@ pub struct ExportArgs {
     /// Replace the file, and a Modelfile of others beside it
     #[arg(long)]
     pub overwrite: bool,
+}
+
+/// What an export would cost.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Evaluation")]
+pub struct PriceArgs {
+    /// Score the model with its weights rounded as `engine export --type TYPE` rounds them, beside the model as it is, on the
+    /// same prompts
+    #[arg(long, value_name = "TYPE", value_enum)]
+    pub r#as: Option<GgufTypeArg>,
+    /// With --as: end with exit code 1 if the tool choice or a strict part of the score falls by more than so many percentage
+    /// points on these prompts; 2 points need at least 50 prompts. What is compared is the fall itself, not the end of its interval
+    #[arg(long, value_name = "POINTS", value_parser = rate, allow_negative_numbers = true)]
+    pub max_drop: Option<f64>,
 }

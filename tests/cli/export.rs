@@ -1,11 +1,13 @@
-//! `engine export`.
+//! `engine export`, and what `engine eval --as` says it costs.
 
+use std::fs;
 use std::path::Path;
 
 use engine::io::gguf::GgufFile;
+use serde_json::Value;
 
 use crate::exportable::{config_value, plain_weights, write};
-use crate::{Run, engine, names, path, run};
+use crate::{Run, engine, names, path, quickstart, run, test_rows};
 
 fn export(folder: &Path, extra: &[&str]) -> Run {
     let (model, output) = (path(&folder.join("model")), path(&folder.join("out.gguf")));
@@ -54,4 +56,63 @@ fn a_disk_that_fills_up_leaves_no_file_and_says_what_to_do() {
         assert!(stopped.stderr.contains(part), "`{part}` is missing in:\n{}", stopped.stderr);
     }
     assert_eq!(names(folder.path()), ["model"]);
+}
+
+/// `engine eval` of the quickstart's model.
+fn eval(extra: &[&str]) -> Run {
+    let (model, tools) = (path(&quickstart().join("model")), path(&quickstart().join("tools.json")));
+    let base = ["eval", "--model", &model, "--tools", &tools, "--dataset", &test_rows(), "--max-new-tokens", "40"];
+    run(&[&base, extra].concat())
+}
+
+fn json(run: &Run) -> Value {
+    serde_json::from_str(run.stdout.lines().last().unwrap()).unwrap()
+}
+
+#[test]
+fn eval_as_gives_both_scores_and_the_difference() {
+    let plain = json(&eval(&["--log-format", "json"]));
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("report.json");
+    let priced = eval(&["--as", "q4_0", "--log-format", "json", "--loss", "--report", &path(&file)]);
+    assert_eq!(priced.code, 0, "{}", priced.stderr);
+    let priced = json(&priced);
+    assert_eq!((&priced["type"], &priced["as"]), (&"result".into(), &"q4_0".into()));
+    for part in ["correct", "total", "strict", "examples"] {
+        assert_eq!(priced["unrounded"][part], plain[part], "the model as it is: {part}");
+    }
+    let losses = [&priced, &priced["unrounded"]].map(|report| report["eval_loss"].as_f64().unwrap());
+    assert!(losses[0] != losses[1], "rounded weights have another loss: {losses:?}");
+    let counts = [("tool choice", "/correct"), ("strict: + arguments", "/strict/arguments")];
+    for (name, place) in counts {
+        let part = priced["price"].as_array().unwrap().iter().find(|part| part["part"] == name).unwrap();
+        assert_eq!(&part["before"], plain.pointer(place).unwrap());
+        assert_eq!(&part["after"], priced.pointer(place).unwrap());
+        let [before, after, better, worse] =
+            ["before", "after", "better", "worse"].map(|of| part[of].as_i64().unwrap());
+        assert_eq!(after - before, better - worse);
+        let [low, high] = [0, 1].map(|end| part["interval"][end].as_f64().unwrap());
+        let points = part["points"].as_f64().unwrap();
+        assert!(low < points && points < high && (points - 5.0 * (after - before) as f64).abs() < 1e-9, "{part}");
+    }
+    let written: Value = serde_json::from_slice(&fs::read(file).unwrap()).unwrap();
+    assert_eq!(written["price"], priced["price"]);
+}
+
+#[test]
+fn rounding_to_what_the_weights_are_already_costs_nothing() {
+    // The quickstart's weights are bf16.
+    let priced = eval(&["--as", "bf16", "--max-drop", "0"]);
+    assert_eq!(priced.code, 0, "{}", priced.stderr);
+    let line = priced.stdout.lines().find(|line| line.starts_with("tool choice")).unwrap();
+    assert!(line.contains("+0.0") && line.contains("0, 0"), "{line}");
+    assert!(priced.stdout.contains("as it is") && priced.stdout.contains("as bf16"), "{}", priced.stdout);
+}
+
+#[test]
+fn max_drop_needs_rounded_weights() {
+    let refused = eval(&["--max-drop", "2"]);
+    assert_eq!(refused.code, 2);
+    assert!(refused.stderr.contains("--max-drop") && refused.stderr.contains("--as q8_0"), "{}", refused.stderr);
+    assert_eq!(eval(&["--as", "q8_0", "--max-drop", "-1"]).code, 2);
 }
