@@ -1,10 +1,11 @@
 // cross_entropy: loss of a chunk of logits, turned in place into their gradient
 //
-//     lse = log sum_V exp z;  loss = sum_t w_t (lse - z[id_t]);  entropy = lse - sum_V p z,  p = exp(z - lse)
+//     lse = log sum_V exp z;  loss = sum_t w_t (lse - (1 - s) z[id_t] - s mean_V z);  entropy = lse - sum_V p z,  p = exp(z - lse)
+//     s: the part of a target's probability that is spread over the vocabulary (label smoothing)
 //
 // Shapes    logits (R, V) T     starts (R + 1), ids (M), weights (M) f32: the targets, by row     results: one struct
 //           target_logits (M), row_sums (R, 4) f32: scratch
-// Backward  dz = scale * (w_row p - sum_t w_t onehot(id_t)),  w_row = sum of the row's w
+// Backward  dz = scale * (w_row (p - s / V) - sum_t w_t (1 - s) onehot(id_t)),  w_row = sum of the row's w
 // Numerics  f32 inside, one rounding at the store; rows are added up in f64
 // Order     one online pass per thread, folded by warps and then over them; rows likewise: no atomics, bit-equal reruns
 // Cost      2 reads and 1 write of R * V * sizeof(T) bytes: memory bound, with two exp per logit. A block per row
@@ -18,9 +19,9 @@ constexpr uint32_t THREADS = 1024;
 constexpr uint32_t BATCH = 2; // loads of a thread at once
 constexpr uint32_t SUMS = 256; // threads that add up the rows
 
-/// What one pass over a row's logits knows: with m the largest so far, the sums of e = exp(z - m) and of (z - m) * e.
+/// What one pass over a row's logits knows: with m the largest so far, the sums of e = exp(z - m), of (z - m) * e and of z.
 struct Online {
-    float max, sum, moment;
+    float max, sum, moment, total;
     uint32_t argmax; // the first of equals
 
     /// Takes the measures by a new largest logit.
@@ -41,6 +42,7 @@ struct Online {
         for (uint32_t j = 0; j < W; j++) {
             float distance = z[j] - base, e = expf(distance);
             sum += e;
+            total += z[j];
             if (e > 0) moment += distance * e;
         }
     }
@@ -52,16 +54,18 @@ __device__ inline Online combine(Online a, Online b) {
         Online other = a;
         a = b, b = other;
     }
+    a.total += b.total;
     if (b.max == -INFINITY) return a; // it has seen nothing that weighs
     b.rescale(a.max);
-    return {a.max, a.sum + b.sum, a.moment + b.moment, a.argmax};
+    return {a.max, a.sum + b.sum, a.moment + b.moment, a.total, a.argmax};
 }
 
 __device__ inline Online combine_warp(Online own) {
 #pragma unroll
     for (uint32_t distance = WARP / 2; distance > 0; distance /= 2)
         own = combine(own, {__shfl_xor_sync(~0u, own.max, distance), __shfl_xor_sync(~0u, own.sum, distance),
-                            __shfl_xor_sync(~0u, own.moment, distance), __shfl_xor_sync(~0u, own.argmax, distance)});
+                            __shfl_xor_sync(~0u, own.moment, distance), __shfl_xor_sync(~0u, own.total, distance),
+                            __shfl_xor_sync(~0u, own.argmax, distance)});
     return own;
 }
 
@@ -73,12 +77,13 @@ struct Softmax {
 
 /// The first warp's part: folds the warps' knowledge, writes the row's sums, returns what the others wait for.
 __device__ inline Softmax row_loss(float *out, const Online &own, const float *target_logits, const uint32_t *ids,
-                                   const float *weights, uint32_t first, uint32_t end) {
+                                   const float *weights, float smoothing, uint32_t first, uint32_t end, uint32_t v) {
     Online row = combine_warp(own);
     float log_sum = logf(row.sum);
+    float spread = smoothing > 0 ? smoothing * (row.total / static_cast<float>(v) - row.max) : 0; // not 0 * -inf
     float loss = 0, weight = 0, correct = 0;
     for (uint32_t t = first + threadIdx.x; t < end; t += WARP) {
-        loss += weights[t] * (log_sum - (target_logits[t] - row.max));
+        loss += weights[t] * (log_sum - (1 - smoothing) * (target_logits[t] - row.max) - spread);
         correct += ids[t] == row.argmax ? weights[t] : 0;
         weight += weights[t];
     }
@@ -91,11 +96,11 @@ __device__ inline Softmax row_loss(float *out, const Online &own, const float *t
 template <class T, uint32_t W>
 __global__ void __launch_bounds__(THREADS, 1) // one block at once: for two of them ptxas spills
     cross_entropy_kernel(T *logits, float *target_logits, float *row_sums, const uint32_t *starts, const uint32_t *ids,
-                         const float *weights, const double *scale, uint32_t v) {
+                         const float *weights, const double *scale, float smoothing, uint32_t v) {
     T *z = logits + size_t(blockIdx.x) * v;
     uint32_t first = starts[blockIdx.x], end = starts[blockIdx.x + 1];
     for (uint32_t t = first + threadIdx.x; t < end; t += THREADS) target_logits[t] = to_float(z[ids[t]]);
-    Online row{-INFINITY, 0, 0, UINT32_MAX};
+    Online row{-INFINITY, 0, 0, 0, UINT32_MAX};
     for_each_vector<THREADS, BATCH, W>(z, v, [&](const float(&values)[W], uint32_t i) { row.add(values, i); });
     static_assert(THREADS == WARP * WARP);
     SHARED(Online, partial, WARP);
@@ -105,7 +110,7 @@ __global__ void __launch_bounds__(THREADS, 1) // one block at once: for two of t
     __syncthreads(); // the target logits are there, too
     if (threadIdx.x < WARP) {
         float *out = row_sums + size_t(blockIdx.x) * 4;
-        Softmax softmax = row_loss(out, partial[threadIdx.x], target_logits, ids, weights, first, end);
+        Softmax softmax = row_loss(out, partial[threadIdx.x], target_logits, ids, weights, smoothing, first, end, v);
         if (threadIdx.x == 0) shared_softmax[0] = softmax;
     }
     if (!scale) return;
@@ -113,14 +118,15 @@ __global__ void __launch_bounds__(THREADS, 1) // one block at once: for two of t
     Softmax softmax = shared_softmax[0];
     // exp(z - max) / sum, not exp(z - lse): the rounding of lse would come back as a relative error of every gradient.
     float unit = static_cast<float>(*scale), factor = softmax.weight * unit / softmax.sum;
+    float spread = softmax.weight * unit * smoothing / static_cast<float>(v), pull = unit * (1 - smoothing);
     for_each_vector<THREADS, BATCH, W>(z, v, [&](const float(&values)[W], uint32_t i) {
         float slopes[W];
-        for (uint32_t j = 0; j < W; j++) slopes[j] = expf(values[j] - softmax.max) * factor;
+        for (uint32_t j = 0; j < W; j++) slopes[j] = expf(values[j] - softmax.max) * factor - spread;
         store(z + i, slopes);
     });
     __syncthreads(); // a target's gradient replaces what another thread wrote
     for (uint32_t t = first + threadIdx.x; t < end; t += THREADS)
-        z[ids[t]] = from_float<T>(expf(target_logits[t] - softmax.max) * factor - weights[t] * unit);
+        z[ids[t]] = from_float<T>(expf(target_logits[t] - softmax.max) * factor - spread - weights[t] * pull);
 }
 
 /// The first four numbers of results += row_sums (R, 4) over the rows: every 64th row by a thread, and then the threads in order.
@@ -141,14 +147,14 @@ __global__ void __launch_bounds__(SUMS) cross_entropy_sums_kernel(engine_step_re
 
 engine_status cross_entropy(void *logits, engine_step_results *results, void *target_logits, void *row_sums,
                             const uint32_t *starts, const uint32_t *ids, const float *weights, const double *scale,
-                            uint32_t r, uint32_t v, engine_dtype dtype, engine_stream stream) {
+                            float smoothing, uint32_t r, uint32_t v, engine_dtype dtype, engine_stream stream) {
     if (r == 0 || v == 0) return ENGINE_OK;
     auto *by_row = static_cast<float *>(row_sums);
     engine_status status = with_access(dtype, v, {logits}, [&](auto access) {
         using T = typename decltype(access)::Type;
         constexpr uint32_t W = decltype(access)::WIDTH;
         return LAUNCH((cross_entropy_kernel<T, W>), r, THREADS, 0, stream, static_cast<T *>(logits),
-                      static_cast<float *>(target_logits), by_row, starts, ids, weights, scale, v);
+                      static_cast<float *>(target_logits), by_row, starts, ids, weights, scale, smoothing, v);
     });
     if (status != ENGINE_OK) return status;
     return LAUNCH(cross_entropy_sums_kernel, 1, SUMS, 0, stream, results, by_row, r);

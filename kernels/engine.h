@@ -264,10 +264,11 @@ typedef struct engine_kernels {
     /// logits (R, V) T; the first four numbers of `results` are added to. Targets of row r are
     /// `starts[r] .. starts[r + 1]`; starts (R + 1); ids (M), distinct within a row; weights (M) f32; target_logits (M) A
     /// and row_sums (R, 4) A are scratch. Gradients are those of `*scale` * sum of w * loss; a null `scale` leaves the
-    /// logits alone.
+    /// logits alone. `smoothing`, in [0, 1): the part of a target's probability that all V share.
     engine_status (*cross_entropy)(void *logits, engine_step_results *results, void *target_logits, void *row_sums,
                                    const uint32_t *starts, const uint32_t *ids, const float *weights,
-                                   const double *scale, uint32_t r, uint32_t v, engine_dtype dtype, engine_stream stream);
+                                   const double *scale, float smoothing, uint32_t r, uint32_t v, engine_dtype dtype,
+                                   engine_stream stream);
 
     /// The next token of each row: `argmax` of equals the first, or a draw.  sample
     ///

@@ -16,7 +16,7 @@ use super::tokenizer_file::TokenizerFile;
 use crate::batch::Example;
 use crate::batch::growth::common_prefix;
 use crate::data::rows::{Row, RowContent};
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Result, printable};
 use crate::{bail, err};
 
 /// Which tokens of an example the loss counts.
@@ -103,6 +103,29 @@ impl ChatTokenizer {
         self.marked = Default::default();
         self.marked_template(0).context(|| format!("in `{}`", path.display()))?;
         Ok(self)
+    }
+
+    /// With another token in the place of the checkpoint's `eos_token`: it ends rows of plain text, and templates know it.
+    ///
+    /// # Errors
+    /// A usage error: the tokenizer has no such token.
+    pub fn with_eos_token(mut self, token: &str) -> Result<Self> {
+        self.eos_id(token)?;
+        self.special_tokens.insert("eos_token".into(), token.into());
+        self.template = ChatTemplate::from_source(self.template.source(), self.special_tokens.clone())?;
+        self.marked = Default::default();
+        Ok(self)
+    }
+
+    /// The id of a token that is to end answers.
+    ///
+    /// # Errors
+    /// As [`with_eos_token`](Self::with_eos_token).
+    pub fn eos_id(&self, token: &str) -> Result<u32> {
+        let unknown = || Error::usage(format!("`{}` is no token of the tokenizer", printable(token)));
+        self.tokenizer.id(token).ok_or_else(|| {
+            unknown().hint("`--eos-token` takes one token as the tokenizer spells it, such as `<end_of_turn>`")
+        })
     }
 
     /// The chat template; its source belongs into the folder of a trained model.

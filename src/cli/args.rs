@@ -330,6 +330,12 @@ pub struct OptimizationArgs {
     /// Scale gradients down to this norm; 0: never
     #[arg(long, value_name = "X", default_value_t = 1.0, value_parser = rate, allow_negative_numbers = true)]
     pub max_grad_norm: f64,
+    /// Part of each target's probability that the whole vocabulary shares; the loss is that of such targets
+    #[arg(long, value_name = "X", default_value_t = 0.0, value_parser = below_one, allow_negative_numbers = true)]
+    pub label_smoothing_factor: f64,
+    /// NEFTune: noise on the embeddings of training rows, at most X / sqrt(tokens of the longest row * width); 0: none
+    #[arg(long, value_name = "X", default_value_t = 0.0, value_parser = rate, allow_negative_numbers = true)]
+    pub neftune_noise_alpha: f64,
     /// Warn of a step whose loss is so many standard deviations above those of the 50 before it; 0: never
     #[arg(long, value_name = "X", default_value_t = 6.0, value_parser = rate, allow_negative_numbers = true)]
     pub loss_spike_z: f64,

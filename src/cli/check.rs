@@ -82,6 +82,9 @@ pub fn run(args: &CheckArgs) -> Result<()> {
         if let Some(path) = &args.rows.chat_template_path {
             tokenizer = tokenizer.with_template(path)?;
         }
+        if let Some(token) = &args.rows.eos_token {
+            tokenizer = tokenizer.with_eos_token(token)?;
+        }
         for (name, rows) in [("training", &train.rows), ("evaluation", &eval.rows)] {
             let progress = Slow::new("tokenizing", Some(rows.len()));
             let cache = args.rows.cache();

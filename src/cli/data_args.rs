@@ -28,6 +28,9 @@ pub struct RowArgs {
     /// Jinja file with a chat template in the place of the model's own
     #[arg(long, value_name = "FILE")]
     pub chat_template_path: Option<PathBuf>,
+    /// Token that ends answers and rows of plain text in the place of the model's own
+    #[arg(long, value_name = "TOKEN")]
+    pub eos_token: Option<String>,
     /// JSON file with tool declarations, for rows that have none of their own
     #[arg(long, value_name = "FILE")]
     pub tools: Option<PathBuf>,

@@ -108,7 +108,7 @@ impl Job<'_> {
 
     fn add_loss(&self, report: &mut Report, model: &Gemma3) -> Result<()> {
         if self.args.loss {
-            let sums = evaluate(model, &self.examples, || signals::go_on("the loss was not computed"))?;
+            let sums = evaluate(model, &self.examples, 0.0, || signals::go_on("the loss was not computed"))?;
             report.eval_loss = Some(sums.loss / sums.scored.max(1.0));
         }
         Ok(())

@@ -208,6 +208,8 @@ impl TrainArgs {
             betas: (o.adam_beta1, o.adam_beta2),
             eps: o.adam_epsilon,
             max_grad_norm: o.max_grad_norm,
+            label_smoothing_factor: o.label_smoothing_factor,
+            neftune_noise_alpha: o.neftune_noise_alpha,
             shuffle: self.shuffle,
             seed: self.data_seed.unwrap_or(self.generation.seed),
             eval_strategy: match self.eval_strategy {

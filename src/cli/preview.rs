@@ -19,6 +19,9 @@ pub fn run(args: &PreviewArgs) -> Result<()> {
     if let Some(path) = &args.rows.chat_template_path {
         tokenizer = tokenizer.with_template(path)?;
     }
+    if let Some(token) = &args.rows.eos_token {
+        tokenizer = tokenizer.with_eos_token(token)?;
+    }
     let options = args.rows.example_options()?;
     let example = tokenizer.example(&row, options.loss.unwrap_or_else(|| default_loss(&row)))?;
     let limit = MaxLength { max_length: options.max_length, policy: options.overlong };

@@ -59,11 +59,14 @@ pub fn score_until_stopped(
     }
 }
 
-/// The model that is named, with the chat template that the flags name.
+/// The model that is named, with the chat template and the token that ends answers that the flags name.
 pub fn open(model: &str, rows: &RowArgs) -> Result<Checkpoint> {
-    let checkpoint = Checkpoint::open(model)?;
-    match &rows.chat_template_path {
-        Some(path) => checkpoint.with_chat_template(path),
+    let mut checkpoint = Checkpoint::open(model)?;
+    if let Some(path) = &rows.chat_template_path {
+        checkpoint = checkpoint.with_chat_template(path)?;
+    }
+    match &rows.eos_token {
+        Some(token) => checkpoint.with_eos_token(token),
         None => Ok(checkpoint),
     }
 }

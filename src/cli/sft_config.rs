@@ -22,7 +22,6 @@ const TRACKIO: &str = "no trackio; metrics.jsonl and TensorBoard's event file ar
 const ONE_GPU: &str = "no training on several GPUs yet";
 const HALF: &str = "f16 is not computed in; bf16 and f32 are";
 const NO_RECOMPUTING: &str = "activations are kept: a prefix tree has few of them";
-const NOT_YET: &str = "not there yet";
 
 /// Every field, in the order of the docs of TRL and transformers.
 pub const SFT_CONFIG: [(&str, Counterpart); 135] = [
@@ -44,7 +43,7 @@ pub const SFT_CONFIG: [(&str, Counterpart); 135] = [
     ("gradient_accumulation_steps", Same),
     ("average_tokens_across_devices", Nothing(ONE_PROCESS)),
     ("max_grad_norm", Same),
-    ("label_smoothing_factor", Nothing(NOT_YET)),
+    ("label_smoothing_factor", Same),
     ("bf16", Flag("--dtype bf16")),
     ("fp16", Nothing(HALF)),
     ("bf16_full_eval", Flag("--dtype bf16")),
@@ -60,7 +59,7 @@ pub const SFT_CONFIG: [(&str, Counterpart); 135] = [
     ("use_liger_kernel", Nothing(NO_LIGER)),
     ("liger_kernel_config", Nothing(NO_LIGER)),
     ("use_cache", Nothing("answers are generated with a cache, training has none")),
-    ("neftune_noise_alpha", Nothing(NOT_YET)),
+    ("neftune_noise_alpha", Same),
     ("torch_empty_cache_steps", Nothing(NO_TORCH)),
     ("auto_find_batch_size", Nothing("a batch that does not fit is an error that says what to change")),
     ("logging_strategy", Flag("--logging-steps N")),
@@ -155,7 +154,7 @@ pub const SFT_CONFIG: [(&str, Counterpart); 135] = [
     ("dataset_text_field", Flag("--column text=NAME")),
     ("dataset_kwargs", Nothing("rows are prepared by their form")),
     ("dataset_num_proc", Nothing("every core tokenizes")),
-    ("eos_token", Nothing("the checkpoint's own: generation_config.json says what ends an answer")),
+    ("eos_token", Same),
     ("max_length", Same),
     ("truncation_mode", Flag("--overlong truncate")),
     ("shuffle_dataset", Flag("--shuffle BOOL")),

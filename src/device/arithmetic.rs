@@ -1,5 +1,7 @@
 //! What tensors can do by themselves: another type, and a sum. The launchers `cast` and `add`.
 
+use std::ffi::c_void;
+
 use super::driver::engine_dtype;
 use super::{DType, Tensor};
 use crate::error::Result;
@@ -33,9 +35,18 @@ impl Tensor {
     /// Adds a tensor of the same shape and type to this one; an error when somebody else holds its storage.
     pub fn add(&mut self, term: &Tensor) -> Result<()> {
         assert_eq!((self.shape(), self.dtype()), (term.shape(), term.dtype()), "add");
+        // SAFETY: a tensor of as many elements of this type.
+        unsafe { self.add_array(term.address()) }
+    }
+
+    /// [`add`](Self::add) of an array of the device.
+    ///
+    /// # Safety
+    /// It has as many elements of this type.
+    pub unsafe fn add_array(&mut self, term: *const c_void) -> Result<()> {
         let sum = self.address_mut()?;
         let (driver, n, dtype) = (self.device().driver(), self.len() as u64, engine_dtype(self.dtype()));
-        // SAFETY: both tensors have n elements of this type, and `sum` is held by nobody else.
-        unsafe { launch!(driver, add { n }(sum, term.address(), n, dtype, driver.stream())) }
+        // SAFETY: n elements of this type each, the sum's held by nobody else; the caller's promise.
+        unsafe { launch!(driver, add { n }(sum, term, n, dtype, driver.stream())) }
     }
 }

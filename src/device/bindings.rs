@@ -323,7 +323,7 @@ pub struct engine_kernels {
             stream: engine_stream,
         ) -> engine_status,
     >,
-    #[doc = " Loss of a chunk of logits, which become their gradient.  cross_entropy\n\n logits (R, V) T; the first four numbers of `results` are added to. Targets of row r are\n `starts[r] .. starts[r + 1]`; starts (R + 1); ids (M), distinct within a row; weights (M) f32; target_logits (M) A\n and row_sums (R, 4) A are scratch. Gradients are those of `*scale` * sum of w * loss; a null `scale` leaves the\n logits alone."]
+    #[doc = " Loss of a chunk of logits, which become their gradient.  cross_entropy\n\n logits (R, V) T; the first four numbers of `results` are added to. Targets of row r are\n `starts[r] .. starts[r + 1]`; starts (R + 1); ids (M), distinct within a row; weights (M) f32; target_logits (M) A\n and row_sums (R, 4) A are scratch. Gradients are those of `*scale` * sum of w * loss; a null `scale` leaves the\n logits alone. `smoothing`, in [0, 1): the part of a target's probability that all V share."]
     pub cross_entropy: ::std::option::Option<
         unsafe extern "C" fn(
             logits: *mut ::std::os::raw::c_void,
@@ -334,6 +334,7 @@ pub struct engine_kernels {
             ids: *const u32,
             weights: *const f32,
             scale: *const f64,
+            smoothing: f32,
             r: u32,
             v: u32,
             dtype: engine_dtype,

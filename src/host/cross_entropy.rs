@@ -17,6 +17,7 @@ pub unsafe extern "C" fn cross_entropy(
     ids: *const u32,
     weights: *const f32,
     scale: *const f64,
+    smoothing: f32,
     r: u32,
     v: u32,
     dtype: engine_dtype,
@@ -35,10 +36,11 @@ pub unsafe extern "C" fn cross_entropy(
             let (ids, weights) = unsafe { (elements::<u32>(ids.cast(), m), elements::<f32>(weights.cast(), m)) };
             // SAFETY: as above; the scale is there or null.
             let scale = unsafe { scale.as_ref().copied() };
+            let smoothing = f64::from(smoothing);
             let row = |(row, logits): (usize, &mut [T])| {
                 let range = starts[row] as usize..starts[row + 1] as usize;
                 let targets = Targets { ids: &ids[range.clone()], weights: &weights[range] };
-                T::update_wide(logits, |z| vectorized(|| loss_row(z, &targets, scale)))
+                T::update_wide(logits, |z| vectorized(|| loss_row(z, &targets, scale, smoothing)))
             };
             let rows: Vec<Sums> = logits.par_chunks_mut(v).enumerate().map(row).collect();
             // SAFETY: as above.
@@ -74,19 +76,21 @@ struct Sums {
     scored: f64,
 }
 
-/// A row's loss; with a scale, z becomes the gradient of scale * loss.
+/// A row's loss; with a scale, z becomes the gradient of scale * loss. `smoothing` of each target's probability is spread over
+/// all of z.
 #[inline(always)]
-fn loss_row<A: Real>(z: &mut [A], targets: &Targets<'_>, scale: Option<f64>) -> Sums {
+fn loss_row<A: Real>(z: &mut [A], targets: &Targets<'_>, scale: Option<f64>, smoothing: f64) -> Sums {
     let max = max_of(z);
     let mut sums = Sums::default();
     let first_max = || z.iter().position(|&x| x == max);
     let hit = targets.ids.iter().any(|&id| z[id as usize] == max).then(first_max).flatten();
     let target_logits: Vec<f64> = targets.ids.iter().map(|&id| z[id as usize].to_f64()).collect();
+    let spread = if smoothing > 0.0 { smoothing * mean(z) } else { 0.0 };
     let (sum, moment) = exponentials(z, max, scale.is_some());
     let lse = max.to_f64() + sum.ln();
     let entropy = sum.ln() - moment / sum;
     for ((id, w), logit) in targets.each().zip(target_logits) {
-        sums.loss += w * (lse - logit);
+        sums.loss += w * (lse - (1.0 - smoothing) * logit - spread);
         sums.entropy += w * entropy;
         sums.correct += if hit == Some(id) { w } else { 0.0 };
         sums.scored += w;
@@ -94,11 +98,22 @@ fn loss_row<A: Real>(z: &mut [A], targets: &Targets<'_>, scale: Option<f64>) -> 
     if let Some(scale) = scale {
         let factor = A::from_f64(sums.scored * scale / sum);
         z.iter_mut().for_each(|x| *x = *x * factor);
+        if smoothing > 0.0 {
+            let spread = A::from_f64(-sums.scored * scale * smoothing / z.len() as f64);
+            z.iter_mut().for_each(|x| *x += spread);
+        }
         for (id, w) in targets.each() {
-            z[id] += A::from_f64(-w * scale);
+            z[id] += A::from_f64(-w * scale * (1.0 - smoothing));
         }
     }
     sums
+}
+
+/// The mean of z.
+#[inline(always)]
+fn mean<A: Real>(z: &[A]) -> f64 {
+    let sums = z.chunks(1024).map(|block| sum_of(block.len(), |i| block[i]).to_f64());
+    sums.sum::<f64>() / z.len() as f64
 }
 
 /// The sums of exp(z - max) and of (z - max) * exp(z - max); with `replace`, z becomes exp(z - max).

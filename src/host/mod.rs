@@ -4,7 +4,10 @@
 //! differences. Whatever is queued runs at once, and no graph is captured.
 
 use std::ffi::c_void;
+use std::mem::MaybeUninit;
 use std::ptr;
+
+use rayon::prelude::*;
 
 use crate::device::bindings::{ENGINE_HOST_ATTENTION_TILE, engine_stream};
 use crate::device::driver::{Driver, Product};
@@ -29,6 +32,9 @@ mod rope;
 mod sample;
 pub mod simd;
 mod table;
+
+/// Bytes that one task sets to zero: new memory costs a page fault each huge page, of which every core takes its share.
+const ZEROED_AT_ONCE: usize = 4 << 20;
 
 /// The host's cores and memory.
 struct Host;
@@ -93,8 +99,9 @@ impl Driver for Host {
     }
 
     unsafe fn zero(&self, at: *mut c_void, bytes: usize) -> Result<()> {
-        // SAFETY: the caller's promise.
-        unsafe { ptr::write_bytes(at.cast::<u8>(), 0, bytes) };
+        // SAFETY: the caller's promise; bytes may hold anything.
+        let all = unsafe { std::slice::from_raw_parts_mut(at.cast::<MaybeUninit<u8>>(), bytes) };
+        all.par_chunks_mut(ZEROED_AT_ONCE).for_each(|part| part.fill(MaybeUninit::new(0)));
         Ok(())
     }
 

@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::manifest::MARKER;
 use super::new_folder::NewFolder;
@@ -21,6 +21,9 @@ pub const WEIGHTS: &str = "model.safetensors";
 /// Tokenizer files, copied where the source has them; the first one is required.
 const TOKENIZER_FILES: [&str; 5] =
     ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.model"];
+
+/// Those of them that say which tokens are special.
+const NAMES_OF_TOKENS: [&str; 2] = ["tokenizer_config.json", "special_tokens_map.json"];
 
 /// Whether a new model replaces the file of this name.
 pub(super) fn is_of_a_model(name: &str) -> bool {
@@ -58,6 +61,20 @@ impl TokenizerFiles {
     pub fn text(&self, name: &str) -> Result<&str> {
         let bytes = self.0.iter().find(|(known, _)| *known == name).map_or(&[][..], |(_, bytes)| bytes);
         std::str::from_utf8(bytes).context(|| format!("`{name}` is not UTF-8"))
+    }
+
+    /// With another `eos_token` in the files that name one.
+    ///
+    /// # Errors
+    /// A file is no JSON object.
+    pub fn with_eos_token(mut self, token: &str) -> Result<Self> {
+        for (name, bytes) in self.0.iter_mut().filter(|(name, _)| NAMES_OF_TOKENS.contains(name)) {
+            let mut names: Map<String, Value> =
+                serde_json::from_slice(bytes).context(|| format!("`{name}` is no JSON object"))?;
+            names.insert("eos_token".into(), token.into());
+            *bytes = pretty(&names.into()).into_bytes();
+        }
+        Ok(self)
     }
 }
 

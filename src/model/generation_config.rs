@@ -66,6 +66,14 @@ impl GenerationConfig {
         Ok(this)
     }
 
+    /// With one more token that ends a sequence, before the others.
+    pub fn with_stop_token(mut self, id: u32) -> Self {
+        self.eos_token_id.retain(|known| *known != id);
+        self.eos_token_id.insert(0, id);
+        self.raw.insert("eos_token_id".into(), self.eos_token_id.clone().into());
+        self
+    }
+
     /// The JSON to save: as read, or the stop tokens alone where there was no file.
     pub fn to_value(&self) -> Value {
         let mut raw = self.raw.clone();

@@ -1,11 +1,13 @@
 //! cross_entropy: the head fused with the loss; the logits are never held
 //!
 //! ```text
-//! z = hidden weight^T;  lse = log sum exp z;  loss = sum_t w_t (lse - z[id_t]) / divisor
+//! z = hidden weight^T;  lse = log sum exp z;  loss = sum_t w_t (lse - (1 - s) z[id_t] - s mean z) / divisor
 //! ```
 //!
 //! Shapes    hidden, dhidden (N, D) T     weight (V, D) T     dweight (V, D) A     targets: (row, id, w), sorted by row
-//! Backward  dz = (w_row softmax(z) - sum_t w_t onehot(id_t)) / divisor;  dhidden = dz weight;  dweight += dz^T hidden
+//!           s: label smoothing, the part of a target's probability that the whole vocabulary shares
+//! Backward  dz = (w_row (softmax(z) - s / V) - sum_t w_t (1 - s) onehot(id_t)) / divisor;  dhidden = dz weight;
+//!           dweight += dz^T hidden
 //! Numerics  A inside; rows are summed in f64, in order
 //! Cost      only rows with a target reach the head. 2 * R * V * D FLOP forward, twice that backward. Memory: a chunk
 //!           of rows at a time, as many as the device has room for, turned in place into their gradient
@@ -40,6 +42,7 @@ pub struct Targets {
     places: DeviceArray,
     /// 1 / divisor
     scale: DeviceArray,
+    label_smoothing: f64,
     /// R
     num_rows: usize,
     /// M
@@ -62,10 +65,32 @@ pub struct Predicted {
     pub vocabulary: usize,
 }
 
+/// How targets make a loss.
+#[derive(Clone, Copy, Debug)]
+pub struct Objective {
+    /// What the sum of their losses is divided by: the number of scored tokens in the whole accumulation window.
+    pub divisor: f64,
+    /// The part of a target's probability that the whole vocabulary shares; in [0, 1).
+    pub label_smoothing: f64,
+}
+
+impl From<f64> for Objective {
+    /// Nothing is smoothed.
+    fn from(divisor: f64) -> Self {
+        Self { divisor, label_smoothing: 0.0 }
+    }
+}
+
 impl Targets {
-    /// Appends the targets, sorted by row, to what the batch sends. The divisor is the number of scored tokens in the whole
-    /// accumulation window. A target outside the vocabulary is an error.
-    pub fn new(inputs: &Rc<Inputs>, targets: &[Target], divisor: f64, of: Predicted, room: TargetRoom) -> Result<Self> {
+    /// Appends the targets, sorted by row, to what the batch sends. A target outside the vocabulary is an error.
+    pub fn new(
+        inputs: &Rc<Inputs>,
+        targets: &[Target],
+        objective: impl Into<Objective>,
+        of: Predicted,
+        room: TargetRoom,
+    ) -> Result<Self> {
+        let Objective { divisor, label_smoothing } = objective.into();
         if let Some(target) = targets.iter().find(|t| t.id as usize >= of.vocabulary) {
             bail!("cross_entropy: target {} is outside the vocabulary of {}", target.id, of.vocabulary);
         }
@@ -88,6 +113,7 @@ impl Targets {
             weights: inputs.push_f32(&weights, m),
             places: inputs.push(&places, of.rows, u32::MAX),
             scale: inputs.push_f64(1.0 / divisor),
+            label_smoothing,
             num_rows: r,
             num_targets: m,
         })
@@ -96,17 +122,17 @@ impl Targets {
 
 /// Loss of `targets` predicted from hidden (N, D) through the tied head `weight` (V, D); waits for the device.
 ///
-/// While recording, the gradient is that of `loss / divisor`. No target at all: all sums are 0 and so is the gradient.
+/// While recording, the gradient is that of the loss divided by the objective's divisor. No target at all: all sums are 0 and so is the gradient.
 pub fn linear_cross_entropy(
     tape: &mut Tape,
     hidden: &Var,
     weight: &Param,
     targets: &[Target],
-    divisor: f64,
+    objective: impl Into<Objective>,
 ) -> Result<LossSums> {
     let inputs = Inputs::new(tape.device(), false);
     let of = Predicted { rows: hidden.value.shape()[0], vocabulary: weight.shape()[0] };
-    let targets = Targets::new(&inputs, targets, divisor, of, TargetRoom::default())?;
+    let targets = Targets::new(&inputs, targets, objective, of, TargetRoom::default())?;
     inputs.send()?;
     let mut results = StepResults::zeros(tape.device())?;
     linear_cross_entropy_into(tape, hidden, weight, &targets, &mut results)?;
@@ -194,13 +220,16 @@ impl Chunk {
         let starts = targets.starts.address()?.wrapping_add(self.first);
         let (ids, weights) = (targets.ids.address()?, targets.weights.address()?.cast());
         let scale = if recording { targets.scale.address()?.cast() } else { ptr::null() };
+        let smoothing = targets.label_smoothing as f32;
         let (driver, dtype) = (device.driver(), engine_dtype(dtype));
         let stream = driver.stream();
         // SAFETY: tensors and arrays of the shapes that engine.h asks for; ids are below V.
         unsafe {
             launch!(
                 driver,
-                cross_entropy { r, v }(logits, results, kept, sums, starts, ids, weights, scale, r, v, dtype, stream)
+                cross_entropy { r, v }(
+                    logits, results, kept, sums, starts, ids, weights, scale, smoothing, r, v, dtype, stream
+                )
             )
         }
     }

@@ -1,6 +1,6 @@
-//! embedding: `h = scale * weight[id]`
+//! embedding: `h = scale * weight[id] + noise`
 //!
-//! Shapes    weight (V, D) T     dweight (V, D) A     ids (N)     h, dh (N, D) T
+//! Shapes    weight (V, D) T     dweight (V, D) A     ids (N)     h, dh, noise (N, D) T; the noise may be none
 //! Saved     ids
 //! Backward  `dweight[id] += scale * dh`, rows in the order of the batch
 //! Order     an id is one owner's, which adds its rows one after the other
@@ -9,11 +9,15 @@
 use std::ffi::c_void;
 use std::rc::Rc;
 
+use half::bf16;
+use rand::RngExt;
+use rand_chacha::ChaCha8Rng;
+
 use crate::autograd::{Param, Tape, Var};
 use crate::bail;
 use crate::batch::inputs::{DeviceArray, Inputs};
-use crate::device::Tensor;
 use crate::device::driver::engine_dtype;
+use crate::device::{DType, Tensor};
 use crate::error::Result;
 use crate::launch;
 
@@ -27,6 +31,8 @@ pub struct TokenIds {
     len: usize,
     /// U: groups, some of which may be empty
     groups: usize,
+    /// (N, D) T
+    noise: Option<DeviceArray>,
 }
 
 impl TokenIds {
@@ -45,7 +51,36 @@ impl TokenIds {
         let groups = if inputs.is_fixed() { n } else { starts.len() };
         starts.push(n as u32);
         let starts = inputs.push(&starts, n + 1, n as u32);
-        Ok(Self { ids: inputs.push(ids, n, 0), rows: inputs.push(&rows, n, 0), starts, len: n, groups })
+        Ok(Self { ids: inputs.push(ids, n, 0), rows: inputs.push(&rows, n, 0), starts, len: n, groups, noise: None })
+    }
+
+    /// With noise that is added to the vectors of `d` numbers; it is appended to what the batch sends.
+    pub fn with_noise(self, inputs: &Rc<Inputs>, noise: &mut Noise, d: usize, dtype: DType) -> Self {
+        let words = noise.words(self.len * d, dtype);
+        Self { noise: Some(inputs.push(&words, words.len(), 0)), ..self }
+    }
+}
+
+/// NEFTune's noise (Jain et al., "NEFTune: Noisy Embeddings Improve Instruction Finetuning", 2023): numbers that are uniform in
+/// -amplitude .. amplitude.
+pub struct Noise {
+    pub amplitude: f64,
+    pub rng: ChaCha8Rng,
+}
+
+impl Noise {
+    /// So many numbers, in words of 32 bits.
+    fn words(&mut self, len: usize, dtype: DType) -> Vec<u32> {
+        let amplitude = self.amplitude;
+        let mut numbers = (0..len).map(|_| amplitude * self.rng.random_range(-1.0..1.0));
+        match dtype {
+            DType::F64 => numbers.flat_map(|x| bytemuck::cast::<f64, [u32; 2]>(x)).collect(),
+            DType::Bf16 => {
+                let mut half = || numbers.next().map_or(0, |x| u32::from(bf16::from_f64(x).to_bits()));
+                (0..len.div_ceil(2)).map(|_| half() | half() << 16).collect()
+            }
+            _ => numbers.map(|x| (x as f32).to_bits()).collect(),
+        }
     }
 }
 
@@ -54,6 +89,10 @@ pub fn embedding(tape: &mut Tape, ids: &TokenIds, weight: &Param, scale: f64) ->
     let mut h = Tensor::empty(tape.device(), &[ids.len, weight.shape()[1]], weight.dtype())?;
     // SAFETY: as many ids as h has rows, each below V.
     unsafe { gather(&mut h, &weight.value, ids.ids.address()?, scale)? };
+    if let Some(noise) = &ids.noise {
+        // SAFETY: as many numbers as h has, of its type.
+        unsafe { h.add_array(noise.address()?.cast())? };
+    }
     let h = tape.output(h)?;
     let (out, ids, weight) = (h.clone(), ids.clone(), weight.clone());
     tape.push("embedding", move |ctx| {

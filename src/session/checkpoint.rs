@@ -69,6 +69,16 @@ impl Checkpoint {
         Ok(Self { tokenizer: self.tokenizer.with_template(path)?, ..self })
     }
 
+    /// With another `eos_token`, which ends answers beside the checkpoint's own, and is saved with the model.
+    ///
+    /// # Errors
+    /// A usage error: the tokenizer has no such token.
+    pub fn with_eos_token(self, token: &str) -> Result<Self> {
+        let generation_config = self.generation_config.with_stop_token(self.tokenizer.eos_id(token)?);
+        let (tokenizer, files) = (self.tokenizer.with_eos_token(token)?, self.files.with_eos_token(token)?);
+        Ok(Self { generation_config, tokenizer, files, ..self })
+    }
+
     /// Reads the weights: f32 masters on the device, and what ops compute in beside them.
     ///
     /// # Errors

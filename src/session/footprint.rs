@@ -44,6 +44,7 @@ impl Footprint {
         let weights = Tensor::empty(&device.of(Purpose::Weights), &[len], DType::F32)?;
         let mut model = Gemma3::new(checkpoint.config.clone(), weights)?.computed_in(on.dtype)?;
         let mut step = Step::new(&model, options.max_grad_norm, options.cuda_graphs)?;
+        step = step.with_regularization(options.regularization());
         let window = largest(Order::new(options, train)?.windows(train, 0), train);
         // The second step of a size is captured, where the device does that, and keeps its memory.
         for number in 1..=2 {

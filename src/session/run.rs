@@ -88,6 +88,7 @@ impl Run {
         let order = Order::new(&options, &train)?;
         let schedule = options.schedule(order.total_steps(&train)?)?;
         let updates = Step::new(&model, options.max_grad_norm, options.cuda_graphs)?;
+        let updates = updates.with_regularization(options.regularization());
         let evaluation_due = options.eval_on_start && !eval.is_empty();
         Ok(Self {
             windows: order.windows(&train, 0),
@@ -348,7 +349,7 @@ impl Run {
         let started = Instant::now();
         let stop = self.stop;
         let go_on = || if stop() { Err(Error::interrupted("the evaluation was asked to stop")) } else { Ok(()) };
-        let sums = evaluate(&self.model, &self.eval, go_on)?;
+        let sums = evaluate(&self.model, &self.eval, self.options.label_smoothing_factor, go_on)?;
         let judged = self.judge.as_mut().map(|judge| judge(&self.model)).transpose()?;
         let scored = sums.scored.max(1.0);
         Ok(EvalRecord {

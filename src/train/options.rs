@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::error::{Error, Result};
 use crate::train::schedule::{Schedule, ScheduleKind, ScheduleKwargs, warmup_steps};
+use crate::train::step::Regularization;
 
 /// When the evaluation loss is computed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -120,6 +121,10 @@ pub struct TrainOptions {
     pub eps: f64,
     /// Gradients are scaled down to this global norm; 0: never.
     pub max_grad_norm: f64,
+    /// The part of each target's probability that the whole vocabulary shares, in [0, 1).
+    pub label_smoothing_factor: f64,
+    /// NEFTune's noise on the embeddings of training rows; 0: none.
+    pub neftune_noise_alpha: f64,
     /// A new order of the rows in each epoch; otherwise the order of the file.
     pub shuffle: bool,
     /// The orders follow from it.
@@ -166,6 +171,8 @@ impl Default for TrainOptions {
             betas: (0.9, 0.999),
             eps: 1e-8,
             max_grad_norm: 1.0,
+            label_smoothing_factor: 0.0,
+            neftune_noise_alpha: 0.0,
             shuffle: true,
             seed: 42,
             eval_strategy: EvalStrategy::Epoch,
@@ -185,6 +192,11 @@ impl Default for TrainOptions {
 }
 
 impl TrainOptions {
+    pub fn regularization(&self) -> Regularization {
+        let &Self { label_smoothing_factor: label_smoothing, neftune_noise_alpha, seed, .. } = self;
+        Regularization { label_smoothing, neftune_noise_alpha, seed }
+    }
+
     /// Whether a step may turn out not to be done.
     pub fn skips_spikes(&self) -> bool {
         self.loss_spike == LossSpike::Skip && self.loss_spike_z > 0.0
@@ -236,6 +248,11 @@ impl TrainOptions {
         if self.lr_scheduler_kwargs != ScheduleKwargs::default() {
             settings.push(("lr-scheduler-kwargs", self.lr_scheduler_kwargs.to_string()));
         }
+        let regularization = [
+            ("label-smoothing-factor", self.label_smoothing_factor),
+            ("neftune-noise-alpha", self.neftune_noise_alpha),
+        ];
+        settings.extend(regularization.into_iter().filter(|(_, x)| *x > 0.0).map(|(name, x)| (name, x.to_string())));
         if self.skips_spikes() {
             settings.push(("loss-spike", format!("skip above {}", self.loss_spike_z)));
         }

@@ -7,6 +7,9 @@
 use std::collections::HashMap;
 use std::rc::Rc;
 
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+
 use crate::autograd::{Gradients, Tape};
 use crate::batch::inputs::Inputs;
 use crate::batch::tree::TokenTree;
@@ -16,7 +19,8 @@ use crate::error::Result;
 use crate::model::gemma3::{Batch, Gemma3};
 use crate::ops::adamw::{AdamW, Moments, Plan, adamw};
 use crate::ops::clip::clip_factor;
-use crate::ops::cross_entropy::{Predicted, TargetRoom, Targets, linear_cross_entropy_into};
+use crate::ops::cross_entropy::{Objective, Predicted, TargetRoom, Targets, linear_cross_entropy_into};
+use crate::ops::embedding::Noise;
 use crate::ops::results::{LossSums, StepResults};
 
 /// Graphs that are kept; batches of yet another size are queued kernel by kernel.
@@ -43,12 +47,24 @@ impl StepResult {
     }
 }
 
+/// What makes the task of a step harder than it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Regularization {
+    /// The part of each target's probability that the whole vocabulary shares.
+    pub label_smoothing: f64,
+    /// NEFTune: embeddings get noise of at most alpha / sqrt(L * D), with L the tokens of the longest row; 0: none.
+    pub neftune_noise_alpha: f64,
+    /// The noise follows from it.
+    pub seed: u64,
+}
+
 /// What stays between steps: gradients, moments, graphs.
 pub struct Step {
     gradients: Gradients,
     m: Tensor,
     v: Tensor,
     max_grad_norm: f64,
+    regularization: Regularization,
     plan: Plan,
     results: StepResults,
     graphs: Graphs,
@@ -118,15 +134,23 @@ struct Prepared {
 }
 
 impl Prepared {
-    /// `scored`: the number of scored tokens in the whole window, by which all of its losses are divided. `bucket`: the size
-    /// to pad to.
-    fn new(model: &Gemma3, tree: TokenTree, scored: f64, bucket: Option<Bucket>) -> Result<Self> {
+    /// `bucket`: the size to pad to.
+    fn new(
+        model: &Gemma3,
+        tree: TokenTree,
+        objective: Objective,
+        noise: Option<Noise>,
+        bucket: Option<Bucket>,
+    ) -> Result<Self> {
         let inputs = Inputs::new(model.device(), bucket.is_some());
         let room = bucket.map(|b| TargetRoom { rows: b.scored_rows, targets: b.targets }).unwrap_or_default();
         let tree = tree.padded(bucket.map_or(0, |b| b.rows));
-        let batch = model.batch_of(&inputs, &tree, tree.rows(), false)?;
+        let mut batch = model.batch_of(&inputs, &tree, tree.rows(), false)?;
+        if let Some(mut noise) = noise {
+            batch = model.with_noise(batch, &inputs, &mut noise);
+        }
         let of = Predicted { rows: tree.len(), vocabulary: model.config.vocab_size };
-        let targets = Targets::new(&inputs, &tree.targets, scored, of, room)?;
+        let targets = Targets::new(&inputs, &tree.targets, objective, of, room)?;
         Ok(Self { inputs, batch, targets })
     }
 }
@@ -141,10 +165,15 @@ impl Step {
             m: model.params.zeros(&device)?,
             v: model.params.zeros(&device)?,
             max_grad_norm,
+            regularization: Regularization::default(),
             plan: Plan::new(&device, model.params.spans())?,
             results: StepResults::zeros(&device)?,
             graphs,
         })
+    }
+
+    pub fn with_regularization(self, regularization: Regularization) -> Self {
+        Self { regularization, ..self }
     }
 
     /// AdamW's first and second moments, laid out as the parameters.
@@ -174,8 +203,12 @@ impl Step {
     ) -> Result<StepResult> {
         let scored = trees.iter().map(TokenTree::num_scored).sum::<f64>().max(1.0);
         let bucket = model.device().driver().captures_graphs().then(|| Bucket::of(&trees));
-        let prepare = |tree| Prepared::new(model, tree, scored, bucket);
-        let batches: Vec<Prepared> = trees.into_iter().map(prepare).collect::<Result<_>>()?;
+        let objective = Objective { divisor: scored, label_smoothing: self.regularization.label_smoothing };
+        let prepare = |(i, tree): (usize, TokenTree)| {
+            let noise = self.noise(&tree, hyper.step, i as u64, model.config.hidden_size);
+            Prepared::new(model, tree, objective, noise, bucket)
+        };
+        let batches: Vec<Prepared> = trees.into_iter().enumerate().map(prepare).collect::<Result<_>>()?;
         self.plan.set(hyper)?;
         match bucket {
             Some(bucket) if self.graphs.enabled => {
@@ -193,6 +226,17 @@ impl Step {
             false => {}
         }
         Ok(result)
+    }
+
+    /// The noise of micro-batch `number` of update `step`: the same whenever it is made.
+    fn noise(&self, tree: &TokenTree, step: u64, number: u64, d: usize) -> Option<Noise> {
+        let Regularization { neftune_noise_alpha: alpha, seed, .. } = self.regularization;
+        let longest = tree.positions.iter().max().map_or(1, |&position| position as usize + 1);
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        rng.set_stream(step);
+        // No micro-batch needs so many words.
+        rng.set_word_pos(u128::from(number) << 40);
+        (alpha > 0.0).then(|| Noise { amplitude: alpha / ((longest * d) as f64).sqrt(), rng })
     }
 
     /// Queues the step: kernel by kernel the first time that one of its size comes, then as a graph.

@@ -1,6 +1,7 @@
 //! What users of TRL's command line type, and what the README says of it.
 
 use std::fs;
+use std::path::Path;
 
 use clap::CommandFactory;
 use engine::cli::args::Cli;
@@ -156,6 +157,33 @@ fn completions_and_pages_know_every_command() {
     let refused = run(&["man", &path(&folder.path().join("none"))]);
     assert_eq!(refused.code, 1);
     assert!(refused.stderr.contains("cannot write the manual to `"), "{}", refused.stderr);
+}
+
+#[test]
+fn another_eos_token_ends_rows_and_answers_and_is_saved_with_the_model() {
+    let (folder, rows) = folder_with("rows.jsonl", "{\"text\": \"Hello there\"}\n");
+    let model = path(&quickstart().join("model"));
+    let shown = run(&["preview", "--model", &model, "--dataset", &rows, "--eos-token", "<end_of_turn>"]);
+    assert_eq!(shown.code, 0, "{}", shown.stderr);
+    assert!(shown.stdout.contains("Hello there<end_of_turn>"), "{}", shown.stdout);
+    let out = folder.path().join("out");
+    let flags = ["--eos-token", "<end_of_turn>", "--max-steps", "1", "--score", "none", "--save-strategy", "no"];
+    let trained =
+        run(&[&["train", "--model", &model, "--dataset", &rows, "--output-dir", &path(&out)], &flags[..]].concat());
+    assert_eq!(trained.code, 0, "{}", trained.stderr);
+    let read = |folder: &Path, name: &str| -> serde_json::Value {
+        serde_json::from_str(&fs::read_to_string(folder.join(name)).unwrap()).unwrap()
+    };
+    assert_eq!(read(&out, "tokenizer_config.json")["eos_token"], "<end_of_turn>");
+    // It stops answers beside those that the model knows already.
+    let (before, after) = (read(Path::new(&model), "generation_config.json"), read(&out, "generation_config.json"));
+    let after = after["eos_token_id"].as_array().unwrap();
+    let tokenizer = engine::chat::tokenizer::ChatTokenizer::load(&out).unwrap();
+    assert_eq!(after[0], tokenizer.eos_id("<end_of_turn>").unwrap());
+    assert!(before["eos_token_id"].as_array().unwrap().iter().all(|id| after.contains(id)));
+    let refused = run(&["preview", "--model", &model, "--dataset", &rows, "--eos-token", "two words"]);
+    assert_eq!(refused.code, 2);
+    assert!(refused.stderr.contains("`two words` is no token of the tokenizer"), "{}", refused.stderr);
 }
 
 #[test]

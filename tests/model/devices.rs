@@ -11,7 +11,7 @@ use engine::model::gemma3::config::Gemma3Config;
 use engine::ops::adamw::AdamW;
 use engine::ops::cross_entropy::linear_cross_entropy;
 use engine::ops::results::LossSums;
-use engine::train::step::{Bucket, Step, StepResult};
+use engine::train::step::{Bucket, Regularization, Step, StepResult};
 use half::bf16;
 use serde_json::json;
 
@@ -271,6 +271,33 @@ fn memory_of_graphs_is_given_back_with_the_step() {
         train(&mut model, 3, true, window);
         device.trim();
         assert_eq!(device.graph_bytes(), 0, "{place:?}");
+    }
+}
+
+#[test]
+fn noise_and_smoothed_targets_are_the_same_replayed_or_not() {
+    let harder = Regularization { label_smoothing: 0.125, neftune_noise_alpha: 5.0, seed: 3 };
+    let losses = |place: Place, graphs: bool, regularization: Regularization| {
+        let mut model = on_device(&place.device(), &config(), 4, place.dtype);
+        let mut step = Step::new(&model, 1.0, graphs).unwrap().with_regularization(regularization);
+        let hyper = |step| AdamW { learning_rate: 1e-3, betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.01, step };
+        let window = || vec![tree(&examples()), tree(&examples()[1..])];
+        let loss = |number| step.run(&mut model, window(), &hyper(number)).unwrap().mean_loss();
+        (1..=4).map(loss).collect::<Vec<f64>>()
+    };
+    let cpu = places_of(DType::F32).next().unwrap();
+    let expected = losses(cpu, false, harder);
+    for only in
+        [Regularization { label_smoothing: 0.0, ..harder }, Regularization { neftune_noise_alpha: 0.0, ..harder }]
+    {
+        assert!((losses(cpu, false, only)[0] / expected[0] - 1.0).abs() > 1e-4, "{only:?}");
+    }
+    for place in places() {
+        let single = losses(place, false, harder);
+        // As far as plain training is from the CPU in these types.
+        let allowed = if place.dtype == DType::F32 { 1e-5 } else { 0.02 };
+        assert!((single[0] / expected[0] - 1.0).abs() < allowed, "{place:?}: {single:?}, the CPU's {expected:?}");
+        assert_eq!(losses(place, true, harder), single, "{place:?}");
     }
 }
 

@@ -59,7 +59,7 @@ fn sums(loss: &CrossEntropy, device: &Device, dtype: DType, values: &Values, rec
     let mut gradients = gradients(&table, 0.0);
     let mut tape = if recording { Tape::recording(device, &mut gradients) } else { Tape::inference(device) };
     let hidden = tape.var(tensor(device, &[loss.n, loss.d], dtype, &values.all[0]));
-    linear_cross_entropy(&mut tape, &hidden, &params[0], &loss.targets, DIVISOR).unwrap()
+    linear_cross_entropy(&mut tape, &hidden, &params[0], &loss.targets, loss.objective()).unwrap()
 }
 
 fn in_f32() -> impl Iterator<Item = Place> {
@@ -89,7 +89,8 @@ fn the_first_of_equal_logits_is_the_prediction() {
     let values = Values { held: DType::Bf16, all: vec![vec![1.0], vec![0.5, 3.0, -1.0, 3.0, 3.0]] };
     for place in places() {
         let correct = |id| {
-            let loss = CrossEntropy { n: 1, v: 5, d: 1, targets: vec![Target { row: 0, id, weight: 2.0 }] };
+            let loss =
+                CrossEntropy { n: 1, v: 5, d: 1, targets: vec![Target { row: 0, id, weight: 2.0 }], smoothing: 0.0 };
             sums(&loss, &place.device(), place.dtype, &values, false).correct
         };
         assert_eq!([correct(0), correct(1), correct(3), correct(4)], [0.0, 2.0, 0.0, 0.0], "{place:?}");
@@ -98,7 +99,7 @@ fn the_first_of_equal_logits_is_the_prediction() {
 
 #[test]
 fn no_target_at_all_is_loss_zero_and_gradient_zero() {
-    let loss = CrossEntropy { n: 17, v: 257, d: 3, targets: vec![] };
+    let loss = CrossEntropy { n: 17, v: 257, d: 3, targets: vec![], smoothing: 0.0 };
     for place in places() {
         let case = loss.clone().case();
         let values = case.values(place.dtype);
@@ -115,7 +116,7 @@ fn no_target_at_all_is_loss_zero_and_gradient_zero() {
 #[test]
 fn rows_without_a_target_get_no_gradient() {
     let targets = [1, 3].map(|row| Target { row, id: 200, weight: 1.0 });
-    let case = CrossEntropy { n: 5, v: 257, d: 3, targets: targets.into() }.case();
+    let case = CrossEntropy { n: 5, v: 257, d: 3, targets: targets.into(), smoothing: 0.0 }.case();
     for place in places() {
         let pass = case.backward(&place.device(), place.dtype, &case.values(place.dtype), 0.0);
         let touched: Vec<bool> = pass.gradients[0].chunks(3).map(|row| row.iter().any(|&g| g != 0.0)).collect();
@@ -144,7 +145,7 @@ fn logits_of_thousands_neither_overflow_nor_make_nan() {
 #[test]
 fn a_hidden_state_that_is_not_finite_makes_a_loss_that_is_not_finite() {
     let target = Target { row: 1, id: 200, weight: 1.0 };
-    let loss = CrossEntropy { n: 2, v: 257, d: 3, targets: vec![target] };
+    let loss = CrossEntropy { n: 2, v: 257, d: 3, targets: vec![target], smoothing: 0.0 };
     for place in places() {
         for bad in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
             let mut values = loss.clone().case().values(place.dtype);

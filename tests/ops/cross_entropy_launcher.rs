@@ -22,6 +22,7 @@ struct Case {
     v: u32,
     logits: Vec<f64>,
     targets: Vec<Vec<Target>>,
+    smoothing: f64,
 }
 
 /// The four sums of the results, and what became of the logits.
@@ -51,7 +52,7 @@ impl Case {
                 logits[(row * v + (first + 1) % v) as usize] = 9.0;
             }
         }
-        Self { v, logits, targets }
+        Self { v, logits, targets, smoothing: 0.0 }
     }
 
     fn rows(&self) -> impl Iterator<Item = (&[f64], &Vec<Target>)> {
@@ -61,7 +62,7 @@ impl Case {
     fn formula(&self) -> Outcome {
         let (mut sums, mut gradient) = (LossSums::default(), Vec::new());
         for (z, targets) in self.rows() {
-            let (of_row, dz) = row_loss(z.to_vec(), targets, SCALE);
+            let (of_row, dz) = row_loss(z.to_vec(), targets, SCALE, self.smoothing);
             sums += of_row;
             gradient.extend(dz);
         }
@@ -87,12 +88,12 @@ impl Case {
         let (starts, ids, weights) = (starts.address().cast(), ids.address().cast(), weights.address().cast());
         let (kept, rows) = (kept.address_mut().unwrap(), rows.address_mut().unwrap());
         let (driver, dtype) = (device.driver(), engine_dtype(dtype));
-        let stream = driver.stream();
+        let (stream, smoothing) = (driver.stream(), self.smoothing as f32);
         // SAFETY: arrays of the shapes that engine.h asks for, ids below V.
         unsafe {
             launch!(
                 driver,
-                cross_entropy { r, v }(z, out, kept, rows, starts, ids, weights, scale, r, v, dtype, stream)
+                cross_entropy { r, v }(z, out, kept, rows, starts, ids, weights, scale, smoothing, r, v, dtype, stream)
             )
             .unwrap();
         }
@@ -139,6 +140,17 @@ fn loss_and_gradient_are_as_precise_as_plain_rounding() {
 }
 
 #[test]
+fn smoothed_targets_are_as_precise_as_plain_rounding() {
+    for place in places() {
+        // Parts of 2 are exact in f32.
+        for ((r, v), smoothing) in SHAPES.into_iter().zip([0.5, 0.125, 0.75, 0.25, 0.0625, 0.5]) {
+            let case = Case { smoothing, ..Case::new(place.dtype, r, v) };
+            case.check(&format!("R {r}, V {v}, smoothed by {smoothing}"), place);
+        }
+    }
+}
+
+#[test]
 fn without_a_scale_the_logits_stay() {
     for place in places() {
         let case = Case::new(place.dtype, 5, 257);
@@ -173,7 +185,8 @@ fn a_row_without_targets_has_no_loss_and_no_gradient() {
             let Outcome { sums, gradient } = case.run(&place.device(), place.dtype, true);
             let scored = || case.rows().filter(|(_, targets)| !targets.is_empty());
             let logits = scored().flat_map(|(z, _)| z.to_vec()).collect();
-            let alone = Case { v, logits, targets: scored().map(|(_, targets)| targets.clone()).collect() };
+            let alone =
+                Case { v, logits, targets: scored().map(|(_, targets)| targets.clone()).collect(), smoothing: 0.0 };
             let alone = alone.run(&place.device(), place.dtype, true);
             assert_eq!(sums, alone.sums, "{place:?}");
             let mut others = alone.gradient.chunks(v as usize);

@@ -4,13 +4,15 @@ use engine::autograd::Tape;
 use engine::batch::inputs::Inputs;
 use engine::device::driver::engine_dtype;
 use engine::launch;
-use engine::ops::embedding::{TokenIds, embedding};
+use engine::ops::embedding::{Noise, TokenIds, embedding};
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
 
 use crate::arrays::{array, indices, unwritten};
 use crate::checks;
 use crate::checks::check_f64_is_refused;
 use crate::lists::embedding::cases;
-use crate::lists::{params, random, rng, round};
+use crate::lists::{gradients, params, random, rng, round, tensor};
 use crate::places::{Place, places};
 
 checks!(cases());
@@ -34,6 +36,43 @@ fn ids_that_were_not_sent_are_an_error() {
     let (_table, params) = params(&device, &[vec![5, 2]], engine::device::DType::F32, &[vec![0.5; 10]]);
     let error = embedding(&mut Tape::inference(&device), &ids, &params[0], 1.0).unwrap_err();
     assert_eq!(error.to_string(), "internal: the arrays of a batch were not sent");
+}
+
+#[test]
+fn noise_is_added_below_its_amplitude_and_has_no_gradient() {
+    const D: usize = 33;
+    for place in places() {
+        let (device, ids) = (place.device(), [3u32, 0, 3, 1, 4]);
+        let values = random(place.dtype, &mut rng(2), 5 * D, 1.0);
+        let pass = |amplitude: Option<f64>| {
+            let (table, params) = params(&device, &[vec![5, D]], place.dtype, std::slice::from_ref(&values));
+            let inputs = Inputs::new(&device, false);
+            let mut tokens = TokenIds::new(&inputs, &ids, 5).unwrap();
+            if let Some(amplitude) = amplitude {
+                let mut noise = Noise { amplitude, rng: ChaCha8Rng::seed_from_u64(7) };
+                tokens = tokens.with_noise(&inputs, &mut noise, D, place.dtype);
+            }
+            inputs.send().unwrap();
+            let mut gradients = gradients(&table, 0.0);
+            let mut tape = Tape::recording(&device, &mut gradients);
+            let h = embedding(&mut tape, &tokens, &params[0], 1.0).unwrap();
+            let numbers = h.value.to_f64();
+            let ones = tensor(&device, &[5, D], place.dtype, &[1.0; 5 * D]);
+            tape.push("ones", move |ctx| ctx.give(&h, ones));
+            tape.backward().unwrap();
+            (numbers, gradients.values.to_f64())
+        };
+        let ((plain, gradient), (noisy, same), (silent, _)) = (pass(None), pass(Some(0.25)), pass(Some(0.0)));
+        assert_eq!(same, gradient, "{place:?}");
+        assert_eq!(silent, plain, "{place:?}");
+        let noise: Vec<f64> = noisy.iter().zip(&plain).map(|(noisy, plain)| noisy - plain).collect();
+        // A sum below 2 in size is rounded by 2^-8 in bf16.
+        assert!(noise.iter().all(|x| x.abs() <= 0.25 + 1.0 / 256.0), "{place:?}");
+        // Uniform numbers: variance a^2 / 3; of 165 the mean square is off by 7 % in the root mean square.
+        let mean_square = noise.iter().map(|x| x * x).sum::<f64>() / noise.len() as f64;
+        assert!((mean_square * 3.0 / 0.0625 - 1.0).abs() < 0.3, "{place:?}: {mean_square}");
+        assert!(noise[..D] != noise[2 * D..3 * D], "{place:?}: rows of one id have the same noise");
+    }
 }
 
 /// h (N, D) of a weight of 41 rows, by the launcher.

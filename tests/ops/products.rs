@@ -168,6 +168,11 @@ fn kernels() -> impl Iterator<Item = Kernel> {
     Kernel::ALL.into_iter().filter(|kernel| kernel.is_available())
 }
 
+/// [`forms`] in f32.
+fn forms_in_f32(m: usize, n: usize, k: usize) -> impl Iterator<Item = Case> {
+    forms(m, n, k).into_iter().map(|case| Case { dtype: DType::F32, c_dtype: DType::F32, ..case })
+}
+
 /// The three forms of a layer, and the fourth that an operand can ask for; with the types that a layer gives them.
 fn forms(m: usize, n: usize, k: usize) -> Vec<Case> {
     let lies = |transposed| Layout { transposed, offset: 0, gap: 0 };
@@ -190,7 +195,8 @@ fn check(case: Case) {
         for threads in [2, 3] {
             assert!(placed.run(kernel, threads).bits() == after.bits(), "{kernel:?} of {case:?} on {threads} threads");
         }
-        // Units that sum in the same order give the same bits: those of products with many rows, which are exact in f32.
+        // Units that sum in the same order give the same bits: those of products with many rows, and of numbers in bf16,
+        // whose products are exact in f32 (of f32 they are not, and plain Rust rounds them before it adds).
         let exact = case.dtype == DType::Bf16 && (case.m > 64 || case.a.transposed || !case.b.transposed);
         if exact && kernel != Kernel::Avx512Bf16 {
             assert!(after.bits() == same, "{kernel:?} of {case:?} is not what plain Rust gives");
@@ -207,6 +213,7 @@ fn every_kernel_multiplies_in_every_form_around_the_size_of_its_tiles() {
             let mut pick = || around[rng.random_range(0..around.len())];
             let (n, k) = (pick(), pick());
             check(forms(m, n, k)[form]);
+            check(forms_in_f32(m, n, k).nth(form).unwrap());
         }
     }
 }
@@ -214,21 +221,21 @@ fn every_kernel_multiplies_in_every_form_around_the_size_of_its_tiles() {
 #[test]
 fn every_kernel_multiplies_more_terms_than_a_block_has() {
     for (m, n, k) in [(5, 20, 641), (70, 40, 1283), (40, 70, 1000), (3, 13, 2049), (130, 17, 645)] {
-        forms(m, n, k).into_iter().for_each(check);
+        forms(m, n, k).into_iter().chain(forms_in_f32(m, n, k)).for_each(check);
     }
 }
 
 #[test]
 fn every_kernel_multiplies_where_the_terms_are_cut_into_pieces() {
     for (m, n, k) in [(2, 3, 33_000), (13, 5, 32_768)] {
-        forms(m, n, k).into_iter().for_each(check);
+        forms(m, n, k).into_iter().chain(forms_in_f32(m, n, k)).for_each(check);
     }
 }
 
 #[test]
 fn every_kernel_multiplies_more_rows_and_columns_than_a_task_has() {
     for (m, n, k) in [(1100, 270, 3), (270, 1100, 3), (68, 600, 9)] {
-        forms(m, n, k).into_iter().for_each(check);
+        forms(m, n, k).into_iter().chain(forms_in_f32(m, n, k)).for_each(check);
     }
 }
 
@@ -236,7 +243,7 @@ fn every_kernel_multiplies_more_rows_and_columns_than_a_task_has() {
 fn operands_may_begin_anywhere_and_have_gaps_between_rows() {
     for (offset, gap) in [(1, 0), (0, 1), (3, 5), (7, 2)] {
         for (m, n, k) in [(20, 37, 95), (70, 37, 95)] {
-            for mut case in forms(m, n, k) {
+            for mut case in forms(m, n, k).into_iter().chain(forms_in_f32(m, n, k)) {
                 (case.a, case.b) = (Layout { offset, gap, ..case.a }, Layout { offset: gap, gap: offset, ..case.b });
                 check(case);
             }
@@ -247,6 +254,7 @@ fn operands_may_begin_anywhere_and_have_gaps_between_rows() {
 #[test]
 fn every_kernel_adds_to_c_in_both_types() {
     for (m, n, k) in [(9, 35, 40), (70, 35, 40)] {
+        forms_in_f32(m, n, k).for_each(|case| check(Case { accumulate: true, ..case }));
         for mut case in forms(m, n, k) {
             case.accumulate = true;
             for c_dtype in [DType::F32, DType::Bf16] {
@@ -271,9 +279,7 @@ fn few_rows_in_f32_are_multiplied_by_every_kernel() {
 #[test]
 fn no_terms_at_all_give_zeros() {
     for m in [1, 70] {
-        for case in forms(m, 5, 0) {
-            check(case);
-        }
+        forms(m, 5, 0).into_iter().chain(forms_in_f32(m, 5, 0)).for_each(check);
     }
 }
 

@@ -12,6 +12,7 @@ mod kinds;
 mod observers;
 mod order;
 mod quiet;
+mod regularization;
 mod resume;
 mod token_cache;
 

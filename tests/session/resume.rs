@@ -34,6 +34,7 @@ fn kinds() -> Vec<(TrainOptions, Option<u64>)> {
         (TrainOptions { packing: Some(20), per_device_train_batch_size: 1, ..options() }, 4),
         (TrainOptions { group_by: Grouping::Length, ..options() }, 4),
         (TrainOptions { group_by: Grouping::Prefix, ..options() }, 4),
+        (TrainOptions { label_smoothing_factor: 0.1, neftune_noise_alpha: 5.0, ..options() }, 4),
     ];
     let counted = TrainOptions { max_tokens_per_batch: Some(21), ..options() };
     let fixed = fixed.into_iter().map(|(options, steps)| (options, Some(steps)));

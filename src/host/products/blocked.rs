@@ -1,4 +1,4 @@
-//! Blocked products of bf16: c (m, n) = or += a (m, k) b (k, n), sums in f32.
+//! Blocked products of bf16 or f32 (WIDE): c (m, n) = or += a (m, k) b (k, n), sums in f32.
 //!
 //! # How the blocks were chosen
 //!
@@ -63,7 +63,7 @@ struct Side {
 unsafe impl Sync for Side {}
 
 /// A product, its sides, and how its terms are cut.
-struct Blocked<U> {
+struct Blocked<U, const WIDE: bool> {
     unit: U,
     a: Side,
     b: Side,
@@ -75,11 +75,12 @@ struct Blocked<U> {
 }
 
 // SAFETY: tasks write parts of c of their own.
-unsafe impl<U: Sync> Sync for Blocked<U> {}
+unsafe impl<U: Sync, const WIDE: bool> Sync for Blocked<U, WIDE> {}
 
 /// # Safety
-/// The matrices are there, a and b in bf16.
-pub(super) unsafe fn blocked<U: Compiled>(unit: U, product: &Product) {
+/// The matrices are there, a and b in f32 (WIDE) or bf16.
+pub(super) unsafe fn blocked<U: Compiled, const WIDE: bool>(unit: U, product: &Product) {
+    assert!(!(WIDE && U::PAIRS), "pairs are of bf16");
     let Product { m, n, k, .. } = *product;
     let side = |lines: Lines, width| Side { lines, width, packed: None };
     let most = if U::PAIRS { 2 * WORDS } else { WORDS };
@@ -87,17 +88,18 @@ pub(super) unsafe fn blocked<U: Compiled>(unit: U, product: &Product) {
     let terms = if split { PIECE } else { k };
     let block = terms.div_ceil(terms.div_ceil(most).max(1)).next_multiple_of(2).max(2);
     let narrow = product.c_dtype == DType::Bf16;
-    let (a, b) = (side(Lines::rows(product.a, m, k), U::ROWS), side(Lines::columns(product.b, n, k), U::COLS));
-    let mut job = Blocked { unit, a, b, block, c: product.c, narrow, accumulate: product.accumulate };
+    let (a, b) =
+        (side(Lines::rows(product.a, WIDE, m, k), U::ROWS), side(Lines::columns(product.b, WIDE, n, k), U::COLS));
+    let mut job = Blocked::<U, WIDE> { unit, a, b, block, c: product.c, narrow, accumulate: product.accumulate };
     // SAFETY: the caller's promise.
     unsafe {
         if split {
             job.in_pieces();
         } else if n >= m {
-            job.a.pack_all::<U>(block);
+            job.a.pack_all::<U, WIDE>(block);
             job.by_columns();
         } else {
-            job.b.pack_all::<U>(block);
+            job.b.pack_all::<U, WIDE>(block);
             job.by_rows();
         }
     }
@@ -110,19 +112,19 @@ impl Side {
 
     /// # Safety
     /// The operand is there.
-    unsafe fn pack_all<U: Compiled>(&mut self, block: usize) {
+    unsafe fn pack_all<U: Compiled, const WIDE: bool>(&mut self, block: usize) {
         let k = self.lines.terms;
-        let each = |terms: usize| self.panels() * self.width * words::<U>(terms);
+        let each = |terms: usize| self.panels() * self.width * words::<U, WIDE>(terms);
         let mut packed = Buffer::new(blocks(0..k, block).map(|terms| each(terms.len())).sum());
         let mut rest = packed.words();
         for terms in blocks(0..k, block) {
             let (part, after) = rest.split_at_mut(each(terms.len()));
             rest = after;
-            let panel = self.width * words::<U>(terms.len());
+            let panel = self.width * words::<U, WIDE>(terms.len());
             part.par_chunks_mut((TOGETHER * panel).max(1)).enumerate().for_each(|(group, to)| {
                 let panels = group * TOGETHER..((group + 1) * TOGETHER).min(self.panels());
                 // SAFETY: the caller's promise.
-                unsafe { self.lines.pack::<U>(panels, self.width, terms.clone(), to) };
+                unsafe { self.lines.pack::<U, WIDE>(panels, self.width, terms.clone(), to) };
             });
         }
         self.packed = Some(packed);
@@ -132,21 +134,26 @@ impl Side {
     ///
     /// # Safety
     /// As [`Side::pack_all`]; `own` has room for them.
-    unsafe fn panels_of<U: Compiled>(&self, panels: Range<usize>, terms: &Range<usize>, own: &mut [u32]) -> *const u32 {
-        let panel = self.width * words::<U>(terms.len());
+    unsafe fn panels_of<U: Compiled, const WIDE: bool>(
+        &self,
+        panels: Range<usize>,
+        terms: &Range<usize>,
+        own: &mut [u32],
+    ) -> *const u32 {
+        let panel = self.width * words::<U, WIDE>(terms.len());
         if let Some(packed) = &self.packed {
-            let before = self.panels() * self.width * words::<U>(terms.start);
+            let before = self.panels() * self.width * words::<U, WIDE>(terms.start);
             let first = before + panels.start * panel;
             return packed.read()[first..first + panels.len() * panel].as_ptr();
         }
         // SAFETY: the caller's promise.
-        unsafe { self.lines.pack::<U>(panels, self.width, terms.clone(), own) };
+        unsafe { self.lines.pack::<U, WIDE>(panels, self.width, terms.clone(), own) };
         own.as_ptr()
     }
 
     /// Words that a task needs to pack so many panels.
-    fn own_words<U: Compiled>(&self, panels: usize, block: usize) -> usize {
-        if self.packed.is_some() { 0 } else { panels * self.width * words::<U>(block) }
+    fn own_words<U: Compiled, const WIDE: bool>(&self, panels: usize, block: usize) -> usize {
+        if self.packed.is_some() { 0 } else { panels * self.width * words::<U, WIDE>(block) }
     }
 }
 
@@ -164,10 +171,10 @@ enum Into<'a> {
     Sums(&'a mut [f32]),
 }
 
-impl<U: Compiled> Blocked<U> {
+impl<U: Compiled, const WIDE: bool> Blocked<U, WIDE> {
     /// Panels of a in a group that stays in cache.
     fn group(&self) -> usize {
-        (ROWS_BYTES / (4 * words::<U>(self.block) * U::ROWS)).max(1)
+        (ROWS_BYTES / (4 * words::<U, WIDE>(self.block) * U::ROWS)).max(1)
     }
 
     /// Tasks of some columns each, and of TASK_ROWS rows where there are more.
@@ -236,8 +243,8 @@ impl<U: Compiled> Blocked<U> {
     unsafe fn task(&self, rows: Range<usize>, cols: Range<usize>, terms: Range<usize>, into: Into) {
         let tile = U::ROWS * U::COLS;
         let one_block = terms.len() <= self.block;
-        let mut a_words = Buffer::new(self.a.own_words::<U>(self.group().min(rows.len()), self.block));
-        let mut b_words = Buffer::new(self.b.own_words::<U>(cols.len(), self.block));
+        let mut a_words = Buffer::new(self.a.own_words::<U, WIDE>(self.group().min(rows.len()), self.block));
+        let mut b_words = Buffer::new(self.b.own_words::<U, WIDE>(cols.len(), self.block));
         // One tile is enough for sums that c gets at once.
         let needed = match &into {
             Into::Sums(_) => 0,
@@ -253,15 +260,15 @@ impl<U: Compiled> Blocked<U> {
         let at_once = to_c && one_block && !self.narrow;
         for block in blocks(terms.clone(), self.block) {
             // SAFETY: the caller's promise.
-            let b = unsafe { self.b.panels_of::<U>(cols.clone(), &block, b_words.words()) };
+            let b = unsafe { self.b.panels_of::<U, WIDE>(cols.clone(), &block, b_words.words()) };
             for first in rows.clone().step_by(self.group()) {
                 let group = first..(first + self.group()).min(rows.end);
                 // SAFETY: as above.
-                let a = unsafe { self.a.panels_of::<U>(group.clone(), &block, a_words.words()) };
+                let a = unsafe { self.a.panels_of::<U, WIDE>(group.clone(), &block, a_words.words()) };
                 for col in cols.clone() {
                     for row in group.clone() {
                         let place = (row - rows.start) * cols.len() + (col - cols.start);
-                        let steps = words::<U>(block.len());
+                        let steps = words::<U, WIDE>(block.len());
                         let job = Tile {
                             steps,
                             a: a.wrapping_add((row - group.start) * U::ROWS * steps),

@@ -2,10 +2,9 @@
 //!
 //! | type | product | by |
 //! |---|---|---|
-//! | bf16 | few rows (64) against weights as they lie | `skinny` |
-//! | bf16 | all others | `blocked` |
-//! | f32 | few rows against weights as they lie | `skinny` |
-//! | f32, f64 | all others | the `gemm` crate |
+//! | bf16, f32 | few rows (64) against weights as they lie | `skinny` |
+//! | bf16, f32 | all others | `blocked` |
+//! | f64 | all | the `gemm` crate |
 //!
 //! Both of ours are written once over a vector unit (`unit`), and a unit is a [`choice::Kernel`]: which one multiplies is
 //! decided by a measurement when the first product is asked for. How blocks and tiles were chosen is at the head of each file.
@@ -56,9 +55,8 @@ pub unsafe fn multiply_with(kernel: Kernel, product: &Product) {
     // SAFETY: the caller's promise.
     unsafe {
         match (product.dtype, product.c_dtype) {
-            (DType::F32, DType::F32) if is_skinny(product) => with_unit!(kernel.in_f32(), wide(product)),
-            (DType::F32, DType::F32) => plain::<f32>(product),
-            (DType::F64, DType::F64) => plain::<f64>(product),
+            (DType::F32, DType::F32) => with_unit!(kernel.in_f32(), wide(product)),
+            (DType::F64, DType::F64) => in_f64(product),
             (DType::Bf16, DType::F32 | DType::Bf16) => with_unit!(kernel, narrow(product)),
             other => panic!("a product of {other:?}"),
         }
@@ -75,13 +73,13 @@ fn as_skinny(product: &Product) -> Skinny {
     Skinny { m, n, k, x: a, w: b, y: c, narrow: c_dtype == DType::Bf16, accumulate }
 }
 
-/// f32, few rows.
+/// f32.
 ///
 /// # Safety
 /// As [`multiply`].
 unsafe fn wide<U: Compiled>(unit: U, product: &Product) {
     // SAFETY: the caller's promise.
-    unsafe { skinny::skinny::<U, true>(unit, &as_skinny(product)) };
+    unsafe { ours::<U, true>(unit, product) };
 }
 
 /// bf16.
@@ -90,27 +88,32 @@ unsafe fn wide<U: Compiled>(unit: U, product: &Product) {
 /// As [`multiply`].
 unsafe fn narrow<U: Compiled>(unit: U, product: &Product) {
     // SAFETY: the caller's promise.
+    unsafe { ours::<U, false>(unit, product) };
+}
+
+/// # Safety
+/// As [`multiply`]; WIDE: a and b are in f32, else in bf16.
+unsafe fn ours<U: Compiled, const WIDE: bool>(unit: U, product: &Product) {
+    // SAFETY: the caller's promise.
     unsafe {
         if is_skinny(product) {
-            skinny::skinny::<U, false>(unit, &as_skinny(product));
+            skinny::skinny::<U, WIDE>(unit, &as_skinny(product));
         } else {
-            blocked::blocked(unit, product);
+            blocked::blocked::<U, WIDE>(unit, product);
         }
     }
 }
 
-/// f32 or f64, many rows; all three are of type T.
-///
 /// # Safety
 /// As [`multiply`].
-unsafe fn plain<T: super::gemm::Product>(product: &Product) {
+unsafe fn in_f64(product: &Product) {
     let Product { m, n, k, .. } = *product;
     // SAFETY: the caller's promise.
-    let (a, b) = unsafe { (matrix::<T>(product.a, m, k), matrix::<T>(product.b, k, n)) };
+    let (a, b) = unsafe { (matrix::<f64>(product.a, m, k), matrix::<f64>(product.b, k, n)) };
     // SAFETY: as above: rows of c lie n apart.
-    let c = unsafe { elements_mut::<T>(product.c, m * n) };
+    let c = unsafe { elements_mut::<f64>(product.c, m * n) };
     let store = if product.accumulate { Store::Accumulate } else { Store::Write };
-    gemm(MatrixMut::new(c, m, n), store, T::ONE, a, b, Threads::All);
+    gemm(MatrixMut::new(c, m, n), store, 1.0, a, b, Threads::All);
 }
 
 /// The (rows, cols) operand as it lies in memory.

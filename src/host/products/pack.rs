@@ -2,7 +2,8 @@
 //!
 //! A line is a row of a or a column of b. A panel is `width` lines: for each word of terms, the word of every line. Where
 //! terms lie side by side, 4 lines by 4 pairs are transposed in registers (SSE2, which every x86-64 has); where lines do,
-//! two rows of terms are interleaved. Missing lines and terms are 0.
+//! two rows of terms are interleaved. Operands in f32 (WIDE) are packed in the same way with one term for each pair: a word is
+//! a term then. Missing lines and terms are 0.
 
 use std::ops::Range;
 
@@ -10,10 +11,12 @@ use super::tile::fetch;
 use super::unit::Unit;
 use crate::device::driver::Operand;
 
-/// The lines of an operand, in bf16.
+/// The lines of an operand, in bf16 or f32.
 #[derive(Clone, Copy)]
 pub(super) struct Lines {
-    address: *const u16,
+    address: *const u8,
+    /// Bytes of a number.
+    size: usize,
     stride: usize,
     /// Whether the terms of a line are neighbours; else those of a term are.
     along_terms: bool,
@@ -26,99 +29,120 @@ unsafe impl Sync for Lines {}
 // SAFETY: as above.
 unsafe impl Send for Lines {}
 
-/// Panels of `width` lines each, and the terms that are packed, in whole pairs.
+/// Panels of `width` lines each, and the terms that are packed, in whole words of memory: pairs, or single ones in f32.
 #[derive(Clone, Copy)]
 struct Part {
     panels: (usize, usize),
     width: usize,
     from: usize,
-    pairs: usize,
+    words: usize,
+}
+
+/// Terms of 32 bits of an operand.
+const fn terms_of_word(wide: bool) -> usize {
+    if wide { 1 } else { 2 }
 }
 
 impl Lines {
     /// The rows of a.
-    pub fn rows(a: Operand, lines: usize, terms: usize) -> Self {
-        Self { address: a.address.cast(), stride: a.stride, along_terms: !a.transposed, lines, terms }
+    pub fn rows(a: Operand, wide: bool, lines: usize, terms: usize) -> Self {
+        let size = size_of::<u32>() / terms_of_word(wide);
+        Self { address: a.address.cast(), size, stride: a.stride, along_terms: !a.transposed, lines, terms }
     }
 
     /// The columns of b.
-    pub fn columns(b: Operand, lines: usize, terms: usize) -> Self {
-        Self { address: b.address.cast(), stride: b.stride, along_terms: b.transposed, lines, terms }
+    pub fn columns(b: Operand, wide: bool, lines: usize, terms: usize) -> Self {
+        Self::rows(b.t(), wide, lines, terms)
     }
 
-    fn at(self, line: usize, term: usize) -> *const u16 {
+    fn at(self, line: usize, term: usize) -> *const u8 {
         let (outer, inner) = if self.along_terms { (line, term) } else { (term, line) };
-        self.address.wrapping_add(outer * self.stride + inner)
+        self.address.wrapping_add((outer * self.stride + inner) * self.size)
     }
 
-    /// Packs some panels of `width` lines, one after the other; `terms` begin at an even one. There is room for
+    /// Packs some panels of `width` lines, one after the other; in bf16 `terms` begin at an even one. There is room for
     /// `width` times [`words`] in each.
     ///
     /// # Safety
-    /// The operand is there.
-    pub unsafe fn pack<U: Unit>(self, panels: Range<usize>, width: usize, terms: Range<usize>, to: &mut [u32]) {
-        let panel = width * words::<U>(terms.len());
-        assert!(to.len() >= panels.len() * panel && terms.end <= self.terms && terms.start.is_multiple_of(2));
-        // Panels and pairs that lack nothing, four lines at a time; the last four of a panel may overlap those before.
+    /// The operand is there; WIDE says whether it is in f32.
+    pub unsafe fn pack<U: Unit, const WIDE: bool>(
+        self,
+        panels: Range<usize>,
+        width: usize,
+        terms: Range<usize>,
+        to: &mut [u32],
+    ) {
+        let panel = width * words::<U, WIDE>(terms.len());
+        assert!(to.len() >= panels.len() * panel && terms.end <= self.terms);
+        assert!(self.size * terms_of_word(WIDE) == size_of::<u32>() && (WIDE || terms.start.is_multiple_of(2)));
+        // Panels and words that lack nothing, four lines at a time; the last four of a panel may overlap those before.
         let whole = panels.start..(self.lines / width).clamp(panels.start, panels.end);
-        let part = Part { panels: (whole.start, whole.len()), width, from: terms.start, pairs: terms.len() / 2 };
+        let in_memory = terms.len() / terms_of_word(WIDE);
+        let part = Part { panels: (whole.start, whole.len()), width, from: terms.start, words: in_memory };
         assert!(width == U::COLS || width == U::ROWS);
         let fast = width >= 4;
         if fast {
-            // SAFETY: the caller's promise; these lines and pairs are there, and so is room for their words.
+            // SAFETY: the caller's promise; these lines and words are there, and so is room for them.
             unsafe {
-                if self.along_terms { self.turned::<U>(part, panel, to) } else { self.woven::<U>(part, panel, to) }
+                if self.along_terms {
+                    self.turned::<U, WIDE>(part, panel, to);
+                } else {
+                    self.woven::<U, WIDE>(part, panel, to);
+                }
             }
         }
-        let done = if self.along_terms { part.pairs / 4 * 4 } else { part.pairs };
+        let done = if self.along_terms { part.words / 4 * 4 } else { part.words };
         for p in panels.clone() {
             let to = &mut to[(p - panels.start) * panel..][..panel];
-            for pair in if fast && whole.contains(&p) { done } else { 0 }..terms.len().div_ceil(2) {
+            for at in if fast && whole.contains(&p) { done } else { 0 }..terms.len().div_ceil(terms_of_word(WIDE)) {
                 for line in 0..width {
+                    let term = terms.start + at * terms_of_word(WIDE);
                     // SAFETY: as above.
-                    let word = unsafe { self.pair(p * width + line, terms.start + 2 * pair, terms.end) };
-                    put::<U>(to, width, pair, line, word);
+                    let word = unsafe { self.word::<WIDE>(p * width + line, term, terms.end) };
+                    put::<U, WIDE>(to, width, at, line, word);
                 }
             }
         }
     }
 
-    /// Two terms of a line; 0 for what is not there.
+    /// A term of a line, or two in bf16; 0 for what is not there.
     ///
     /// # Safety
     /// As [`Lines::pack`].
-    unsafe fn pair(self, line: usize, term: usize, end: usize) -> u32 {
+    unsafe fn word<const WIDE: bool>(self, line: usize, term: usize, end: usize) -> u32 {
+        let is_there = |term: usize| line < self.lines && term < end;
         let one = |term: usize| {
-            if line < self.lines && term < end {
-                // SAFETY: the caller's promise.
-                u32::from(unsafe { self.at(line, term).read() })
-            } else {
-                0
-            }
+            // SAFETY: the caller's promise.
+            if is_there(term) { u32::from(unsafe { self.at(line, term).cast::<u16>().read() }) } else { 0 }
         };
-        one(term + 1) << 16 | one(term)
+        if !WIDE {
+            return one(term + 1) << 16 | one(term);
+        }
+        // SAFETY: as above.
+        if is_there(term) { unsafe { self.at(line, term).cast::<u32>().read() } } else { 0 }
     }
 
-    /// Transposes 4 lines by 4 pairs at a time; fewer than 4 pairs are left.
+    /// Transposes 4 lines by 4 words at a time; fewer than 4 words are left.
     ///
     /// # Safety
-    /// As [`Lines::pack`]; these lines and pairs are there.
+    /// As [`Lines::pack`]; these lines and words are there.
     #[inline(always)]
-    unsafe fn turned<U: Unit>(self, part: Part, panel: usize, to: &mut [u32]) {
+    unsafe fn turned<U: Unit, const WIDE: bool>(self, part: Part, panel: usize, to: &mut [u32]) {
+        let all = part.words / 4 * 4;
         for p in 0..part.panels.1 {
             let to = to[p * panel..].as_mut_ptr();
             let first = (part.panels.0 + p) * part.width;
-            for pairs in (0..part.pairs / 4 * 4).step_by(LINE_PAIRS) {
+            for words in (0..all).step_by(LINE_WORDS) {
                 for line in fours(part.width) {
-                    let at = |i: usize, pair: usize| self.at(first + line + i, part.from + 2 * pair).cast::<u32>();
+                    let at = |i: usize, word: usize| self.at(first + line + i, part.from + word * terms_of_word(WIDE));
                     // The next panel's lines of memory, where these are in this panel.
-                    (0..4).for_each(|i| fetch(at(i + part.width, pairs).cast()));
-                    for pair in (pairs..(pairs + LINE_PAIRS).min(part.pairs / 4 * 4)).step_by(4) {
-                        // SAFETY: the caller's promise: 4 pairs of each of 4 lines.
-                        let columns = unsafe { four::transposed([0, 1, 2, 3].map(|i| at(i, pair))) };
+                    (0..4).for_each(|i| fetch(at(i + part.width, words)));
+                    for word in (words..(words + LINE_WORDS).min(all)).step_by(4) {
+                        // SAFETY: the caller's promise: 4 words of each of 4 lines.
+                        let columns = unsafe { four::transposed([0, 1, 2, 3].map(|i| at(i, word).cast())) };
                         for (i, column) in columns.into_iter().enumerate() {
-                            // SAFETY: the panel has `width` words for each pair, or twice as many.
-                            unsafe { put_four::<U>(to, part.width, pair + i, line, column) };
+                            // SAFETY: the panel has `width` words for each word of memory, or twice as many.
+                            unsafe { put_four::<U, WIDE>(to, part.width, word + i, line, column) };
                         }
                     }
                 }
@@ -126,43 +150,48 @@ impl Lines {
         }
     }
 
-    /// Asks for two rows of terms: they lie too far apart for the machine to guess.
+    /// Asks for the rows of a word's terms: they lie too far apart for the machine to guess.
     #[inline(always)]
-    fn fetch(self, part: Part, term: usize) {
-        let bytes = part.panels.1 * part.width * size_of::<u16>();
-        for term in [term, term + 1] {
-            let row = self.address.wrapping_add(term * self.stride + part.panels.0 * part.width).cast::<u8>();
+    fn fetch<const WIDE: bool>(self, part: Part, term: usize) {
+        let bytes = part.panels.1 * part.width * self.size;
+        for term in term..term + terms_of_word(WIDE) {
+            let row = self.address.wrapping_add((term * self.stride + part.panels.0 * part.width) * self.size);
             (0..bytes).step_by(64).for_each(|byte| fetch(row.wrapping_add(byte)));
         }
     }
 
-    /// Interleaves two rows of terms, through all panels: rows may lie so far apart that no cache holds many.
+    /// Interleaves two rows of terms (in f32 it copies one), through all panels: rows may lie so far apart that no cache
+    /// holds many.
     ///
     /// # Safety
     /// As [`Lines::turned`].
     #[inline(always)]
-    unsafe fn woven<U: Unit>(self, part: Part, panel: usize, to: &mut [u32]) {
-        for pair in 0..part.pairs {
-            let [first, second] = [0, 1].map(|i| self.at(part.panels.0 * part.width, part.from + 2 * pair + i));
-            self.fetch(part, part.from + 2 * (pair + AHEAD));
+    unsafe fn woven<U: Unit, const WIDE: bool>(self, part: Part, panel: usize, to: &mut [u32]) {
+        for word in 0..part.words {
+            let term = |word: usize| part.from + word * terms_of_word(WIDE);
+            let [first, second] = [0, 1].map(|i| self.at(part.panels.0 * part.width, term(word) + i));
+            self.fetch::<WIDE>(part, term(word + AHEAD));
             for p in 0..part.panels.1 {
                 let to = to[p * panel..].as_mut_ptr();
                 for line in fours(part.width) {
-                    let at = p * part.width + line;
-                    // SAFETY: the caller's promise: 4 lines of two terms.
-                    let words = unsafe { four::woven(first.wrapping_add(at), second.wrapping_add(at)) };
+                    let at = (p * part.width + line) * self.size;
+                    let (first, second) = (first.wrapping_add(at), second.wrapping_add(at));
+                    // SAFETY: the caller's promise: 4 lines of a term, or of two.
+                    let words = unsafe {
+                        if WIDE { four::load(first.cast()) } else { four::woven(first.cast(), second.cast()) }
+                    };
                     // SAFETY: as in `turned`.
-                    unsafe { put_four::<U>(to, part.width, pair, line, words) };
+                    unsafe { put_four::<U, WIDE>(to, part.width, word, line, words) };
                 }
             }
         }
     }
 }
 
-/// Pairs of a cache line.
-const LINE_PAIRS: usize = 16;
+/// Words of a cache line.
+const LINE_WORDS: usize = 16;
 
-/// Pairs of rows that are asked for before they are read.
+/// Words whose rows are asked for before they are read.
 const AHEAD: usize = 6;
 
 /// Where four lines of a panel begin.
@@ -172,13 +201,19 @@ fn fours(width: usize) -> impl Iterator<Item = usize> {
 }
 
 /// Words of a line of so many terms.
-pub(super) fn words<U: Unit>(terms: usize) -> usize {
-    if U::PAIRS { terms.div_ceil(2) } else { 2 * terms.div_ceil(2) }
+pub(super) fn words<U: Unit, const WIDE: bool>(terms: usize) -> usize {
+    if WIDE {
+        terms
+    } else if U::PAIRS {
+        terms.div_ceil(2)
+    } else {
+        2 * terms.div_ceil(2)
+    }
 }
 
-/// Writes a pair of terms as the unit reads it.
-fn put<U: Unit>(panel: &mut [u32], width: usize, pair: usize, line: usize, word: u32) {
-    if U::PAIRS {
+/// Writes a word of memory as the unit reads it: a pair of bf16 is two words where it multiplies f32.
+fn put<U: Unit, const WIDE: bool>(panel: &mut [u32], width: usize, pair: usize, line: usize, word: u32) {
+    if WIDE || U::PAIRS {
         panel[pair * width + line] = word;
     } else {
         panel[2 * pair * width + line] = word & 0xffff_0000;
@@ -191,10 +226,16 @@ fn put<U: Unit>(panel: &mut [u32], width: usize, pair: usize, line: usize, word:
 /// # Safety
 /// The panel has room for them.
 #[inline(always)]
-unsafe fn put_four<U: Unit>(panel: *mut u32, width: usize, pair: usize, line: usize, words: four::Four) {
+unsafe fn put_four<U: Unit, const WIDE: bool>(
+    panel: *mut u32,
+    width: usize,
+    pair: usize,
+    line: usize,
+    words: four::Four,
+) {
     // SAFETY: the caller's promise.
     unsafe {
-        if U::PAIRS {
+        if WIDE || U::PAIRS {
             four::store(panel.add(pair * width + line), words);
         } else {
             four::store(panel.add(2 * pair * width + line), four::seconds(words));
@@ -251,6 +292,14 @@ mod four {
     }
 
     /// # Safety
+    /// 4 words are there.
+    #[inline(always)]
+    pub unsafe fn load(from: *const u32) -> Four {
+        // SAFETY: the caller's promise.
+        unsafe { _mm_loadu_si128(from.cast()) }
+    }
+
+    /// # Safety
     /// There is room for 4 words.
     #[inline(always)]
     pub unsafe fn store(to: *mut u32, words: Four) {
@@ -286,6 +335,13 @@ mod four {
 
     pub fn firsts(pairs: Four) -> Four {
         pairs.map(|pair| pair << 16)
+    }
+
+    /// # Safety
+    /// 4 words are there.
+    pub unsafe fn load(from: *const u32) -> Four {
+        // SAFETY: the caller's promise.
+        unsafe { from.cast::<Four>().read_unaligned() }
     }
 
     /// # Safety

@@ -20,7 +20,7 @@ use crate::batch::tree::{Rows, TokenTree};
 use crate::device::{DType, Device, Purpose, Tensor};
 use crate::error::Result;
 use crate::ops::attention::attention;
-use crate::ops::embedding::{TokenIds, embedding, gather};
+use crate::ops::embedding::{Noise, TokenIds, embedding, gather};
 use crate::ops::geglu::geglu;
 use crate::ops::linear::linear;
 use crate::ops::residual::residual_rmsnorm;
@@ -163,6 +163,12 @@ impl Gemma3 {
                 sliding: kind(&tables.sliding, Some(self.config.sliding_window)),
             },
         })
+    }
+
+    /// A batch whose embeddings get noise, appended to what it sends.
+    pub fn with_noise(&self, batch: Batch, inputs: &Rc<Inputs>, noise: &mut Noise) -> Batch {
+        let ids = batch.ids.with_noise(inputs, noise, self.config.hidden_size, self.params.dtype());
+        Batch { ids, ..batch }
     }
 
     /// Tables that know the positions below `depth`.
