@@ -13,7 +13,7 @@
 //! |---|---|
 //! | [`cli`] | the command line, declared once ([`cli::args`]), and a file per command; printing, progress bars |
 //! | [`session`] | what a job is, without a terminal: checkpoint, run, state, saves, observers, score |
-//! | [`train`], [`eval`], [`generate`](mod@generate) | one optimizer step ([`train::step`]), settings, order of the rows, schedule, evaluation loss, metrics, plot; verdicts, report, tables; sequences that come, grow and go over one KV cache ([`generate::Decoder`]), and the choice of tokens |
+//! | [`train`], [`eval`], [`generate`](mod@generate) | one optimizer step ([`train::step`]), settings, order of the rows, schedule, evaluation loss, metrics, plot; verdicts, report, tables, what rounded weights cost; sequences that come, grow and go over one KV cache ([`generate::Decoder`]), and the choice of tokens |
 //! | [`io`] | models in and out: safetensors, GGUF, the hub's models, and the output folder that is whole or not there |
 //! | [`model`] | [`model::gemma3`]: the configuration, the parameter table ([`model::gemma3::table`]), and the one forward |
 //! | [`chat`] | chat templates, control tokens, the tokenizer, FunctionGemma's format and the parser of its calls |
@@ -131,6 +131,10 @@
 //! it keeps in a namespace is a copy, so that no value holds itself; its tokenizer is checked for what multiplies text, and
 //! panics of foreign code become errors ([`chat::template`], [`chat::tokenizer_file`]). The limits lie far above what any known
 //! model needs. What data and models say is escaped before it is printed ([`error::printable`]).
+//!
+//! **An export and its price come from one table.** [`io::gguf_type`] says which tensor a GGUF stores in which format, and encodes it; what
+//! `engine eval --as` rounds is encoded and decoded by the same code, so that the score is that of the file. The header is read back by
+//! the reader of `engine import`, and the blocks are held against the gguf package's.
 //!
 //! **The hub's cache is hf-hub's, the requests are ours.** hf-hub 0.5 knows the layout of the cache and the addresses of
 //! repositories; that we use. Its transport cannot be made safe from outside: its request for a file's metadata repeats the

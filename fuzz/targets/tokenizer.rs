@@ -1,9 +1,10 @@
-//! Tokenizer files: those that load encode and decode, and turn a row into tokens.
+//! Tokenizer files: those that load encode and decode, turn a row into tokens, and are listed for a GGUF.
 #![no_main]
 
 use engine::chat::tokenizer_file::TokenizerFile;
 use engine::chat::{ChatTokenizer, LossOn};
 use engine::data::{Origin, Row, RowOptions};
+use engine::io::gguf_vocab::GgufVocab;
 use libfuzzer_sys::fuzz_target;
 use serde_json::json;
 
@@ -11,6 +12,9 @@ const TEXT: &str = "<start_of_turn>Hé, ＜escape＞ 12.5\u{200d}日本\n\n \u{1
 
 fuzz_target!(|data: &[u8]| {
     let Ok(json) = std::str::from_utf8(data) else { return };
+    if let Ok(vocab) = GgufVocab::parse(json, 512) {
+        assert_eq!([vocab.tokens.len(), vocab.scores.len(), vocab.types.len()], [512; 3]);
+    }
     let Ok(tokenizer) = TokenizerFile::from_json(json) else { return };
     for special in [false, true] {
         let ids = tokenizer.encode(TEXT, special).unwrap_or_default();

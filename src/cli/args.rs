@@ -11,6 +11,7 @@ use serde::Serialize;
 pub use super::batch_args::BatchArgs;
 pub use super::choices::*;
 pub use super::data_args::{CheckArgs, OverlongArg, RowArgs};
+pub use super::export_args::{ExportArgs, PriceArgs};
 use super::numbers::{below_one, positive, positive_number, rate};
 use crate::cli::hub_args::{HubArgs, PushArgs};
 use crate::session::DeviceName;
@@ -79,6 +80,19 @@ The token is that of HF_TOKEN, or of `hf auth login`; HF_ENDPOINT names another 
     #[command(after_help = "Example:
   engine import --gguf gemma-3-270m-Q4_K_M.gguf --tokenizer functiongemma-270m-it --output model")]
     Import(ImportArgs),
+    /// Write a model as a GGUF file, for llama.cpp and Ollama
+    #[command(
+        long_about = "Write a model as a GGUF file, for llama.cpp and Ollama.
+
+The file holds weights, tokenizer, chat template and stop tokens. q8_0 has half the size of bf16 and costs next to nothing; q4_0 is \
+smaller still and may cost a small model much: `engine eval --as q4_0` tells how much. Beside the file a Modelfile is written \
+with which Ollama renders FunctionGemma's prompts and reads its calls: `ollama create NAME -f Modelfile`.
+
+Only models with Gemma's tokenizer can be exported.",
+        after_help = "Example:
+  engine export --gguf --type q8_0 --model trained --output trained-q8_0.gguf"
+    )]
+    Export(ExportArgs),
     /// Create a model with random weights
     #[command(after_help = "Example:
   engine init --config model/config.json --output untrained --seed 1")]
@@ -345,6 +359,8 @@ pub struct EvalArgs {
     /// Compute the loss on the rows too
     #[arg(long, help_heading = "Evaluation")]
     pub loss: bool,
+    #[command(flatten)]
+    pub price: PriceArgs,
     #[command(flatten)]
     pub generation: GenerationArgs,
     /// What stdout is for: a table for people, or one JSON object of type `result` for programs

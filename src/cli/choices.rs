@@ -21,6 +21,22 @@ pub enum SaveDtypeArg {
     Bf16,
 }
 
+/// The number format of a GGUF's matrices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
+pub enum GgufTypeArg {
+    F32,
+    F16,
+    Bf16,
+    /// 8 bits and a scale for 32 weights
+    #[value(name = "q8_0")]
+    Q8_0,
+    /// 4 bits and a scale for 32 weights; the embedding, which is the head too, as q8_0
+    #[value(name = "q4_0")]
+    Q4_0,
+}
+
 /// What the learning rate does after the warm-up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "snake_case")]

@@ -16,6 +16,8 @@ pub mod choices;
 pub mod config_file;
 pub mod data_args;
 mod eval;
+mod export;
+pub mod export_args;
 mod generate;
 pub mod hub_args;
 mod info;
@@ -78,6 +80,7 @@ fn run() -> Result<()> {
             saved.warning.iter().for_each(|warning| out::say(&warning.warning()));
             out::print(&format!("{}\n", saved.place.display()))
         }
+        Command::Export(args) => export::run(&args),
         Command::Report { folder } => {
             crate::session::write_page(&folder)?;
             out::print(&format!("{}\n", folder.join(crate::io::run_files::PAGE).display()))

@@ -12,6 +12,7 @@ use crate::data::tools::{WROTE_OUT, load_tools};
 use crate::device::DType;
 use crate::error::{Error, Result, printable};
 use crate::io::folder::Existing;
+use crate::io::gguf_type::GgufType;
 use crate::io::safetensors::SaveDtype;
 use crate::session::{ComputeDevice, ExampleOptions, Generation, TokenCache, devices};
 use crate::train::options::{EvalStrategy, LossSpike, Metric, SaveStrategy, TrainOptions};
@@ -22,6 +23,18 @@ impl From<SaveDtypeArg> for SaveDtype {
         match dtype {
             SaveDtypeArg::F32 => SaveDtype::F32,
             SaveDtypeArg::Bf16 => SaveDtype::Bf16,
+        }
+    }
+}
+
+impl From<GgufTypeArg> for GgufType {
+    fn from(kind: GgufTypeArg) -> Self {
+        match kind {
+            GgufTypeArg::F32 => GgufType::F32,
+            GgufTypeArg::F16 => GgufType::F16,
+            GgufTypeArg::Bf16 => GgufType::Bf16,
+            GgufTypeArg::Q8_0 => GgufType::Q8_0,
+            GgufTypeArg::Q4_0 => GgufType::Q4_0,
         }
     }
 }

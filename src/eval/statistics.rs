@@ -29,6 +29,36 @@ pub fn mcnemar(better: usize, worse: usize) -> f64 {
     (2.0 * tail).min(1.0)
 }
 
+/// Tango's 95 % score interval of the difference of two shares of the same `total` prompts, `better` of which the second alone got
+/// right and `worse` the first alone. 0 is in it where the normal form of McNemar's test sees no difference, and it has a width
+/// also where nothing changed. Of no prompts, nothing is known.
+///
+/// Source: Tango, Statistics in Medicine 17 (1998). `d` is in it when `(better - worse - n d)^2 <= Z^2 n (2 q + d - d^2)` with q, the share
+/// that gets worse, at its likeliest given d.
+pub fn paired_difference(better: usize, worse: usize, total: usize) -> (f64, f64) {
+    if total == 0 {
+        return (-1.0, 1.0);
+    }
+    let (b, c, n) = (better as f64, worse as f64, total as f64);
+    let is_inside = |d: f64| {
+        let linear = (2.0 * n - b + c) * d - b - c;
+        let root = (linear * linear + 8.0 * n * c * d * (1.0 - d)).max(0.0).sqrt();
+        let q = (root - linear) / (4.0 * n);
+        let gap = b - c - n * d;
+        gap * gap <= Z * Z * n * (2.0 * q + d - d * d)
+    };
+    let middle = (b - c) / n;
+    let bound = |end: f64| {
+        let (mut inside, mut outside) = (middle, end);
+        for _ in 0..60 {
+            let between = 0.5 * (inside + outside);
+            *(if is_inside(between) { &mut inside } else { &mut outside }) = between;
+        }
+        inside
+    };
+    (bound(-1.0), bound(1.0))
+}
+
 /// What 95 % of Student's t lie within, for 1, 2, .. degrees of freedom.
 const T: [f64; 29] = [
     12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120,

@@ -1,6 +1,6 @@
 //! One file written whole or not at all.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::Write;
 use std::path::Path;
 
@@ -36,9 +36,26 @@ pub fn replace_file(path: &Path, bytes: &[u8]) -> Result<()> {
     replace(path, bytes).context(|| format!("cannot write `{}`", path.display()))
 }
 
+/// A file that is too large to be in memory: `write` writes it to a temporary one beside `path`, which is then put there. A file
+/// that is there already is replaced, or not (`may_replace`); a link is, and what it leads to stays.
+///
+/// # Errors
+/// `write` fails, there is a file that may not be replaced, `path` is a folder or in none, or the disk refuses. Nothing is left then.
+pub(super) fn write_whole(path: &Path, may_replace: bool, write: impl FnOnce(&mut File) -> Result<()>) -> Result<()> {
+    let failed = || format!("cannot write `{}`", path.display());
+    let mut file = temporary(folder_of(path)).context(failed)?;
+    write(file.as_file_mut()).context(failed)?;
+    file.as_file().sync_all().context(failed)?;
+    let put = if may_replace { file.persist(path) } else { file.persist_noclobber(path) };
+    put.map(drop).map_err(|error| error.error).context(failed)
+}
+
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
 fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut file = temporary(folder)?;
+    let mut file = temporary(folder_of(path))?;
     file.write_all(bytes).and_then(|()| file.as_file().sync_all())?;
     file.persist(path).map_err(|failed| failed.error)?;
     Ok(())

@@ -1,6 +1,6 @@
-//! How numbers are stored in files of weights, and how they become f32.
+//! How numbers are stored in files of weights: f32 from them, and into them.
 
-use half::f16;
+use half::{bf16, f16};
 
 /// Elements converted by one task; a multiple of every block size.
 pub(super) const CHUNK: usize = 1 << 16;
@@ -49,5 +49,26 @@ fn decode_f16(bytes: &[u8], out: &mut [f32]) {
 fn decode_bf16(bytes: &[u8], out: &mut [f32]) {
     for (x, b) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
         *x = f32::from_bits(u32::from(u16::from_le_bytes(*b)) << 16);
+    }
+}
+
+/// Little-endian f32.
+pub(super) fn encode_f32(values: &[f32], bytes: &mut [u8]) {
+    for (x, b) in values.iter().zip(bytes.as_chunks_mut::<4>().0) {
+        *b = x.to_le_bytes();
+    }
+}
+
+/// Rounded to nearest even.
+pub(super) fn encode_f16(values: &[f32], bytes: &mut [u8]) {
+    for (x, b) in values.iter().zip(bytes.as_chunks_mut::<2>().0) {
+        *b = f16::from_f32(*x).to_le_bytes();
+    }
+}
+
+/// Rounded to nearest even.
+pub(super) fn encode_bf16(values: &[f32], bytes: &mut [u8]) {
+    for (x, b) in values.iter().zip(bytes.as_chunks_mut::<2>().0) {
+        *b = bf16::from_f32(*x).to_le_bytes();
     }
 }

@@ -394,7 +394,7 @@ fn is_plain_file(path: &Path) -> bool {
 }
 
 /// Says what to do when some cause of `error` is that there is no room.
-fn with_disk_hint(error: Error) -> Error {
+pub(super) fn with_disk_hint(error: Error) -> Error {
     match is_disk_full(&error) || has_cause(&error, io::ErrorKind::FileTooLarge) {
         true => error.hint("free some space, or choose an output folder on another disk"),
         false => error,

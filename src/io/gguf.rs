@@ -88,16 +88,31 @@ impl GgufFile {
         self.tensors.get(name).map(|tensor| tensor.shape.as_slice())
     }
 
+    /// The bytes of a tensor in the file.
+    pub fn size(&self, name: &str) -> Option<u64> {
+        self.tensors.get(name).map(|tensor| tensor.data.end - tensor.data.start)
+    }
+
     /// Decodes a tensor to f32, row-major.
     ///
     /// # Errors
     /// There is no such tensor, it has another number of elements than `out`, or holds NaN or infinity.
     pub fn read_tensor(&self, name: &str, out: &mut [f32]) -> Result<()> {
-        let Some(tensor) = self.tensors.get(name) else { bail!("tensor `{name}` is missing") };
+        let tensor = self.tensor(name)?;
         if tensor.shape.iter().product::<usize>() != out.len() {
             bail!("tensor `{name}` has shape {:?}, not {} elements", tensor.shape, out.len());
         }
         self.file.read_tensor(name, tensor.data.clone(), tensor.encoding, out)
+    }
+
+    /// [`read_tensor`](Self::read_tensor) of the elements from `first` on, whole blocks of the tensor.
+    pub(super) fn read_part(&self, name: &str, first: usize, out: &mut [f32]) -> Result<()> {
+        let tensor = self.tensor(name)?;
+        self.file.read_part(name, tensor.data.clone(), tensor.encoding, first, out)
+    }
+
+    fn tensor(&self, name: &str) -> Result<&TensorInfo> {
+        self.tensors.get(name).ok_or_else(|| err!("tensor `{name}` is missing"))
     }
 }
 

@@ -11,19 +11,44 @@ use crate::model::gemma3::config::Gemma3Config;
 use crate::model::gemma3::table::{GGUF_EMBEDDING, Parameter};
 use crate::{bail, err};
 
-/// Metadata keys (after `gemma3.`) and the config fields they must agree with.
-const KEYS: [(&str, &str); 10] = [
-    ("embedding_length", "hidden_size"),
-    ("feed_forward_length", "intermediate_size"),
-    ("block_count", "num_hidden_layers"),
-    ("attention.head_count", "num_attention_heads"),
-    ("attention.head_count_kv", "num_key_value_heads"),
-    ("attention.key_length", "head_dim"),
-    ("attention.sliding_window", "sliding_window"),
-    ("attention.layer_norm_rms_epsilon", "rms_norm_eps"),
-    ("rope.freq_base", "rope_theta"),
-    ("context_length", "max_position_embeddings"),
+/// What type a number of the metadata has.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stored {
+    U32,
+    F32,
+}
+
+/// Metadata keys (after `gemma3.`), the config fields that they agree with, and how they are stored.
+pub(super) const KEYS: [(&str, &str, Stored); 10] = [
+    ("context_length", POSITIONS, Stored::U32),
+    ("embedding_length", "hidden_size", Stored::U32),
+    ("block_count", "num_hidden_layers", Stored::U32),
+    ("feed_forward_length", "intermediate_size", Stored::U32),
+    ("attention.head_count", "num_attention_heads", Stored::U32),
+    ("attention.head_count_kv", "num_key_value_heads", Stored::U32),
+    ("attention.key_length", "head_dim", Stored::U32),
+    ("attention.sliding_window", "sliding_window", Stored::U32),
+    ("attention.layer_norm_rms_epsilon", "rms_norm_eps", Stored::F32),
+    ("rope.freq_base", "rope_theta", Stored::F32),
 ];
+/// For how many positions the model was made: nothing is computed from it.
+const POSITIONS: &str = "max_position_embeddings";
+
+/// What a config says of each of [`KEYS`].
+pub(super) fn hyperparameters(config: &Gemma3Config) -> [f64; KEYS.len()] {
+    [
+        config.max_position_embeddings as f64,
+        config.hidden_size as f64,
+        config.num_hidden_layers as f64,
+        config.intermediate_size as f64,
+        config.num_attention_heads as f64,
+        config.num_key_value_heads as f64,
+        config.head_dim as f64,
+        config.sliding_window as f64,
+        config.rms_norm_eps,
+        config.rope_theta,
+    ]
+}
 
 impl GgufFile {
     /// The config of the model: `folder/config.json` checked against the metadata, or made from it where there is none.
@@ -61,7 +86,7 @@ impl GgufFile {
             let (tensor, tail) = rest.split_at_mut(parameter.spec.len());
             rest = tail;
             let failed = || format!("cannot load the weights of `{}`", self.path().display());
-            self.read_parameter(parameter, tensor).context(failed)?;
+            self.read_parameter(parameter, 0, tensor).context(failed)?;
         }
         Ok(())
     }
@@ -91,8 +116,9 @@ impl GgufFile {
         Ok(())
     }
 
-    fn read_parameter(&self, parameter: &Parameter, out: &mut [f32]) -> Result<()> {
-        self.read_tensor(&parameter.gguf_name, out)?;
+    /// The elements of a parameter of the model from `first` on; [`check_model`](Self::check_model) has found it.
+    pub(super) fn read_parameter(&self, parameter: &Parameter, first: usize, out: &mut [f32]) -> Result<()> {
+        self.read_part(&parameter.gguf_name, first, out)?;
         let offset = parameter.kind.gguf_offset();
         if offset != 0.0 {
             out.iter_mut().for_each(|weight| *weight -= offset);
@@ -112,18 +138,8 @@ impl GgufFile {
     }
 
     fn check_against(&self, config: &Gemma3Config) -> Result<()> {
-        let fields = [
-            config.hidden_size as f64,
-            config.intermediate_size as f64,
-            config.num_hidden_layers as f64,
-            config.num_attention_heads as f64,
-            config.num_key_value_heads as f64,
-            config.head_dim as f64,
-            config.sliding_window as f64,
-            config.rms_norm_eps,
-            config.rope_theta,
-        ];
-        for ((key, field), expected) in KEYS.iter().zip(fields) {
+        let expected = KEYS.iter().zip(hyperparameters(config)).filter(|((_, field, _), _)| *field != POSITIONS);
+        for ((key, field, _), expected) in expected {
             let found = self.number(key).and_then(|value| value.as_f64());
             if let Some(found) = found.filter(|found| (found - expected).abs() > 1e-6 * expected.abs()) {
                 return Err(err!("its `gemma3.{key}` is {found}, but `{field}` in `config.json` is {expected}")
@@ -144,7 +160,7 @@ impl GgufFile {
             "attention_bias": false,
             "tie_word_embeddings": true,
         });
-        for (key, field) in KEYS {
+        for (key, field, _) in KEYS {
             match self.number(key) {
                 Some(value) => config[field] = value,
                 None if field == "rope_theta" => {}
@@ -166,10 +182,19 @@ impl GgufFile {
         if let Some(factor) = self.number("rope.scaling.factor").filter(|factor| factor.as_f64() != Some(1.0)) {
             config["rope_scaling"] = json!({"factor": factor});
         }
-        for (key, field) in [("bos", "bos_token_id"), ("eos", "eos_token_id"), ("padding", "pad_token_id")] {
-            if let Some(MetaValue::Unsigned(id)) = self.metadata(&format!("tokenizer.ggml.{key}_token_id")) {
+        let token = |key: &str| match self.metadata(&format!("tokenizer.ggml.{key}_token_id")) {
+            Some(MetaValue::Unsigned(id)) => Some(*id),
+            _ => None,
+        };
+        for (key, field) in [("bos", "bos_token_id"), ("padding", "pad_token_id")] {
+            if let Some(id) = token(key) {
                 config[field] = json!(id);
             }
+        }
+        match &["eos", "eot", "eom"].into_iter().filter_map(token).collect::<Vec<_>>()[..] {
+            [] => {}
+            [only] => config["eos_token_id"] = json!(only),
+            several => config["eos_token_id"] = json!(several),
         }
         Ok(config)
     }

@@ -54,6 +54,15 @@ impl TokenizerFiles {
         Ok(Self(files))
     }
 
+    /// The text of one of them.
+    ///
+    /// # Errors
+    /// It is not UTF-8.
+    pub fn text(&self, name: &str) -> Result<&str> {
+        let bytes = self.0.iter().find(|(known, _)| *known == name).map_or(&[][..], |(_, bytes)| bytes);
+        std::str::from_utf8(bytes).context(|| format!("`{name}` is not UTF-8"))
+    }
+
     /// With another `eos_token` in the files that name one.
     ///
     /// # Errors

@@ -7,7 +7,6 @@ use std::io::Write;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use half::bf16;
 use rayon::prelude::*;
 use safetensors::tensor::{Metadata, TensorInfo};
 use safetensors::{Dtype, SafeTensorError};
@@ -86,19 +85,62 @@ pub fn read_model(folder: &Path, specs: &[ParamSpec], out: &mut [f32]) -> Result
 /// A file is missing, cut short or inconsistent; a tensor is missing, unknown, of another shape or dtype. The error names the
 /// file and the tensor.
 pub fn check_model(folder: &Path, specs: &[ParamSpec]) -> Result<()> {
-    let mut waiting: HashMap<&str, &ParamSpec> = specs.iter().map(|spec| (spec.name.as_str(), spec)).collect();
-    for path in weight_files(folder)? {
-        let failed = || format!("cannot load the weights of `{}`", path.display());
-        let header = WeightFile::open(&path).and_then(|file| Header::read(&file)).context(failed)?;
-        for (name, tensor) in header.tensors() {
-            match waiting.remove(name.as_str()) {
-                Some(spec) => check_tensor(tensor, spec).map(drop).context(failed)?,
-                None if name == HEAD => {}
-                None => return Err(unknown(&name)).context(failed),
-            }
-        }
+    FolderWeights::open_with(folder, specs, |_, _, _| Ok(())).map(drop)
+}
+
+/// The weights of a folder, to be read a part at a time.
+pub(super) struct FolderWeights {
+    files: Vec<(PathBuf, WeightFile)>,
+    /// By name: the file, where in it, and how it is stored.
+    tensors: HashMap<String, (usize, Range<u64>, Encoding)>,
+}
+
+impl FolderWeights {
+    /// Looks for what `specs` asks for.
+    ///
+    /// # Errors
+    /// As [`check_model`], or the head is not the embedding.
+    pub fn open(folder: &Path, specs: &[ParamSpec]) -> Result<Self> {
+        Self::open_with(folder, specs, check_tied_head)
     }
-    all_found(folder, specs, |name| !waiting.contains_key(name))
+
+    fn open_with(
+        folder: &Path,
+        specs: &[ParamSpec],
+        check_head: impl Fn(&WeightFile, &Header, &TensorInfo) -> Result<()>,
+    ) -> Result<Self> {
+        let mut weights = Self { files: Vec::new(), tensors: HashMap::new() };
+        let mut waiting: HashMap<&str, &ParamSpec> = specs.iter().map(|spec| (spec.name.as_str(), spec)).collect();
+        for path in weight_files(folder)? {
+            let failed = || format!("cannot load the weights of `{}`", path.display());
+            let file = WeightFile::open(&path).context(failed)?;
+            let header = Header::read(&file).context(failed)?;
+            for (name, tensor) in header.tensors() {
+                match waiting.remove(name.as_str()) {
+                    Some(spec) => {
+                        let encoding = check_tensor(tensor, spec).context(failed)?;
+                        weights.tensors.insert(name, (weights.files.len(), header.place(tensor), encoding));
+                    }
+                    None if name == HEAD => check_head(&file, &header, tensor).context(failed)?,
+                    None => return Err(unknown(&name)).context(failed),
+                }
+            }
+            weights.files.push((path, file));
+        }
+        all_found(folder, specs, |name| !waiting.contains_key(name))?;
+        Ok(weights)
+    }
+
+    /// Decodes the elements of tensor `name` from `first` on, row-major.
+    ///
+    /// # Errors
+    /// The file cannot be read, or an element is NaN or infinite.
+    pub fn read_part(&self, name: &str, first: usize, out: &mut [f32]) -> Result<()> {
+        let Some((file, place, encoding)) = self.tensors.get(name) else { bail!("tensor `{name}` is missing") };
+        let (path, file) = &self.files[*file];
+        let read = file.read_part(name, place.clone(), *encoding, first, out);
+        read.context(|| format!("cannot load the weights of `{}`", path.display()))
+    }
 }
 
 fn all_found(folder: &Path, specs: &[ParamSpec], found: impl Fn(&str) -> bool) -> Result<()> {
@@ -333,15 +375,7 @@ fn tensors(specs: &[ParamSpec], dtype: SaveDtype) -> Map<String, Value> {
 fn encode(values: &[f32], dtype: SaveDtype, bytes: &mut [u8]) {
     let chunks = values.par_chunks(CHUNK).zip(bytes.par_chunks_mut(CHUNK * dtype.size()));
     chunks.for_each(|(values, bytes)| match dtype {
-        SaveDtype::F32 => {
-            for (x, b) in values.iter().zip(bytes.as_chunks_mut::<4>().0) {
-                *b = x.to_le_bytes();
-            }
-        }
-        SaveDtype::Bf16 => {
-            for (x, b) in values.iter().zip(bytes.as_chunks_mut::<2>().0) {
-                *b = bf16::from_f32(*x).to_le_bytes();
-            }
-        }
+        SaveDtype::F32 => convert::encode_f32(values, bytes),
+        SaveDtype::Bf16 => convert::encode_bf16(values, bytes),
     });
 }

@@ -4,14 +4,14 @@ use std::path::{Path, PathBuf};
 
 use super::{
     gguf::GgufFile,
-    safetensors::{check_model, read_model},
+    safetensors::{FolderWeights, check_model, read_model},
 };
 use crate::device::room;
 use crate::err;
 use crate::error::Result;
 use crate::hub::is_hub_id;
 use crate::model::gemma3::config::Gemma3Config;
-use crate::model::gemma3::table::{parameter_count, parameter_specs, parameters};
+use crate::model::gemma3::table::{Parameter, parameter_count, parameter_specs, parameters};
 
 /// A model on disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,6 +73,38 @@ impl ModelSource {
         match self {
             Self::Folder(folder) => read_model(folder, &parameter_specs(config), flat),
             Self::Gguf(file) => GgufFile::open(file)?.read_model(&parameters(config), flat),
+        }
+    }
+}
+
+/// The weights of a model on disk, to be read a part at a time.
+pub(super) enum Weights {
+    Folder(FolderWeights),
+    Gguf(GgufFile),
+}
+
+impl Weights {
+    /// # Errors
+    /// As [`ModelSource::check`].
+    pub fn open(source: &ModelSource, config: &Gemma3Config) -> Result<Self> {
+        match source {
+            ModelSource::Folder(folder) => FolderWeights::open(folder, &parameter_specs(config)).map(Self::Folder),
+            ModelSource::Gguf(path) => {
+                let file = GgufFile::open(path)?;
+                file.check_model(&parameters(config))?;
+                Ok(Self::Gguf(file))
+            }
+        }
+    }
+
+    /// The elements of a parameter from `first` on, row-major. `first` and the end of `out` are ends of rows or multiples of 256.
+    ///
+    /// # Errors
+    /// The file cannot be read, or an element is NaN or infinite.
+    pub fn read_part(&self, parameter: &Parameter, first: usize, out: &mut [f32]) -> Result<()> {
+        match self {
+            Self::Folder(folder) => folder.read_part(&parameter.spec.name, first, out),
+            Self::Gguf(file) => file.read_parameter(parameter, first, out),
         }
     }
 }

@@ -71,13 +71,31 @@ impl WeightFile {
     /// As [`WeightFile::read_at`], or an element is NaN or infinite; the error names the tensor and the element.
     pub fn read_tensor(&self, name: &str, data: Range<u64>, encoding: Encoding, out: &mut [f32]) -> Result<()> {
         debug_assert_eq!(encoding.size_of(out.len()) as u64, data.end - data.start);
+        self.read_part(name, data, encoding, 0, out)
+    }
+
+    /// [`read_tensor`](Self::read_tensor) of its elements from `first` on, whole blocks.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn read_part(
+        &self,
+        name: &str,
+        data: Range<u64>,
+        encoding: Encoding,
+        first: usize,
+        out: &mut [f32],
+    ) -> Result<()> {
+        let start = data.start + encoding.size_of(first) as u64;
+        debug_assert!(start + encoding.size_of(out.len()) as u64 <= data.end);
         let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
         for (piece, out) in out.chunks_mut(PIECE).enumerate() {
-            let from = data.start + encoding.size_of(piece * PIECE) as u64;
+            let from = start + encoding.size_of(piece * PIECE) as u64;
             let bytes = &mut window[..encoding.size_of(out.len())];
             let bad = self.read_piece(from, bytes, encoding, out).context(|| format!("cannot read tensor `{name}`"))?;
             if let Some(index) = bad {
-                return Err(err!("tensor `{name}` holds {} at element {}", out[index], piece * PIECE + index)
+                let place = first + piece * PIECE + index;
+                return Err(err!("tensor `{name}` holds {} at element {place}", out[index])
                     .hint("the checkpoint is damaged, or its training diverged"));
             }
         }

@@ -7,12 +7,13 @@ use crate::device::{DType, Purpose, Tensor};
 use crate::error::{Error, Kind, Result};
 use crate::generate::{GenerateOptions, Sampling};
 use crate::io::folder::{OutputFolder, Saved};
+use crate::io::gguf_type::GgufType;
 use crate::io::model_files::{SavedModel, TokenizerFiles};
 use crate::io::safetensors::SaveDtype;
 use crate::io::source::{ModelSource, resolve_model};
 use crate::model::gemma3::Gemma3;
 use crate::model::gemma3::config::Gemma3Config;
-use crate::model::gemma3::table::{parameter_count, parameter_specs};
+use crate::model::gemma3::table::{parameter_count, parameter_specs, parameters};
 use crate::model::generation_config::GenerationConfig;
 use crate::session::devices::ComputeDevice;
 
@@ -83,10 +84,27 @@ impl Checkpoint {
     /// # Errors
     /// Of kind [`Kind::Model`], or [`Kind::OutOfMemory`].
     pub fn load(&self, on: &ComputeDevice) -> Result<Gemma3> {
+        self.load_with(on, |_| Ok(()))
+    }
+
+    /// [`load`](Self::load) with the weights rounded as a GGUF of type `kind` holds them.
+    ///
+    /// # Errors
+    /// As there, and as [`GgufType::round`].
+    pub fn load_as(&self, on: &ComputeDevice, kind: GgufType) -> Result<Gemma3> {
+        let parameters = parameters(&self.config);
+        kind.check(&parameters).map_err(|error| error.or_kind(Kind::Model))?;
+        self.load_with(on, |values| kind.round(&parameters, values))
+    }
+
+    fn load_with(&self, on: &ComputeDevice, change: impl FnOnce(&mut [f32]) -> Result<()>) -> Result<Gemma3> {
         self.source.check(&self.config).map_err(|error| error.or_kind(Kind::Model))?;
         let len = parameter_count(&parameter_specs(&self.config));
         let mut weights = Tensor::empty(&on.device.of(Purpose::Weights), &[len], DType::F32)?;
-        let read = |values: &mut [f32]| self.source.load_into(&self.config, values);
+        let read = |values: &mut [f32]| {
+            self.source.load_into(&self.config, values)?;
+            change(values)
+        };
         weights.fill_with(read).map_err(|error| error.or_kind(Kind::Model))?;
         Gemma3::new(self.config.clone(), weights)?.computed_in(on.dtype)
     }

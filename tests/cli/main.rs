@@ -9,6 +9,10 @@ mod config_file;
 #[path = "../damage/mod.rs"]
 mod damage;
 mod devices;
+mod export;
+#[allow(dead_code)]
+#[path = "../io/exportable.rs"]
+mod exportable;
 mod interrupt;
 mod programs;
 #[cfg(feature = "hub")]

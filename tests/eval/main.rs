@@ -4,6 +4,7 @@
 mod damage;
 mod damaged;
 mod parser;
+mod price;
 mod report;
 mod statistics;
 mod table;

@@ -1,6 +1,6 @@
 //! Intervals and tests against values of the literature and of scipy and statsmodels.
 
-use engine::eval::statistics::{changes, mcnemar, mean_interval, wilson};
+use engine::eval::statistics::{changes, mcnemar, mean_interval, paired_difference, wilson};
 
 #[test]
 fn wilsons_interval_is_that_of_statsmodels() {
@@ -31,6 +31,25 @@ fn mcnemars_test_is_the_binomial_one() {
         let found = mcnemar(better, worse);
         assert!((found - p).abs() <= 1e-9 * p, "{better}, {worse}: {found}");
     }
+}
+
+#[test]
+fn the_interval_of_a_paired_difference_is_tangos() {
+    // tests/fixtures/eval/make_paired_interval.py
+    for (better, worse, total, low, high) in [
+        (12, 2, 50, 0.061112407, 0.344708747),
+        (40, 20, 160, 0.030864532, 0.218064244),
+        (0, 0, 20, -0.161125158, 0.161125158),
+        (0, 3, 20, -0.360418865, 0.035293933),
+        (5, 0, 1000, 0.001154108, 0.011650955),
+        (20, 0, 20, 0.677749684, 1.0),
+    ] {
+        let found = paired_difference(better, worse, total);
+        assert!((found.0 - low).abs() < 1e-6 && (found.1 - high).abs() < 1e-6, "{better}, {worse}: {found:?}");
+        let turned = paired_difference(worse, better, total);
+        assert!((found.0 + turned.1).abs() < 1e-9 && (found.1 + turned.0).abs() < 1e-9, "{found:?} {turned:?}");
+    }
+    assert_eq!(paired_difference(0, 0, 0), (-1.0, 1.0));
 }
 
 #[test]

@@ -4,6 +4,9 @@ mod config;
 #[path = "../damage/mod.rs"]
 mod damage;
 mod damaged;
+mod export;
+mod export_bad_input;
+mod exportable;
 mod folder;
 mod gguf;
 mod gguf_bad_input;
