@@ -150,9 +150,9 @@ fn require_gemma(tokenizer: &Kind) -> Result<()> {
     };
     let marks_spaces = normalizer["type"] == "Replace" && is_space(normalizer) && normalizer["content"] == SPACE;
     // After that there is no space left to split at.
-    let splits = !tokenizer.pre_tokenizer.is_null()
-        && !(tokenizer.pre_tokenizer["type"] == "Split" && is_space(&tokenizer.pre_tokenizer));
-    if tokenizer.model.r#type == "BPE" && tokenizer.model.byte_fallback && marks_spaces && !splits {
+    let pre_tokenizer = &tokenizer.pre_tokenizer;
+    let splits_nothing = pre_tokenizer.is_null() || (pre_tokenizer["type"] == "Split" && is_space(pre_tokenizer));
+    if tokenizer.model.r#type == "BPE" && tokenizer.model.byte_fallback && marks_spaces && splits_nothing {
         return Ok(());
     }
     Err(err!("it is not of Gemma's kind: a BPE with `byte_fallback` and `{SPACE}` for spaces").hint(
