@@ -63,9 +63,7 @@ fn run() -> Result<()> {
         Err(error) => return Err(spelling::explained(&error).unwrap_or_else(|| error.exit())),
     };
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|e| e.exit());
-    // The first one to need them would panic if there are none.
-    let threads = rayon::ThreadPoolBuilder::new().build_global();
-    threads.context(|| "no threads can be started: is there too little memory?")?;
+    start_threads()?;
     match cli.command {
         Command::Train(args) => train::run(&args),
         Command::Eval(args) => eval::run(&args),
@@ -91,4 +89,16 @@ fn run() -> Result<()> {
         Command::Man { folder } => manual::pages(&folder),
         Command::Info(args) => info::run(&args),
     }
+}
+
+/// Starts the threads that share the work: the first one to need them would panic if there are none.
+fn start_threads() -> Result<()> {
+    const WHY: &str = "no threads can be started: is there too little memory?";
+    /// A thread's stack, and what the standard library maps beside it: if that fails in a new thread, it panics there.
+    const THREAD_BYTES: usize = (2 << 20) + (512 << 10);
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut room: Vec<u8> = Vec::new();
+    room.try_reserve_exact(threads * THREAD_BYTES).context(|| WHY)?;
+    drop(room);
+    rayon::ThreadPoolBuilder::new().build_global().context(|| WHY)
 }

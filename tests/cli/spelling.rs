@@ -165,7 +165,7 @@ fn another_eos_token_ends_rows_and_answers_and_is_saved_with_the_model() {
     let model = path(&quickstart().join("model"));
     let shown = run(&["preview", "--model", &model, "--dataset", &rows, "--eos-token", "<end_of_turn>"]);
     assert_eq!(shown.code, 0, "{}", shown.stderr);
-    assert!(shown.stdout.contains("Hello there<end_of_turn>"), "{}", shown.stdout);
+    assert!(shown.stdout.contains(" there<end_of_turn>"), "{}", shown.stdout);
     let out = folder.path().join("out");
     let flags = ["--eos-token", "<end_of_turn>", "--max-steps", "1", "--score", "none", "--save-strategy", "no"];
     let trained =
