@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""The peer of `benches/compare/run`: steps by TRL's SFTTrainer, or greedy answers by transformers, on the CPU, timed.
+"""The peer of `benches/compare/run` and of the GPU kit: steps by TRL's SFTTrainer, or greedy answers by transformers, timed.
 
     python peer.py step  MODEL ROWS TOOLS [--dtype float32|bfloat16] [--steps 4] [--batch 4] [--completion-only]
     python peer.py score MODEL ROWS TOOLS [--dtype float32|bfloat16] [--max-new-tokens 128]
+        [--device cpu|cuda] [--attention sdpa|eager] [--liger] [--leave-out 1] [--label-smoothing-factor 0]
 
 ROWS are the tutorial's three fields, taken in file order; TOOLS is a JSON list of declarations. Needs torch, transformers, trl,
-datasets, accelerate. Prints one JSON object: seconds (of `step` the median, the first one left out; of `score` all answers),
-losses, peak memory of the process.
+datasets, accelerate. Prints one JSON object: seconds (of `step` the median, the first ones left out; of `score` all answers),
+losses, peak memory (of the process, or of the GPU).
 """
 import argparse
 import json
@@ -36,11 +37,17 @@ parser.add_argument("--batch", type=int, default=4)
 parser.add_argument("--learning-rate", type=float, default=5e-5)
 parser.add_argument("--completion-only", action="store_true")
 parser.add_argument("--max-new-tokens", type=int, default=128)
+parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+parser.add_argument("--attention", default="sdpa", choices=["sdpa", "eager"])
+parser.add_argument("--liger", action="store_true")
+parser.add_argument("--leave-out", type=int, default=1, help="steps at the beginning that do not count")
+parser.add_argument("--label-smoothing-factor", type=float, default=0.0)
 args = parser.parse_args()
 
 tokenizer = AutoTokenizer.from_pretrained(args.model)
-# Its fastest attention on a CPU.
-model = AutoModelForCausalLM.from_pretrained(args.model, dtype=getattr(torch, args.dtype), attn_implementation="sdpa")
+# sdpa is its fastest attention on a CPU.
+model = AutoModelForCausalLM.from_pretrained(args.model, dtype=getattr(torch, args.dtype), attn_implementation=args.attention)
+model.to(args.device)
 tools = json.load(open(args.tools))
 
 
@@ -65,14 +72,21 @@ def example(messages):
     return {"input_ids": whole, "labels": [-100] * masked + whole[masked:]}
 
 
+def synchronize():
+    if args.device == "cuda":
+        torch.cuda.synchronize()
+
+
 class StepClock(TrainerCallback):
     def __init__(self):
         self.seconds = []
 
     def on_step_begin(self, *_, **__):
+        synchronize()
         self.started = time.perf_counter()
 
     def on_step_end(self, *_, **__):
+        synchronize()
         self.seconds.append(time.perf_counter() - self.started)
 
 
@@ -100,21 +114,23 @@ def step(chats):
             logging_steps=1,
             save_strategy="no",
             report_to="none",
-            use_cpu=True,
+            use_cpu=args.device == "cpu",
+            use_liger_kernel=args.liger,
+            label_smoothing_factor=args.label_smoothing_factor,
             dataset_kwargs={"skip_prepare_dataset": True},
             remove_unused_columns=False,
         ),
     )
     trainer.train()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    return {"seconds": statistics.median(clock.seconds[1:]), "losses": losses}
+    return {"seconds": statistics.median(clock.seconds[args.leave_out:]), "losses": losses}
 
 
 def score(chats):
     started, tokens = time.perf_counter(), 0
     model.eval()
     for chat in chats:
-        prompt = torch.tensor([ids(chat[:-1], True)])
+        prompt = torch.tensor([ids(chat[:-1], True)], device=args.device)
         with torch.no_grad():
             answer = model.generate(prompt, do_sample=False, max_new_tokens=args.max_new_tokens, pad_token_id=0)
         tokens += answer.shape[1] - prompt.shape[1]
@@ -123,6 +139,7 @@ def score(chats):
 
 chats = [conversation(line) for line in open(args.rows)]
 result = {"step": step, "score": score}[args.task](chats)
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+on_gpu = args.device == "cuda"
+peak = torch.cuda.max_memory_allocated() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 versions = f"trl {trl.__version__}, transformers {transformers.__version__}, torch {torch.__version__}"
 print(json.dumps({**result, "peak_memory_bytes": peak, "versions": versions}))

@@ -15,7 +15,7 @@ pub fn dtypes() -> &'static [(&'static str, DType)] {
     if is_cuda() { &BOTH[1..] } else { &BOTH }
 }
 
-fn is_cuda() -> bool {
+pub fn is_cuda() -> bool {
     std::env::var("ENGINE_BENCH_DEVICE").as_deref() == Ok("cuda")
 }
 
