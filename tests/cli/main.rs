@@ -5,6 +5,7 @@ mod batches;
 mod check;
 mod checkpoints;
 mod commands;
+mod comparison;
 mod config_file;
 #[path = "../damage/mod.rs"]
 mod damage;
