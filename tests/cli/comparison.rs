@@ -17,15 +17,18 @@ struct Measured {
     peak_memory_bytes: Option<f64>,
 }
 
+/// Machine, job, type.
+type Job = (String, String, String);
+
 const HEAD: &str =
     "| machine | job | type | TRL | engine | times faster | first loss | memory |\n|---|---|---|---|---|---|---|---|\n";
 
 /// One line for each job of a machine that both were measured at; of several measurements the last one counts.
 fn table(csv: &str) -> String {
-    let mut jobs: Vec<((String, String, String), BTreeMap<String, Measured>)> = Vec::new();
+    let mut jobs: Vec<(Job, BTreeMap<String, Measured>)> = Vec::new();
     for measured in csv::Reader::from_reader(csv.as_bytes()).deserialize() {
         let measured: Measured = measured.unwrap();
-        let job = (measured.machine.clone(), measured.job.clone(), measured.dtype.clone());
+        let job: Job = (measured.machine.clone(), measured.job.clone(), measured.dtype.clone());
         match jobs.iter_mut().find(|(known, _)| *known == job) {
             Some((_, who)) => _ = who.insert(measured.who.clone(), measured),
             None => jobs.push((job, BTreeMap::from([(measured.who.clone(), measured)]))),
