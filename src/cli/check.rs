@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::chat::tokenizer::ChatTokenizer;
 use crate::cli::args::{CheckArgs, LogFormat};
 use crate::cli::numbers::counted;
 use crate::cli::out::{line, print, result, say};
@@ -17,7 +16,6 @@ use crate::data::finding::{Finding, Problem};
 use crate::data::rows::Row;
 use crate::err;
 use crate::error::{Error, Kind, Result, printable};
-use crate::io::source::resolve_model;
 use crate::session::check::{Tokenized, check_data};
 
 /// Findings of one problem that are listed without `--all`.
@@ -78,13 +76,7 @@ pub fn run(args: &CheckArgs) -> Result<()> {
     let mut findings = check_data(&train.rows, &eval.rows);
     let mut lengths = BTreeMap::new();
     if let Some(model) = &args.model {
-        let mut tokenizer = ChatTokenizer::load(resolve_model(model)?.folder())?;
-        if let Some(path) = &args.rows.chat_template_path {
-            tokenizer = tokenizer.with_template(path)?;
-        }
-        if let Some(token) = &args.rows.eos_token {
-            tokenizer = tokenizer.with_eos_token(token)?;
-        }
+        let tokenizer = args.rows.tokenizer(model)?;
         for (name, rows) in [("training", &train.rows), ("evaluation", &eval.rows)] {
             let progress = Slow::new("tokenizing", Some(rows.len()));
             let cache = args.rows.cache();

@@ -1,6 +1,6 @@
 //! Flags become the options of the session layer.
 
-use crate::chat::tokenizer::LossOn;
+use crate::chat::tokenizer::{ChatTokenizer, LossOn};
 use crate::cli::args::*;
 use crate::cli::out::say;
 use crate::cli::slow::Slow;
@@ -14,6 +14,7 @@ use crate::error::{Error, Result, printable};
 use crate::io::folder::Existing;
 use crate::io::gguf_type::GgufType;
 use crate::io::safetensors::SaveDtype;
+use crate::io::source::resolve_model;
 use crate::session::{ComputeDevice, ExampleOptions, Generation, TokenCache, devices};
 use crate::train::options::{EvalStrategy, LossSpike, Metric, SaveStrategy, TrainOptions};
 use crate::train::schedule::ScheduleKind;
@@ -105,6 +106,18 @@ pub fn load(source: &str, options: &RowOptions) -> Result<Vec<Row>> {
 }
 
 impl RowArgs {
+    /// The tokenizer of a model, with the chat template and the token that ends answers that these flags name.
+    pub fn tokenizer(&self, model: &str) -> Result<ChatTokenizer> {
+        let mut tokenizer = ChatTokenizer::load(resolve_model(model)?.folder())?;
+        if let Some(path) = &self.chat_template_path {
+            tokenizer = tokenizer.with_template(path)?;
+        }
+        match &self.eos_token {
+            Some(token) => tokenizer.with_eos_token(token),
+            None => Ok(tokenizer),
+        }
+    }
+
     /// What these flags add to rows; warnings about the tools go to stderr.
     pub fn row_options(&self) -> Result<RowOptions> {
         self.options_with_warnings(|_| true)

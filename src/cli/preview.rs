@@ -3,25 +3,17 @@
 use std::io::IsTerminal;
 
 use crate::chat::preview::{id_lines, preview};
-use crate::chat::tokenizer::ChatTokenizer;
 use crate::cli::args::PreviewArgs;
 use crate::cli::out::{print, say};
 use crate::data::dataset::load_row;
 use crate::data::length::MaxLength;
 use crate::err;
 use crate::error::{Kind, Result, printable};
-use crate::io::source::resolve_model;
 use crate::session::examples::default_loss;
 
 pub fn run(args: &PreviewArgs) -> Result<()> {
     let row = load_row(&args.dataset, args.row as usize, &args.rows.row_options()?)?;
-    let mut tokenizer = ChatTokenizer::load(resolve_model(&args.model)?.folder())?;
-    if let Some(path) = &args.rows.chat_template_path {
-        tokenizer = tokenizer.with_template(path)?;
-    }
-    if let Some(token) = &args.rows.eos_token {
-        tokenizer = tokenizer.with_eos_token(token)?;
-    }
+    let tokenizer = args.rows.tokenizer(&args.model)?;
     let options = args.rows.example_options()?;
     let example = tokenizer.example(&row, options.loss.unwrap_or_else(|| default_loss(&row)))?;
     let limit = MaxLength { max_length: options.max_length, policy: options.overlong };

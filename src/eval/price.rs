@@ -2,10 +2,10 @@
 
 use serde::Serialize;
 
-use super::report::{ExampleReport, Report};
+use super::report::{ExampleReport, Report, json_text};
 use super::statistics::{changes, mcnemar, paired_difference};
 use super::table::parts;
-use crate::error::{Context, Error, Result};
+use crate::error::{Error, Result};
 
 /// A part of the score, before and after the weights were rounded.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -109,8 +109,7 @@ impl PricedReport {
     /// # Errors
     /// A number is none.
     pub fn text(&self) -> Result<String> {
-        let text = serde_json::to_string_pretty(self).context(|| "cannot write the report as JSON")?;
-        Ok(text + "\n")
+        json_text(self)
     }
 }
 

@@ -151,7 +151,12 @@ impl Report {
 
     /// The report as indented JSON.
     pub fn text(&self) -> Result<String> {
-        let text = serde_json::to_string_pretty(self).context(|| "cannot write the report as JSON")?;
-        Ok(text + "\n")
+        json_text(self)
     }
+}
+
+/// Indented JSON of a report.
+pub(super) fn json_text(report: &impl Serialize) -> Result<String> {
+    let text = serde_json::to_string_pretty(report).context(|| "cannot write the report as JSON")?;
+    Ok(text + "\n")
 }

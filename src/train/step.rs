@@ -231,12 +231,15 @@ impl Step {
     /// The noise of micro-batch `number` of update `step`: the same whenever it is made.
     fn noise(&self, tree: &TokenTree, step: u64, number: u64, d: usize) -> Option<Noise> {
         let Regularization { neftune_noise_alpha: alpha, seed, .. } = self.regularization;
+        if alpha == 0.0 {
+            return None;
+        }
         let longest = tree.positions.iter().max().map_or(1, |&position| position as usize + 1);
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         rng.set_stream(step);
         // No micro-batch needs so many words.
         rng.set_word_pos(u128::from(number) << 40);
-        (alpha > 0.0).then(|| Noise { amplitude: alpha / ((longest * d) as f64).sqrt(), rng })
+        Some(Noise { amplitude: alpha / ((longest * d) as f64).sqrt(), rng })
     }
 
     /// Queues the step: kernel by kernel the first time that one of its size comes, then as a graph.

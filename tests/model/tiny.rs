@@ -12,52 +12,54 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::json;
 
-/// Two layers, one of each kind; 4 query heads on 2; the sliding window is shorter than the tests' rows.
+/// Widths of a tiny model.
+struct Shape {
+    vocab_size: usize,
+    hidden_size: usize,
+    intermediate_size: usize,
+    num_key_value_heads: usize,
+    head_dim: usize,
+    sliding_window: usize,
+}
+
+impl Shape {
+    /// Two layers, one of each kind, with 4 query heads.
+    fn config(self) -> Gemma3Config {
+        let config = json!({
+            "model_type": "gemma3_text",
+            "vocab_size": self.vocab_size,
+            "hidden_size": self.hidden_size,
+            "intermediate_size": self.intermediate_size,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": self.num_key_value_heads,
+            "head_dim": self.head_dim,
+            "query_pre_attn_scalar": self.head_dim,
+            "sliding_window": self.sliding_window,
+            "layer_types": ["sliding_attention", "full_attention"],
+            "rms_norm_eps": 1e-6,
+            "rope_theta": 1e6,
+            "rope_local_base_freq": 1e4,
+            "max_position_embeddings": 64,
+            "bos_token_id": 2,
+            "eos_token_id": 1,
+        });
+        Gemma3Config::from_value(config).unwrap()
+    }
+}
+
+/// 4 query heads on 2; the sliding window is shorter than the tests' rows.
 pub fn config() -> Gemma3Config {
-    let config = json!({
-        "model_type": "gemma3_text",
-        "vocab_size": 31,
-        "hidden_size": 8,
-        "intermediate_size": 12,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "head_dim": 4,
-        "query_pre_attn_scalar": 4,
-        "sliding_window": 4,
-        "layer_types": ["sliding_attention", "full_attention"],
-        "rms_norm_eps": 1e-6,
-        "rope_theta": 1e6,
-        "rope_local_base_freq": 1e4,
-        "max_position_embeddings": 64,
-        "bos_token_id": 2,
-        "eos_token_id": 1,
-    });
-    Gemma3Config::from_value(config).unwrap()
+    let (vocab_size, hidden_size, intermediate_size) = (31, 8, 12);
+    Shape { vocab_size, hidden_size, intermediate_size, num_key_value_heads: 2, head_dim: 4, sliding_window: 4 }
+        .config()
 }
 
 /// Four heads on one, as in the real model; every width a whole number of 16 bytes, so that kernels take the fast path.
 pub fn wide() -> Gemma3Config {
-    let config = json!({
-        "model_type": "gemma3_text",
-        "vocab_size": 67,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 1,
-        "head_dim": 16,
-        "query_pre_attn_scalar": 16,
-        "sliding_window": 5,
-        "layer_types": ["sliding_attention", "full_attention"],
-        "rms_norm_eps": 1e-6,
-        "rope_theta": 1e6,
-        "rope_local_base_freq": 1e4,
-        "max_position_embeddings": 64,
-        "bos_token_id": 2,
-        "eos_token_id": 1,
-    });
-    Gemma3Config::from_value(config).unwrap()
+    let (vocab_size, hidden_size, intermediate_size) = (67, 32, 48);
+    Shape { vocab_size, hidden_size, intermediate_size, num_key_value_heads: 1, head_dim: 16, sliding_window: 5 }
+        .config()
 }
 
 /// Weights uniform in -0.5..0.5: far from a trained model's, so that nothing is close to linear.
