@@ -3,7 +3,6 @@
 //! ```text
 //! g' = clip_factor * g;  m = b1 m + (1 - b1) g';  v = b2 v + (1 - b2) g'^2
 //! p = p (1 - lr decay) - lr / (1 - b1^t) * m / (sqrt(v) / sqrt(1 - b2^t) + eps);  copy = bf16(p), rounded stochastically
-//! g = 0 where nothing decays: the gradients of matrices are written anew by the next step's first product
 //! ```
 //!
 //! Shapes    parameters, m, v, gradients (n) A     copy (n) bf16, where ops compute in it
@@ -96,12 +95,11 @@ pub struct Moments<'a> {
     pub v: &'a mut Tensor,
 }
 
-/// Queues one update of every parameter, by gradients times the results' clip_factor; gradients of what does not decay become 0. Nothing
-/// happens when that factor is NaN.
+/// Queues one update of every parameter, by gradients times the results' clip_factor. Nothing happens when that factor is NaN.
 pub fn adamw(
     params: &mut Params,
     moments: Moments<'_>,
-    gradients: &mut Tensor,
+    gradients: &Tensor,
     plan: &Plan,
     results: &StepResults,
 ) -> Result<()> {
@@ -110,16 +108,15 @@ pub fn adamw(
     let driver = device.driver();
     let copy = copy.map_or(Ok(std::ptr::null_mut()), Tensor::address_mut)?;
     let update = |x: &mut Tensor| x.address_to(x.len(), Access::Update);
+    let gradients = gradients.address();
     let (values, m, v) = (update(values)?, update(moments.m)?, update(moments.v)?);
-    // Few of them are written: those of norms.
-    let gradients = gradients.address_to(gradients.len(), Access::Read)?;
     let (results, step, starts) = (results.address(), plan.step.address().cast(), plan.starts.address().cast());
     let (decays, groups, stream) = (plan.decays.address().cast(), plan.decays.len() as u32, driver.stream());
     // SAFETY: flat runs of n elements of one type; the plan's arrays are of these parameters.
     unsafe {
         launch!(
             driver,
-            adamw { n }(values, m, v, gradients, copy, results, step, starts, decays, groups, n, dtype, stream)
+            adamw { n }(values, m, v, copy, gradients, results, step, starts, decays, groups, n, dtype, stream)
         )
     }
 }

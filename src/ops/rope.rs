@@ -19,9 +19,9 @@ use std::rc::Rc;
 use crate::autograd::{Backward, Param, Tape, Var};
 use crate::bail;
 use crate::batch::inputs::DeviceArray;
-use crate::device::bindings::{ENGINE_NORM_CHUNK, engine_heads, engine_rope};
+use crate::device::bindings::{engine_heads, engine_rope};
 use crate::device::driver::{Access, engine_dtype};
-use crate::device::{DType, Device, Purpose, Tensor};
+use crate::device::{DType, Device, Tensor};
 use crate::error::Result;
 use crate::launch;
 use crate::ops::attention::Qkv;
@@ -156,20 +156,18 @@ fn forward([q, k, v]: [&mut Tensor; 3], qkv: &Tensor, rope: &engine_rope) -> Res
     unsafe { launch!(driver, rope_forward { n }(q, k, v, qkv.address(), rope, dtype, driver.stream())) }
 }
 
-/// dqkv from dq, dk and dv; adds to the gradients of the norms.
+/// dqkv from dq, dk and dv; leaves parts of the gradients of the norms.
 fn backward(ctx: &mut Backward<'_>, [dq, dk, dv]: &[Tensor; 3], qkv: &Tensor, how: &NormRope) -> Result<Tensor> {
-    let (device, rows, dtype) = (qkv.device(), qkv.shape()[0], qkv.dtype());
+    let (device, n, dtype) = (qkv.device(), qkv.shape()[0], qkv.dtype());
     let mut dqkv = Tensor::empty(device, qkv.shape(), dtype)?;
-    let parts = [rows.div_ceil(ENGINE_NORM_CHUNK as usize), 2, how.heads.dim];
-    let mut scratch = Tensor::empty(&device.of(Purpose::Scratch), &parts, dtype.accumulator())?;
-    let rope = how.description(rows, ptr::null())?;
+    let [q_parts, k_parts] = ctx.gradients().parts_of_two([&how.q_norm, &how.k_norm], n)?;
+    let rope = how.description(n, ptr::null())?;
     let (driver, n, dtype) = (device.driver(), rope.n, engine_dtype(dtype));
-    let (out, dq_norm, dk_norm) = (dqkv.address_mut()?, ctx.param(&how.q_norm)?, ctx.param(&how.k_norm)?);
-    let (scratch, dq, dk, dv) = (scratch.address_mut()?, dq.address(), dk.address(), dv.address());
-    let (qkv, stream) = (qkv.address(), driver.stream());
-    // SAFETY: as above; the norms' gradients are their parts of the gradients.
+    let (out, q_sums, k_sums, rows) = (dqkv.address_mut()?, q_parts.address, k_parts.address, q_parts.rows);
+    let (dq, dk, dv, qkv, stream) = (dq.address(), dk.address(), dv.address(), qkv.address(), driver.stream());
+    // SAFETY: as above, and the parts of as many rows.
     unsafe {
-        launch!(driver, rope_backward { n }(out, dq_norm, dk_norm, scratch, dq, dk, dv, qkv, &rope, dtype, stream))?;
+        launch!(driver, rope_backward { n }(out, q_sums, k_sums, dq, dk, dv, qkv, &rope, rows, dtype, stream))?;
     }
     Ok(dqkv)
 }
