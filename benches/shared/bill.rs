@@ -6,6 +6,8 @@
 //! kernel that reads a row twice and finds it in a cache is right, and one that does not is billed too little (`cross_entropy` of a
 //! large vocabulary reads its logits twice). What a kernel reads or writes beside that (constants of a few bytes) is left out.
 
+#![allow(dead_code)] // a test and a bench use a part each
+
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::ffi::{CStr, c_char, c_void};
