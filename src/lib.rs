@@ -86,7 +86,15 @@
 //! program have another name ([`session::token_cache`]). A file is believed when its own hash is right.
 //!
 //! **The first gradient of a step is written.** Products write the gradient of a matrix the first time in a step and add from then on
-//! ([`autograd::Gradients`]), so that nobody zeroes a gigabyte to add to it; AdamW zeroes the gradients of norms, which kernels add to.
+//! ([`autograd::Gradients`]), so that nobody zeroes a gigabyte to add to it. The gradients of vectors, the norms' weights, are left in parts by the kernels
+//! that pass over the rows, and added up by one launch at the end of a backward: in parts of as many rows on every device, so that sums are the same.
+//!
+//! **The stream is normed where it is written.** The norm that closes a block, the residual sum and the norm that opens the next block are
+//! one op each way ([`ops::residual`]): a launch for three, and the sum is not read again.
+//!
+//! **A step has a bill.** `cargo bench --bench bill` counts every kernel and product of a step with its bytes, FLOPs and blocks, on a device that runs nothing,
+//! and what the roof of an H100 leaves them. Bytes come from the tensors whose addresses an op asks for
+//! ([`device::driver::Driver::addressed`]); a test holds them against what the emulator counts, and the totals are a test of their own.
 //!
 //! **What a run will take is counted, not estimated.** [`device::counted`] is a device on which launches do nothing and memory is only
 //! counted: a step of the run's own code on it tells what the steps will hold ([`session::Footprint`]). [`device::profiled`] is one that

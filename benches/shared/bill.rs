@@ -248,6 +248,10 @@ impl Driver for Billed {
         false // each tensor has an address of its own
     }
 
+    fn logits_bytes(&self) -> usize {
+        engine::cuda::logits_bytes(80 << 30)
+    }
+
     fn addressed(&self, extent: Extent) {
         self.extents.borrow_mut().insert(extent.address as usize, extent);
     }
