@@ -180,6 +180,7 @@ typedef struct engine_kernels {
     ///
     /// dx, dh, dy, x (N, D) T; weight (D) T; dweight (D) A; rstd (N) A; scratch (ceil(N / ENGINE_NORM_CHUNK), D) A. `dh` is
     /// what has arrived at x from elsewhere, or null; it may be dx itself. The gradient of a forward's `h` is dy itself.
+    /// `dweight` may be null: it is not wanted.
     engine_status (*rmsnorm_backward)(void *dx, void *dweight, void *scratch, const void *rstd, const void *dh,
                                       const void *dy, const void *x, const void *weight, uint32_t n, uint32_t d,
                                       engine_dtype dtype, engine_stream stream);
@@ -192,7 +193,8 @@ typedef struct engine_kernels {
                                   engine_dtype dtype, engine_stream stream);
 
     /// dqkv (N, (H + 2K) * Dh) T; dq_norm, dk_norm (Dh) A, added to; dq (N, H, Dh), dk, dv (N, K, Dh) T; scratch
-    /// (ceil(N / ENGINE_NORM_CHUNK), 2, Dh) A. `slots` is not looked at: rows are slots.
+    /// (ceil(N / ENGINE_NORM_CHUNK), 2, Dh) A. `slots` is not looked at: rows are slots. dq_norm and dk_norm may both be null:
+    /// they are not wanted.
     engine_status (*rope_backward)(void *dqkv, void *dq_norm, void *dk_norm, void *scratch, const void *dq,
                                    const void *dk, const void *dv, const void *qkv, const engine_rope *rope,
                                    engine_dtype dtype, engine_stream stream);

@@ -126,6 +126,7 @@ engine_status rmsnorm_backward(void *dx, void *dweight, void *scratch, const voi
         engine_status status = LAUNCH((rmsnorm_backward_kernel<T, W>), ceil_div(n, ROWS), ROWS * WARP, 0, stream,
                                       static_cast<T *>(dx), scales, static_cast<const T *>(dh), slopes, values,
                                       static_cast<const T *>(weight), n, d);
+        if (dweight == nullptr) return status;
         if (status == ENGINE_OK)
             status = LAUNCH((rmsnorm_weight_partial_kernel<T>), dim3(chunks, strips), COLUMNS, 0, stream, sums, scales,
                             slopes, values, n, d);

@@ -243,7 +243,7 @@ engine_status rope_backward(void *dqkv, void *dq_norm, void *dk_norm, void *scra
                       static_cast<T *>(dqkv), sums, static_cast<const T *>(dq), static_cast<const T *>(dk),
                       static_cast<const T *>(dv), static_cast<const T *>(qkv), *rope);
     });
-    if (status != ENGINE_OK) return status;
+    if (status != ENGINE_OK || dq_norm == nullptr) return status;
     return LAUNCH(rope_norm_kernel, dim3(ceil_div(dim, COLUMNS), 2), COLUMNS, 0, stream,
                   static_cast<float *>(dq_norm), static_cast<float *>(dk_norm), sums, chunks, dim);
 }

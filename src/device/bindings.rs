@@ -156,7 +156,7 @@ pub struct engine_kernels {
             stream: engine_stream,
         ) -> engine_status,
     >,
-    #[doc = " `dx = [dh +] rstd * (g - x * rstd^2 * mean(g * x)), g = dy * (1 + weight);  dweight += sum_N dy * x * rstd`\n\n dx, dh, dy, x (N, D) T; weight (D) T; dweight (D) A; rstd (N) A; scratch (ceil(N / ENGINE_NORM_CHUNK), D) A. `dh` is\n what has arrived at x from elsewhere, or null; it may be dx itself. The gradient of a forward's `h` is dy itself."]
+    #[doc = " `dx = [dh +] rstd * (g - x * rstd^2 * mean(g * x)), g = dy * (1 + weight);  dweight += sum_N dy * x * rstd`\n\n dx, dh, dy, x (N, D) T; weight (D) T; dweight (D) A; rstd (N) A; scratch (ceil(N / ENGINE_NORM_CHUNK), D) A. `dh` is\n what has arrived at x from elsewhere, or null; it may be dx itself. The gradient of a forward's `h` is dy itself.\n `dweight` may be null: it is not wanted."]
     pub rmsnorm_backward: ::std::option::Option<
         unsafe extern "C" fn(
             dx: *mut ::std::os::raw::c_void,
@@ -185,7 +185,7 @@ pub struct engine_kernels {
             stream: engine_stream,
         ) -> engine_status,
     >,
-    #[doc = " dqkv (N, (H + 2K) * Dh) T; dq_norm, dk_norm (Dh) A, added to; dq (N, H, Dh), dk, dv (N, K, Dh) T; scratch\n (ceil(N / ENGINE_NORM_CHUNK), 2, Dh) A. `slots` is not looked at: rows are slots."]
+    #[doc = " dqkv (N, (H + 2K) * Dh) T; dq_norm, dk_norm (Dh) A, added to; dq (N, H, Dh), dk, dv (N, K, Dh) T; scratch\n (ceil(N / ENGINE_NORM_CHUNK), 2, Dh) A. `slots` is not looked at: rows are slots. dq_norm and dk_norm may both be null:\n they are not wanted."]
     pub rope_backward: ::std::option::Option<
         unsafe extern "C" fn(
             dqkv: *mut ::std::os::raw::c_void,

@@ -53,14 +53,18 @@ pub unsafe extern "C" fn rmsnorm_backward(
             // SAFETY: the table's contract; dh is there or null, and copied when it is dx itself, which is borrowed next.
             let arrived = (!dh.is_null()).then(|| Cow::from(unsafe { elements::<T>(dh, n * d) }));
             let dh = arrived.map(|values| if dh == dx.cast_const() { values.into_owned().into() } else { values });
+            // SAFETY: the table's contract; dweight is there or null.
+            let dweight = (!dweight.is_null()).then(|| unsafe { elements_mut(dweight, d) });
             // SAFETY: the table's contract.
-            let (dx, dweight) = unsafe { (elements_mut::<T>(dx, n * d), elements_mut(dweight, d)) };
+            let dx = unsafe { elements_mut::<T>(dx, n * d) };
             // SAFETY: as above.
             let (dy, rstd) = unsafe { (elements::<T>(dy, n * d), elements(rstd, n)) };
             // SAFETY: as above.
             let (x, weight) = unsafe { (elements::<T>(x, n * d), elements::<T>(weight, d)) };
             backward_x(dx, dh.as_deref(), dy, &Saved { x, weight, rstd });
-            backward_weight(dweight, dy, x, rstd);
+            if let Some(dweight) = dweight {
+                backward_weight(dweight, dy, x, rstd);
+            }
         })
     })
 }

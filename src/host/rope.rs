@@ -52,6 +52,9 @@ pub unsafe extern "C" fn rope_backward(
             // SAFETY: as above.
             let out = unsafe { elements_mut::<T>(dqkv, n * rope.width()) };
             rope.backward(out, gradients);
+            if dq_norm.is_null() {
+                return;
+            }
             // SAFETY: as above.
             let norms = unsafe { (elements_mut(dq_norm, rope.dim), elements_mut(dk_norm, rope.dim)) };
             add_assign(norms.0, &rope.norm_gradient(gradients.0, 0, rope.query));

@@ -15,4 +15,5 @@ mod evaluation;
 mod generation;
 mod golden;
 mod gradients;
+mod lora;
 mod tiny;
