@@ -16,4 +16,5 @@ mod generation;
 mod golden;
 mod gradients;
 mod lora;
+mod lora_golden;
 mod tiny;
