@@ -264,7 +264,7 @@ pub struct TrainArgs {
     /// Folder for the model if the disk of the output folder is full at the end [default: wait for room]
     #[arg(long, value_name = "DIR", help_heading = "Output")]
     pub fallback_dir: Option<PathBuf>,
-    /// Number format of the saved weights
+    /// Number format of the saved weights; those of an adapter are saved in f32
     #[arg(long, value_name = "DTYPE", value_enum, default_value = "bf16", help_heading = "Output")]
     pub save_dtype: SaveDtypeArg,
     /// What to write the measurements for; several with commas
