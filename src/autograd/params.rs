@@ -8,6 +8,7 @@ use std::ffi::c_void;
 use std::ops::Range;
 use std::rc::Rc;
 
+use crate::device::driver::{Access, Extent};
 use crate::device::{DType, Device, Purpose, Tensor};
 use crate::err;
 use crate::error::Result;
@@ -269,7 +270,7 @@ impl Gradients {
         }
         self.touched[spans.clone()].fill(true);
         self.holds[spans].fill(true);
-        self.at(param.offset)
+        self.told(param, param.value.len(), Access::Update)
     }
 
     /// Where a parameter's part lies on the device, and whether to add to it; else it is to be written, all of it. Not for
@@ -280,7 +281,25 @@ impl Gradients {
         if !adds {
             self.holds[spans].fill(true);
         }
-        Ok((self.address(param)?, adds))
+        let address = self.address(param)?;
+        if !adds {
+            self.told(param, param.value.len(), Access::Write)?;
+        }
+        Ok((address, adds))
+    }
+
+    /// [`address`](Self::address), for a launcher that adds to at most so many of the elements.
+    pub fn address_of_some(&mut self, param: &Param, elements: usize) -> Result<*mut c_void> {
+        self.address(param)?;
+        self.told(param, elements, Access::Update)
+    }
+
+    /// Where a parameter's part lies; the driver is told what will be done with it.
+    fn told(&mut self, param: &Param, elements: usize, access: Access) -> Result<*mut c_void> {
+        let address = self.at(param.offset)?;
+        let bytes = elements.min(param.value.len()) * self.values.dtype().size();
+        self.values.device().driver().addressed(Extent { address, bytes, access });
+        Ok(address)
     }
 
     fn at(&mut self, offset: usize) -> Result<*mut c_void> {

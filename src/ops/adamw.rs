@@ -14,7 +14,7 @@
 
 use crate::autograd::{Params, Span};
 use crate::device::bindings::engine_adamw_step;
-use crate::device::driver::engine_dtype;
+use crate::device::driver::{Access, engine_dtype};
 use crate::device::{DType, Device, Tensor};
 use crate::error::Result;
 use crate::launch;
@@ -109,8 +109,10 @@ pub fn adamw(
     let (device, n, dtype) = (gradients.device().clone(), values.len() as u64, engine_dtype(values.dtype()));
     let driver = device.driver();
     let copy = copy.map_or(Ok(std::ptr::null_mut()), Tensor::address_mut)?;
-    let (values, gradients) = (values.address_mut()?, gradients.address_mut()?);
-    let (m, v) = (moments.m.address_mut()?, moments.v.address_mut()?);
+    let update = |x: &mut Tensor| x.address_to(x.len(), Access::Update);
+    let (values, m, v) = (update(values)?, update(moments.m)?, update(moments.v)?);
+    // Few of them are written: those of norms.
+    let gradients = gradients.address_to(gradients.len(), Access::Read)?;
     let (results, step, starts) = (results.address(), plan.step.address().cast(), plan.starts.address().cast());
     let (decays, groups, stream) = (plan.decays.address().cast(), plan.decays.len() as u32, driver.stream());
     // SAFETY: flat runs of n elements of one type; the plan's arrays are of these parameters.

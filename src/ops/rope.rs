@@ -20,7 +20,7 @@ use crate::autograd::{Backward, Param, Tape, Var};
 use crate::bail;
 use crate::batch::inputs::DeviceArray;
 use crate::device::bindings::{ENGINE_NORM_CHUNK, engine_heads, engine_rope};
-use crate::device::driver::engine_dtype;
+use crate::device::driver::{Access, engine_dtype};
 use crate::device::{DType, Device, Purpose, Tensor};
 use crate::error::Result;
 use crate::launch;
@@ -102,11 +102,12 @@ impl NormRope {
     /// What the launchers read for n rows; `slots`: the rows of k and v to write, null for the rows themselves.
     fn description(&self, n: usize, slots: *const u32) -> Result<engine_rope> {
         let Heads { query, kv, dim } = self.heads;
+        let angles = |table: &Tensor| table.address_of(0, n * dim / 2);
         Ok(engine_rope {
             q_norm: self.q_norm.value.address(),
             k_norm: self.k_norm.value.address(),
-            cos: self.rotation.table.cos.address(),
-            sin: self.rotation.table.sin.address(),
+            cos: angles(&self.rotation.table.cos),
+            sin: angles(&self.rotation.table.sin),
             positions: self.rotation.positions.address()?,
             slots,
             n: n as u32,
@@ -148,7 +149,9 @@ pub fn qkv_norm_rope_cached(tape: &mut Tape, qkv: &Var, how: &NormRope, cache: C
 
 fn forward([q, k, v]: [&mut Tensor; 3], qkv: &Tensor, rope: &engine_rope) -> Result<()> {
     let (driver, n, dtype) = (qkv.device().driver(), rope.n, engine_dtype(qkv.dtype()));
-    let (q, k, v) = (q.address_mut()?, k.address_mut()?, v.address_mut()?);
+    // Of a cache some slots are written.
+    let new = (n * rope.heads.kv * rope.heads.dim) as usize;
+    let (q, k, v) = (q.address_mut()?, k.address_to(new, Access::Write)?, v.address_to(new, Access::Write)?);
     // SAFETY: tensors of the shapes that engine.h asks for; slots are below S, positions below P.
     unsafe { launch!(driver, rope_forward { n }(q, k, v, qkv.address(), rope, dtype, driver.stream())) }
 }
