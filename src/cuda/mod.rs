@@ -94,7 +94,14 @@ pub fn open_with(kernels: Kernels, gpu: &Gpu, debug_sync: bool) -> Result<Device
         return Err(fault);
     }
     let products = Products::new(stream.clone())?;
-    Ok(Device::with_driver(Box::new(Cuda { kernels, products, stream, logits_bytes: logits_bytes(total), debug_sync, name: gpu.name.clone() })))
+    Ok(Device::with_driver(Box::new(Cuda {
+        kernels,
+        products,
+        stream,
+        logits_bytes: logits_bytes(total),
+        debug_sync,
+        name: gpu.name.clone(),
+    })))
 }
 
 /// Bytes of logits to have at once on a GPU with so much memory. The gradient of the head, 0.7 GB of FunctionGemma's, is read and written
