@@ -1,13 +1,14 @@
 //! The files of an adapter, as PEFT writes and reads them: `adapter_config.json` and `adapter_model.safetensors`.
 
 use std::collections::HashMap;
+use std::io::Write;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
 use super::convert::Encoding;
-use super::safetensors::{Header, check_tensor};
+use super::safetensors::{Header, SaveDtype, check_tensor, parts, write_tensors};
 use super::weight_file::WeightFile;
 use crate::autograd::ParamSpec;
 use crate::error::{Context, Error, Kind, Result};
@@ -94,6 +95,20 @@ impl AdapterConfig {
                 .hint("train the adapter with `ensure_weight_tying=True`"));
         }
         Ok(Self { lora, base: fields.optional("base_model_name_or_path")? })
+    }
+
+    /// Writes the weights of the adapter, laid out by [`Lora::specs`], as PEFT reads them: of an embedding that is trained it wants
+    /// the tied head, too.
+    ///
+    /// # Errors
+    /// The writer fails, or a weight is not finite.
+    pub fn write_weights(&self, writer: &mut impl Write, model: &Gemma3Config, flat: &[f32]) -> Result<()> {
+        let specs = self.lora.specs(model)?;
+        let mut parts = parts(&specs, flat);
+        let embedding = parts.iter().find(|(spec, _)| spec.name == whole_of(EMBEDDING)).copied();
+        let head = embedding.map(|(spec, values)| (ParamSpec { name: HEAD.to_owned(), ..spec.clone() }, values));
+        parts.extend(head.iter().map(|(spec, values)| (spec, *values)));
+        write_tensors(writer, &parts, SaveDtype::F32)
     }
 
     /// As PEFT reads it.

@@ -127,8 +127,7 @@ impl SavedModel<'_> {
                 folder.put("config.json", pretty(&config).as_bytes())?;
             }
             Some(adapter) => {
-                let specs = adapter.lora.specs(self.config)?;
-                folder.write(ADAPTER_WEIGHTS, |file| write_model(file, &specs, self.flat, SaveDtype::F32))?;
+                folder.write(ADAPTER_WEIGHTS, |file| adapter.write_weights(file, self.config, self.flat))?;
                 folder.put(ADAPTER_CONFIG, pretty(&adapter.to_value()).as_bytes())?;
             }
         }

@@ -328,14 +328,33 @@ pub(super) fn check_tensor(tensor: &TensorInfo, spec: &ParamSpec) -> Result<Enco
 /// # Panics
 /// When `flat` has another length than `specs` asks for.
 pub fn write_model(writer: &mut impl Write, specs: &[ParamSpec], flat: &[f32], dtype: SaveDtype) -> Result<()> {
+    write_tensors(writer, &parts(specs, flat), dtype)
+}
+
+/// Each parameter with its part of `flat`.
+///
+/// # Panics
+/// When `flat` has another length than `specs` asks for.
+pub(super) fn parts<'a>(specs: &'a [ParamSpec], flat: &'a [f32]) -> Vec<(&'a ParamSpec, &'a [f32])> {
     assert_eq!(flat.len(), parameter_count(specs), "the buffer must hold exactly the parameters");
-    let failed = || "cannot write the weights";
-    write_header(writer, tensors(specs, dtype)).context(failed)?;
     let mut rest = flat;
-    let mut bytes = vec![0; PIECE * dtype.size()];
-    for spec in specs {
+    let part = |spec: &'a ParamSpec| {
         let (tensor, tail) = rest.split_at(spec.len());
         rest = tail;
+        (spec, tensor)
+    };
+    specs.iter().map(part).collect()
+}
+
+/// [`write_model`] of tensors wherever they lie.
+///
+/// # Errors
+/// As there.
+pub(super) fn write_tensors(writer: &mut impl Write, parts: &[(&ParamSpec, &[f32])], dtype: SaveDtype) -> Result<()> {
+    let failed = || "cannot write the weights";
+    write_header(writer, tensors(parts.iter().map(|(spec, _)| *spec), dtype)).context(failed)?;
+    let mut bytes = vec![0; PIECE * dtype.size()];
+    for (spec, tensor) in parts {
         if let Some(index) = convert::first_not_finite(tensor) {
             bail!("tensor `{}` holds {} at element {index}: not saved", spec.name, tensor[index]);
         }
@@ -358,7 +377,7 @@ pub(super) fn write_header(writer: &mut impl Write, tensors: Map<String, Value>)
     writer.write_all(text.as_bytes())
 }
 
-fn tensors(specs: &[ParamSpec], dtype: SaveDtype) -> Map<String, Value> {
+fn tensors<'a>(specs: impl Iterator<Item = &'a ParamSpec>, dtype: SaveDtype) -> Map<String, Value> {
     let mut tensors = Map::new();
     tensors.insert("__metadata__".into(), json!({"format": "pt"}));
     let mut start = 0;

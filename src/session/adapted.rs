@@ -67,8 +67,8 @@ impl Checkpoint {
         let mut room = self.room_to_train(&on.device)?;
         let read = |weights: &mut [f32]| {
             self.source.load_into(&self.config, weights)?;
-            let values = room.adapter.iter_mut();
-            values.map(|of| of.fill_with(|values| adapter.read(&self.config, weights, values))).collect()
+            let begin = |values: &mut [f32]| adapter.read(&self.config, weights, values);
+            room.adapter.as_mut().map_or(Ok(()), |values| values.fill_with(begin))
         };
         room.model.fill_with(read).map_err(|error| error.or_kind(Kind::Model))?;
         self.to_train(room, on.dtype)

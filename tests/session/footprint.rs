@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use engine::error::Kind;
+use engine::model::gemma3::lora::Lora;
 use engine::session::{Checkpoint, ComputeDevice, DeviceName, Footprint, Run, devices};
 use engine::train::options::TrainOptions;
 
@@ -45,6 +46,30 @@ fn the_memory_of_steps_is_known_before_them_to_the_byte() {
             let exact = accumulated == 1;
             assert!(footprint.bytes == held || !exact, "{name} {dtype:?}: {} and {held}", footprint.bytes);
             assert!(footprint.bytes <= held && footprint.bytes as f64 > 0.95 * held as f64, "{name} {dtype:?}");
+        }
+    }
+}
+
+#[test]
+fn the_memory_of_lora_is_known_too_and_has_no_gradient_of_what_is_frozen() {
+    for dtype in [engine::device::DType::F32, engine::device::DType::Bf16] {
+        let options = TrainOptions {
+            per_device_train_batch_size: 7,
+            shuffle: false,
+            max_steps: Some(3),
+            ..TrainOptions::default()
+        };
+        let checkpoint = quickstart().with_lora(Lora::default(), "quickstart", 1).unwrap();
+        let on = devices::open(DeviceName::Cpu, Some(dtype)).unwrap();
+        let footprint = Footprint::of(&checkpoint, &on, &rows(), &options).unwrap();
+        let whole = Footprint::of(&quickstart(), &on, &rows(), &options).unwrap();
+        let model = checkpoint.load_to_train(&on).unwrap();
+        let mut run = Run::prepare(model, rows(), Vec::new(), options).unwrap();
+        run.run_to_end().unwrap();
+        assert_eq!(footprint.by_purpose, on.device.peak_by_purpose(), "{dtype:?}");
+        assert_eq!(footprint.bytes, on.device.peak_held_bytes(), "{dtype:?}");
+        for purpose in ["gradients", "optimizer"] {
+            assert!(footprint.by_purpose[purpose] * 50 < whole.by_purpose[purpose], "{purpose} {footprint:?}");
         }
     }
 }
