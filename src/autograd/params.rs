@@ -8,7 +8,7 @@ use std::ffi::c_void;
 use std::ops::Range;
 use std::rc::Rc;
 
-use super::vectors::{Parts, Vectors, rows_of_part};
+use super::vectors::{Parts, Vector, Vectors, rows_of_part};
 use crate::device::driver::{Access, Extent};
 use crate::device::{DType, Device, Purpose, Tensor};
 use crate::err;
@@ -221,7 +221,14 @@ impl Params {
     /// Zeroed gradients for all parameters.
     pub fn gradients(&self) -> Result<Gradients> {
         let values = self.zeros(&self.values.device().of(Purpose::Gradients))?;
-        let vectors = Vectors::new(values.device(), &self.spans)?;
+        let vectors: Vec<Vector> = self
+            .spans
+            .iter()
+            .enumerate()
+            .filter(|(_, span)| span.shape.len() == 1)
+            .map(|(param, span)| Vector { param, offset: span.offset, len: span.shape[0] })
+            .collect();
+        let vectors = Vectors::new(values.device(), &vectors)?;
         Ok(Gradients {
             values,
             vectors,

@@ -6,7 +6,6 @@
 
 use std::ffi::c_void;
 
-use super::Span;
 use crate::device::driver::{Access, Extent, engine_dtype};
 use crate::device::{DType, Device, Purpose, Tensor};
 use crate::error::Result;
@@ -30,6 +29,15 @@ pub fn rows_of_part(n: usize) -> usize {
     n.div_ceil(MOST_PARTS).next_multiple_of(LEAST_ROWS).max(LEAST_ROWS)
 }
 
+/// A parameter that is a vector.
+pub(super) struct Vector {
+    /// Its number among the parameters.
+    pub param: usize,
+    /// Where it lies in the flat run.
+    pub offset: usize,
+    pub len: usize,
+}
+
 /// The parts of a backward.
 pub(super) struct Vectors {
     /// The parameter's number, for each vector.
@@ -47,15 +55,14 @@ pub(super) struct Vectors {
 }
 
 impl Vectors {
-    /// Of the parameters that have one dimension.
-    pub fn new(device: &Device, spans: &[Span]) -> Result<Self> {
-        let vectors: Vec<(usize, &Span)> = spans.iter().enumerate().filter(|(_, span)| span.shape.len() == 1).collect();
+    /// `vectors` are in the order of their numbers.
+    pub fn new(device: &Device, vectors: &[Vector]) -> Result<Self> {
         let mut starts = vec![0];
-        starts.extend(vectors.iter().scan(0, |end, (_, span)| {
-            *end += span.shape[0] as u32;
+        starts.extend(vectors.iter().scan(0, |end, vector| {
+            *end += vector.len as u32;
             Some(*end)
         }));
-        let offsets: Vec<u64> = vectors.iter().map(|(_, span)| span.offset as u64).collect();
+        let offsets: Vec<u64> = vectors.iter().map(|vector| vector.offset as u64).collect();
         let lists = if vectors.is_empty() { None } else { Some([&starts[..], bytemuck::cast_slice(&offsets)]) };
         let sent = |words: &[u32]| {
             let mut list = Tensor::empty(device, &[words.len()], DType::U32)?;
@@ -66,7 +73,7 @@ impl Vectors {
             None => None,
         };
         let filled = vec![false; vectors.len()];
-        let params = vectors.into_iter().map(|(param, _)| param).collect();
+        let params = vectors.iter().map(|vector| vector.param).collect();
         Ok(Self { params, starts, offsets, lists, filled, parts: None, count: 0 })
     }
 

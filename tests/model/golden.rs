@@ -213,8 +213,4 @@ fn three_adamw_steps_give_the_reference_weights() {
         assert!(rest < 1e-5, "{}: {rest:e} beside the worst element", span.name);
         assert!(worst < 1e-3, "{}: {worst:e}", span.name);
     }
-    let left = gradients.values.as_slice::<f32>();
-    for span in model.params.spans().iter().filter(|span| !span.decay) {
-        assert!(left[span.range()].iter().all(|&g| g == 0.0), "the update zeroes the gradient of {}", span.name);
-    }
 }
