@@ -141,6 +141,7 @@ impl Saved {
         let (device, x_value) = (dy.device(), &x.value);
         let mut dh = Tensor::empty(device, h.shape(), dy.dtype())?;
         linear::backward_x(dh.address_mut()?, dy, spread, Store::Written)?;
+        let dh = ctx.rounding().apply(dh)?;
         let mut dx = Tensor::empty(device, x_value.shape(), dy.dtype())?;
         linear::backward_x(dx.address_mut()?, dy, &weight.value, Store::Written)?;
         linear::backward_x(dx.address_mut()?, &dh, &a.value, Store::Added)?;
