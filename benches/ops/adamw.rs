@@ -32,6 +32,6 @@ fn update(device: &Device, case: &Case, dtype: DType) -> Box<dyn FnMut()> {
     engine::ops::clip::clip_factor(&mut results, &gradients, 1.0).unwrap();
     Box::new(move || {
         let moments = Moments { m: &mut m, v: &mut v };
-        adamw(&mut params, moments, &mut gradients, &plan, &results).unwrap();
+        adamw(&mut params, moments, &gradients, &plan, &results).unwrap();
     })
 }

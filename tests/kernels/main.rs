@@ -2,13 +2,13 @@
 //! compute is tested in `tests/ops`. And the bill of a step.
 
 #[cfg(engine_emulated)]
-mod bill;
-#[cfg(engine_emulated)]
 mod buffer;
 #[cfg(engine_emulated)]
 mod emulator;
 #[cfg(engine_emulated)]
 mod graph;
+#[cfg(engine_emulated)]
+mod step_bill;
 #[cfg(engine_emulated)]
 mod table;
 

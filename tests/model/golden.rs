@@ -199,7 +199,7 @@ fn three_adamw_steps_give_the_reference_weights() {
             AdamW { learning_rate: 1e-2, betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.01, step: i as u64 + 1 };
         plan.set(&hyper).unwrap();
         let moments = Moments { m: &mut m, v: &mut v };
-        adamw(&mut model.params, moments, &mut gradients.values, &plan, &results).unwrap();
+        adamw(&mut model.params, moments, &gradients.values, &plan, &results).unwrap();
     }
     let weights = model.params.values.as_slice::<f32>();
     for span in model.params.spans() {

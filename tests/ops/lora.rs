@@ -45,7 +45,7 @@ fn a_frozen_parameter_gets_no_gradient_and_hands_on_what_a_trained_one_does() {
         let pass = |params: &Params, gradients: &mut Gradients| {
             let mut tape = Tape::recording(&device, gradients);
             let x = tape.var(tensor(&device, &[2, 4], place.dtype, &values[..8]));
-            let caught = crate::lists::catch(&mut tape, &[x.clone()]);
+            let caught = crate::lists::catch(&mut tape, std::slice::from_ref(&x));
             let y = linear(&mut tape, &x, &params.get("w")).unwrap();
             let y = rmsnorm(&mut tape, &y, &params.get("norm"), 1e-6).unwrap();
             crate::lists::seed(&mut tape, vec![y], place.dtype, vec![vec![0.5; 8]]);
