@@ -201,7 +201,7 @@ typedef struct engine_kernels {
     /// Gradients of vectors, from the parts that `rmsnorm_backward` and the like left: `= sum of the parts`, or `+=`.  sum_parts
     ///
     /// gradients A, flat; vector i of the `vectors` lies at `gradients + offsets[i]`, its parts (count, len) A at
-    /// `parts + count * starts[i]`, len = starts[i + 1] - starts[i]; starts (vectors + 1) begins with 0 and ends with `columns`.
+    /// `parts + count * starts[i]`, `len = starts[i + 1] - starts[i]`; starts (vectors + 1) begins with 0 and ends with `columns`.
     /// `accumulate`: add. `dtype`: that of A.
     engine_status (*sum_parts)(void *gradients, const void *parts, const uint32_t *starts, const uint64_t *offsets,
                                uint32_t vectors, uint32_t columns, uint32_t count, uint32_t accumulate, engine_dtype dtype,

@@ -23,7 +23,7 @@ pub fn bench(c: &mut Criterion, device: &Device) {
 fn update(device: &Device, case: &Case, dtype: DType) -> Box<dyn FnMut()> {
     let masters = tensor(device, &[case.len()], DType::F32);
     let mut params = Params::new(&case.specs(), masters).unwrap().computed_in(dtype).unwrap();
-    let [mut m, mut v, mut gradients] = [(); 3].map(|()| params.zeros(device).unwrap());
+    let [mut m, mut v, gradients] = [(); 3].map(|()| params.zeros(device).unwrap());
     let mut plan = Plan::new(device, params.spans()).unwrap();
     let hyper = AdamW { learning_rate: 1e-5, betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.01, step: 10 };
     plan.set(&hyper).unwrap();

@@ -209,7 +209,7 @@ pub struct engine_kernels {
             stream: engine_stream,
         ) -> engine_status,
     >,
-    #[doc = " Gradients of vectors, from the parts that `rmsnorm_backward` and the like left: `= sum of the parts`, or `+=`.  sum_parts\n\n gradients A, flat; vector i of the `vectors` lies at `gradients + offsets[i]`, its parts (count, len) A at\n `parts + count * starts[i]`, len = starts[i + 1] - starts[i]; starts (vectors + 1) begins with 0 and ends with `columns`.\n `accumulate`: add. `dtype`: that of A."]
+    #[doc = " Gradients of vectors, from the parts that `rmsnorm_backward` and the like left: `= sum of the parts`, or `+=`.  sum_parts\n\n gradients A, flat; vector i of the `vectors` lies at `gradients + offsets[i]`, its parts (count, len) A at\n `parts + count * starts[i]`, `len = starts[i + 1] - starts[i]`; starts (vectors + 1) begins with 0 and ends with `columns`.\n `accumulate`: add. `dtype`: that of A."]
     pub sum_parts: ::std::option::Option<
         unsafe extern "C" fn(
             gradients: *mut ::std::os::raw::c_void,
