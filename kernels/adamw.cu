@@ -24,16 +24,6 @@ struct Step {
           decay(step.learning_rate * step.weight_decay), factor(clip_factor) {}
 };
 
-/// The group that holds element i.
-__device__ inline uint32_t group_of(const uint64_t *starts, uint32_t groups, uint64_t i) {
-    uint32_t low = 0, high = groups;
-    while (high - low > 1) {
-        uint32_t middle = (low + high) / 2;
-        (starts[middle] <= i ? low : high) = middle;
-    }
-    return low;
-}
-
 template <uint32_t W>
 __global__ void __launch_bounds__(THREADS)
     adamw_kernel(float *parameters, float *m, float *v, bf16 *copy, const float *gradients, const engine_step_results *results,
@@ -46,7 +36,7 @@ __global__ void __launch_bounds__(THREADS)
     load(first, m + i);
     load(second, v + i);
     load(g, gradients + i);
-    uint32_t group = group_of(starts, groups, i);
+    uint32_t group = interval_of(starts, groups, i);
     for (uint32_t j = 0; j < W; j++) {
         while (i + j >= starts[group + 1]) group++;
         float slope = g[j] * step.factor;

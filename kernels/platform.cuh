@@ -61,6 +61,16 @@ namespace ENGINE_NAMESPACE {
 
 constexpr uint32_t WARP = 32;
 
+/// The interval that holds `at`: the last of those that begin at or before it. starts (intervals + 1) ascend from 0.
+template <class T> __device__ inline uint32_t interval_of(const T *starts, uint32_t intervals, T at) {
+    uint32_t low = 0, high = intervals;
+    while (high - low > 1) {
+        uint32_t middle = (low + high) / 2;
+        (starts[middle] <= at ? low : high) = middle;
+    }
+    return low;
+}
+
 inline uint32_t ceil_div(uint64_t a, uint64_t b) { return static_cast<uint32_t>((a + b - 1) / b); }
 
 } // namespace ENGINE_NAMESPACE

@@ -133,7 +133,7 @@ thread_local! {
     static CALLED: RefCell<Vec<Called>> = const { RefCell::new(Vec::new()) };
 }
 
-type Take = unsafe extern "C" fn(*mut c_void, *const c_char, u64, u32, *const u64, usize);
+type Take = unsafe extern "C" fn(*mut c_void, *const c_char, u64, *const u64, usize);
 type Enqueue = unsafe extern "C" fn(engine_stream, *mut engine_emulator_graph, *const c_char) -> *const c_char;
 
 // kernels/emulator/{queued,graph}.cpp
@@ -147,14 +147,7 @@ unsafe extern "C" fn enqueue(
     kernels: *mut engine_emulator_graph,
     _launcher: *const c_char,
 ) -> *const c_char {
-    unsafe extern "C" fn take(
-        to: *mut c_void,
-        kernel: *const c_char,
-        blocks: u64,
-        _threads: u32,
-        words: *const u64,
-        count: usize,
-    ) {
+    unsafe extern "C" fn take(to: *mut c_void, kernel: *const c_char, blocks: u64, words: *const u64, count: usize) {
         // SAFETY: a C string and words that live during the call.
         let (kernel, words) = unsafe { (CStr::from_ptr(kernel), std::slice::from_raw_parts(words, count)) };
         let kernel = kernel.to_string_lossy().trim_matches(['(', ')']).to_owned();

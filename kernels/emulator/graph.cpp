@@ -45,9 +45,11 @@ using emulator::capture;
 
 extern "C" {
 
-/// Told of a kernel: its name, how many blocks and threads of a block it has, and the words of its arguments.
-typedef void (*engine_emulator_take_kernel)(void *to, const char *kernel, uint64_t blocks, uint32_t threads,
-                                            const uint64_t *words, size_t count);
+/// Told of a kernel: its name, how many blocks it has, and the words of its arguments, addresses and others.
+typedef void (*engine_emulator_take_kernel)(void *to, const char *kernel, uint64_t blocks, const uint64_t *words,
+                                            size_t count);
+
+/// Tells of the kernels of a graph, in order.
 
 void engine_emulator_capture_begin() {
     // One that was given up in the middle goes.
@@ -79,19 +81,7 @@ void engine_emulator_graph_kernels(const engine_emulator_graph *graph, engine_em
         std::vector<uint64_t> words(launch.call_bytes / sizeof(uint64_t));
         std::memcpy(words.data(), node.call.get(), words.size() * sizeof(uint64_t));
         uint64_t blocks = uint64_t(launch.grid.x) * launch.grid.y * launch.grid.z;
-        uint32_t threads = launch.block.x * launch.block.y * launch.block.z;
-        take(to, launch.kernel, blocks, threads, words.data(), words.size());
-    }
-}
-
-void engine_emulator_graph_words(const engine_emulator_graph *graph, void (*take)(void *to, uint64_t word), void *to) {
-    for (const auto &node : graph->nodes) {
-        auto *words = reinterpret_cast<const char *>(node.call.get());
-        for (size_t at = 0; !node.run && at + sizeof(uint64_t) <= node.launch.call_bytes; at += sizeof(uint64_t)) {
-            uint64_t word;
-            std::memcpy(&word, words + at, sizeof word);
-            take(to, word);
-        }
+        take(to, launch.kernel, blocks, words.data(), words.size());
     }
 }
 

@@ -1,7 +1,8 @@
 // The launchers of the emulator behind a queue: what a launch would run now is handed on as a graph, which its stream runs
-// in its turn.
+// in its turn, or somebody looks at.
 //
-// Only tests link this file: tests/driver, whose streams are those of a driver that stands in for NVIDIA's.
+// Only tests and benches link this file: tests/driver, whose streams are those of a driver that stands in for NVIDIA's, and the bill of a
+// step (benches/shared/bill.rs).
 #include <tuple>
 
 #include "internal.h"
@@ -13,9 +14,6 @@ typedef const char *(*engine_emulator_enqueue)(engine_stream stream, engine_emul
 
 /// The table whose launchers hand their kernels to `enqueue`.
 const engine_kernels *engine_emulator_queued(engine_emulator_enqueue enqueue);
-
-/// Hands on the words of all arguments that the kernels of a graph have: addresses, and others.
-void engine_emulator_graph_words(const engine_emulator_graph *graph, void (*take)(void *to, uint64_t word), void *to);
 }
 
 namespace ENGINE_NAMESPACE {

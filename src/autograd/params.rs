@@ -294,6 +294,9 @@ impl Gradients {
 
     /// Adds up the parts that ops have left.
     pub(super) fn add_up_vectors(&mut self) -> Result<()> {
+        if self.vectors.filled().next().is_none() {
+            return Ok(());
+        }
         let vectors = self.vectors.all().to_vec();
         self.vectors.filled().for_each(|param| self.touched[param] = true);
         let adds = vectors.iter().any(|&param| self.holds[param]);

@@ -44,9 +44,7 @@ pub(super) struct Vectors {
     params: Vec<usize>,
     /// (G + 1): where a vector's columns begin among those of all.
     starts: Vec<u32>,
-    /// Where each vector lies in the flat run.
-    offsets: Vec<u64>,
-    /// The last two on the device; None when there is no vector.
+    /// On the device: `starts`, and where each vector lies in the flat run, as twice as many words. None when there is no vector.
     lists: Option<[Tensor; 2]>,
     filled: Vec<bool>,
     parts: Option<Tensor>,
@@ -63,18 +61,15 @@ impl Vectors {
             Some(*end)
         }));
         let offsets: Vec<u64> = vectors.iter().map(|vector| vector.offset as u64).collect();
-        let lists = if vectors.is_empty() { None } else { Some([&starts[..], bytemuck::cast_slice(&offsets)]) };
         let sent = |words: &[u32]| {
             let mut list = Tensor::empty(device, &[words.len()], DType::U32)?;
             list.upload(words).map(|()| list)
         };
-        let lists = match lists {
-            Some([starts, offsets]) => Some([sent(starts)?, sent(offsets)?]),
-            None => None,
-        };
+        let some = !vectors.is_empty();
+        let lists = if some { Some([sent(&starts)?, sent(bytemuck::cast_slice(&offsets))?]) } else { None };
         let filled = vec![false; vectors.len()];
         let params = vectors.iter().map(|vector| vector.param).collect();
-        Ok(Self { params, starts, offsets, lists, filled, parts: None, count: 0 })
+        Ok(Self { params, starts, lists, filled, parts: None, count: 0 })
     }
 
     /// Forgets what a backward that failed has left.
@@ -134,7 +129,7 @@ impl Vectors {
             }
         }
         let access = if accumulate { Access::Update } else { Access::Write };
-        let (columns, vectors, count) = (self.columns() as u32, self.offsets.len() as u32, self.count as u32);
+        let (columns, vectors, count) = (self.columns() as u32, self.params.len() as u32, self.count as u32);
         let (to, dtype) = (gradients.address_to(self.columns(), access)?, engine_dtype(gradients.dtype()));
         let (parts, starts, offsets) = (parts.address(), starts.address().cast(), offsets.address().cast());
         let (adds, stream) = (u32::from(accumulate), driver.stream());

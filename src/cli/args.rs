@@ -11,7 +11,7 @@ use serde::Serialize;
 pub use super::batch_args::BatchArgs;
 pub use super::choices::*;
 pub use super::data_args::{CheckArgs, OverlongArg, RowArgs};
-pub use super::export_args::{ExportArgs, PriceArgs};
+pub use super::export_args::{ExportArgs, PriceArgs, WrittenModelArgs};
 pub use super::lora_args::{LoraArgs, MergeArgs};
 use super::numbers::{below_one, positive, positive_number, rate};
 use crate::cli::hub_args::{HubArgs, PushArgs};
@@ -428,15 +428,8 @@ pub struct ImportArgs {
     /// Folder with the tokenizer, the chat template and the configs of the original checkpoint
     #[arg(long, value_name = "DIR")]
     pub tokenizer: PathBuf,
-    /// Folder to write
-    #[arg(long, value_name = "DIR")]
-    pub output: PathBuf,
-    /// Replace the model that the folder holds
-    #[arg(long)]
-    pub overwrite_output_dir: bool,
-    /// Number format of the saved weights
-    #[arg(long, value_name = "DTYPE", value_enum, default_value = "bf16")]
-    pub save_dtype: SaveDtypeArg,
+    #[command(flatten)]
+    pub written: WrittenModelArgs,
 }
 
 #[derive(Debug, Args)]

@@ -1,10 +1,10 @@
-//! Flags of what leaves for other programs.
+//! Flags of what is written for other programs, or made of their files.
 
 use std::path::PathBuf;
 
 use clap::Args;
 
-use super::choices::GgufTypeArg;
+use super::choices::{GgufTypeArg, SaveDtypeArg};
 use super::numbers::rate;
 
 #[derive(Debug, Args)]
@@ -38,4 +38,18 @@ pub struct PriceArgs {
     /// points on these prompts; 2 points need at least 50 prompts. What is compared is the fall itself, not the end of its interval
     #[arg(long, value_name = "POINTS", value_parser = rate, allow_negative_numbers = true)]
     pub max_drop: Option<f64>,
+}
+
+/// The model folder that a command makes of other files.
+#[derive(Debug, Args)]
+pub struct WrittenModelArgs {
+    /// Folder to write
+    #[arg(long, value_name = "DIR")]
+    pub output: PathBuf,
+    /// Replace the model that the folder holds
+    #[arg(long)]
+    pub overwrite_output_dir: bool,
+    /// Number format of the saved weights
+    #[arg(long, value_name = "DTYPE", value_enum, default_value = "bf16")]
+    pub save_dtype: SaveDtypeArg,
 }

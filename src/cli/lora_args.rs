@@ -6,7 +6,7 @@ use clap::builder::BoolishValueParser;
 use clap::{ArgAction, Args};
 use serde::Serialize;
 
-use super::choices::SaveDtypeArg;
+use super::export_args::WrittenModelArgs;
 use super::numbers::{below_one, positive, rate};
 use crate::error::{Error, Result};
 use crate::model::gemma3::lora::Lora;
@@ -81,13 +81,6 @@ pub struct MergeArgs {
     /// Folder of the adapter, of `engine train --lora-r` or PEFT
     #[arg(long, value_name = "DIR")]
     pub adapter: PathBuf,
-    /// Folder to write
-    #[arg(long, value_name = "DIR")]
-    pub output: PathBuf,
-    /// Replace the model that the folder holds
-    #[arg(long)]
-    pub overwrite_output_dir: bool,
-    /// Number format of the saved weights
-    #[arg(long, value_name = "DTYPE", value_enum, default_value = "bf16")]
-    pub save_dtype: SaveDtypeArg,
+    #[command(flatten)]
+    pub written: WrittenModelArgs,
 }

@@ -8,13 +8,13 @@ use crate::io::folder::OutputFolder;
 use crate::session::Checkpoint;
 
 pub fn run(args: &MergeArgs) -> Result<()> {
-    let existing = existing(args.overwrite_output_dir, false);
-    OutputFolder::check(&args.output, existing)?;
+    let existing = existing(args.written.overwrite_output_dir, false);
+    OutputFolder::check(&args.written.output, existing)?;
     let checkpoint = Checkpoint::open_adapted(&args.model, &args.adapter)?;
     let flat = checkpoint.merged()?;
     let checkpoint = Checkpoint { adapter: None, ..checkpoint };
-    let mut folder = OutputFolder::claim(&args.output, existing)?;
-    let saved = folder.save_model(&checkpoint.saved_model(&flat, args.save_dtype.into()), &[])?;
+    let mut folder = OutputFolder::claim(&args.written.output, existing)?;
+    let saved = folder.save_model(&checkpoint.saved_model(&flat, args.written.save_dtype.into()), &[])?;
     saved.warning.iter().for_each(|warning| say(&warning.warning()));
     print(&format!("{}\n", saved.place.display()))
 }

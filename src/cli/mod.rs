@@ -74,9 +74,10 @@ fn run() -> Result<()> {
         Command::Preview(args) => preview::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Import(args) => {
-            let existing = options::existing(args.overwrite_output_dir, false);
-            let dtype = args.save_dtype.into();
-            let saved = crate::io::import::import_gguf(&args.gguf, &args.tokenizer, &args.output, existing, dtype)?;
+            let existing = options::existing(args.written.overwrite_output_dir, false);
+            let dtype = args.written.save_dtype.into();
+            let saved =
+                crate::io::import::import_gguf(&args.gguf, &args.tokenizer, &args.written.output, existing, dtype)?;
             saved.warning.iter().for_each(|warning| out::say(&warning.warning()));
             out::print(&format!("{}\n", saved.place.display()))
         }

@@ -113,7 +113,7 @@ fn little_memory_is_an_error_whatever_it_is_too_little_for() {
     ]
     .concat();
     let mut failed = 0;
-    for megabytes in [34, 40, 48, 64, 80, 96, 104, 112, 120] {
+    for megabytes in [28, 32, 40, 48, 64, 80, 96, 104, 112, 120] {
         let run = run_within(megabytes << 10, &train);
         assert!(matches!(run.code, 0 | 1), "{megabytes} MB: exit code {}\n{}", run.code, run.stderr);
         assert!(!run.stderr.contains("panicked"), "{megabytes} MB: {}", run.stderr);

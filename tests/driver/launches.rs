@@ -19,14 +19,12 @@ use crate::machine::{self, stand_in};
 
 type Enqueue = unsafe extern "C" fn(engine_stream, *mut engine_emulator_graph, *const c_char) -> *const c_char;
 
-// kernels/emulator/queued.cpp
+type Take = unsafe extern "C" fn(*mut c_void, *const c_char, u64, *const u64, usize);
+
+// kernels/emulator/{queued,graph}.cpp
 unsafe extern "C" {
     fn engine_emulator_queued(enqueue: Enqueue) -> *const engine_kernels;
-    fn engine_emulator_graph_words(
-        graph: *const engine_emulator_graph,
-        take: unsafe extern "C" fn(*mut c_void, u64),
-        to: *mut c_void,
-    );
+    fn engine_emulator_graph_kernels(graph: *const engine_emulator_graph, take: Take, to: *mut c_void);
 }
 
 /// Launchers that queue the emulator's kernels on streams of the stand-in.
@@ -48,16 +46,18 @@ unsafe extern "C" fn enqueue(
     kernels: *mut engine_emulator_graph,
     launcher: *const c_char,
 ) -> *const c_char {
-    unsafe extern "C" fn take(to: *mut c_void, address: u64) {
-        // SAFETY: `to` is the list below. A kernel may write through any argument.
-        unsafe { &mut *to.cast::<Vec<Access>>() }.push(Access { address, bytes: 0, writes: true });
+    unsafe extern "C" fn take(to: *mut c_void, _name: *const c_char, _blocks: u64, words: *const u64, count: usize) {
+        // SAFETY: words that live during the call, and `to` is the list below.
+        let (words, accesses) = unsafe { (std::slice::from_raw_parts(words, count), &mut *to.cast::<Vec<Access>>()) };
+        // A kernel may write through any argument.
+        accesses.extend(words.iter().map(|&address| Access { address, bytes: 0, writes: true }));
     }
     thread_local! {
         static REFUSED: RefCell<CString> = RefCell::default();
     }
     let mut accesses: Vec<Access> = Vec::new();
     // SAFETY: the graph is there; the list outlives the call.
-    unsafe { engine_emulator_graph_words(kernels, take, (&raw mut accesses).cast()) };
+    unsafe { engine_emulator_graph_kernels(kernels, take, (&raw mut accesses).cast()) };
     let work = Work {
         run,
         drop,

@@ -11,13 +11,16 @@ use crate::lists::{Case, Pass, Values, round};
 use crate::places::{Place, devices, places};
 
 /// `checks!(list())`: a test of each kind over the cases of a list. `checks!(small(), all())`: the gradient, which is the
-/// forward again and again, over the first list alone.
+/// forward again and again, over the first list alone. `checks!(small(), all(), check_places_of_two)`: with that check of precision.
 #[macro_export]
 macro_rules! checks {
     ($cases:expr) => {
         $crate::checks!($cases, $cases);
     };
     ($small:expr, $cases:expr) => {
+        $crate::checks!($small, $cases, check_places);
+    };
+    ($small:expr, $cases:expr, $check_places:ident) => {
         #[test]
         fn the_gradient_equals_central_differences() {
             $crate::checks::check_gradients(&$small);
@@ -35,7 +38,7 @@ macro_rules! checks {
 
         #[test]
         fn every_device_and_type_is_as_precise_as_plain_rounding() {
-            $crate::checks::check_places(&$cases);
+            $crate::checks::$check_places(&$cases);
         }
     };
 }

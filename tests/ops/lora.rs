@@ -5,30 +5,12 @@ use engine::device::{DType, Purpose};
 use engine::ops::linear::linear;
 use engine::ops::rmsnorm::rmsnorm;
 
-use crate::checks::{check_formula, check_gradients, check_places_of_two, check_precision};
+use crate::checks;
 use crate::lists::lora::{cases, small};
 use crate::lists::tensor;
 use crate::places::places;
 
-#[test]
-fn the_gradient_equals_central_differences() {
-    check_gradients(&small());
-}
-
-#[test]
-fn the_values_equal_the_formula() {
-    check_formula(&cases());
-}
-
-#[test]
-fn f32_on_the_host_is_as_precise_as_f32_can_be() {
-    check_precision(&cases());
-}
-
-#[test]
-fn every_device_and_type_is_as_precise_as_plain_rounding() {
-    check_places_of_two(&cases());
-}
+checks!(small(), cases(), check_places_of_two);
 
 #[test]
 fn a_frozen_parameter_gets_no_gradient_and_hands_on_what_a_trained_one_does() {

@@ -69,7 +69,7 @@ fn the_memory_of_lora_is_known_too_and_has_no_gradient_of_what_is_frozen() {
         assert_eq!(footprint.by_purpose, on.device.peak_by_purpose(), "{dtype:?}");
         assert_eq!(footprint.bytes, on.device.peak_held_bytes(), "{dtype:?}");
         for purpose in ["gradients", "optimizer"] {
-            assert!(footprint.by_purpose[purpose] * 20 < whole.by_purpose[purpose], "{purpose} {footprint:?}");
+            assert!(footprint.by_purpose[purpose] * 40 < whole.by_purpose[purpose], "{purpose} {footprint:?}");
         }
     }
 }
