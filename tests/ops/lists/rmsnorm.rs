@@ -1,5 +1,6 @@
 //! rmsnorm: y = x * rstd * (1 + weight), rstd = 1 / sqrt(mean(x^2) + eps).
 
+use engine::autograd::Tape;
 use engine::ops::rmsnorm::rmsnorm;
 
 use super::{Case, Output};
@@ -31,6 +32,26 @@ pub fn case_of_two_uses(n: usize, d: usize, eps: f64) -> Case {
         }),
         formula: Box::new(move |x, params| {
             vec![x[0].chunks(d).flat_map(|x| formula(x, &params[0], eps)).collect(), x[0].clone()]
+        }),
+        ..case(n, d, eps)
+    }
+}
+
+/// Two norms side by side, of other widths.
+pub fn case_of_two_widths(n: usize, widths: [usize; 2], eps: f64) -> Case {
+    let [d, e] = widths;
+    Case {
+        name: format!("rmsnorm of N {n}, D {d} and {e}, eps {eps}"),
+        inputs: vec![vec![n, d], vec![n, e]],
+        params: vec![vec![d], vec![e]],
+        terms: n.max(d).max(e),
+        run: Box::new(move |tape, x, params| {
+            let norm = |i: usize, tape: &mut Tape| rmsnorm(tape, &x[i], &params[i], eps);
+            Ok(Output::Vars(vec![norm(0, tape)?, norm(1, tape)?]))
+        }),
+        formula: Box::new(move |x, params| {
+            let norm = |i: usize| x[i].chunks(widths[i]).flat_map(|x| formula(x, &params[i], eps)).collect();
+            vec![norm(0), norm(1)]
         }),
         ..case(n, d, eps)
     }
@@ -73,5 +94,10 @@ pub fn cases() -> Vec<Case> {
         (4100, 2, 0.5),
     ];
     let twice = [(5, 33, 0.5), (17, 640, 1e-6), (203, 24, 0.1)].map(|(n, d, eps)| case_of_two_uses(n, d, eps));
-    shapes.map(|(n, d, eps)| case(n, d, eps)).into_iter().chain(twice).collect()
+    shapes
+        .map(|(n, d, eps)| case(n, d, eps))
+        .into_iter()
+        .chain(twice)
+        .chain([case_of_two_widths(13, [6, 16], 0.5)])
+        .collect()
 }
