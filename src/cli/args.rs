@@ -13,6 +13,7 @@ pub use super::choices::*;
 pub use super::data_args::{CheckArgs, OverlongArg, RowArgs};
 pub use super::export_args::{ExportArgs, PriceArgs};
 use super::numbers::{below_one, positive, positive_number, rate};
+pub use super::parity_args::ParityArgs;
 use crate::cli::hub_args::{HubArgs, PushArgs};
 use crate::session::DeviceName;
 use crate::train::schedule::ScheduleKwargs;
@@ -63,6 +64,17 @@ pub enum Command {
     #[command(after_help = "Example:
   engine check --model trained --dataset train.jsonl --eval-dataset test.jsonl --tools tools.json")]
     Check(CheckArgs),
+    /// Compare a model's chat template with the one that it is to be served with, token by token
+    #[command(
+        long_about = "Compare a model's chat template with the one that it is to be served with, token by token.
+
+Each chat of the dataset is rendered by both: the prompt of every answer, with the true history before it, and the whole \
+conversation as it is trained on. Equal tokens are a space, those of the model's template alone a `-`, those of the other one alone \
+a `+`, each with its index on either side. Exit code 0: all are equal; 1: some differ.",
+        after_help = "Example:
+  engine parity --model trained --dataset test.jsonl --tools tools.json --against served.jinja"
+    )]
+    Parity(ParityArgs),
     /// Push a model to the Hugging Face hub
     #[command(
         long_about = "Push a model to the Hugging Face hub, as one commit.
