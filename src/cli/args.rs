@@ -100,7 +100,8 @@ The file holds weights, tokenizer, chat template and stop tokens. q8_0 has half 
 smaller still and may cost a small model much: `engine eval --as q4_0` tells how much. Beside the file a Modelfile is written \
 with which Ollama renders FunctionGemma's prompts and reads its calls: `ollama create NAME -f Modelfile`.
 
-Only models with Gemma's tokenizer can be exported.",
+Only models with Gemma's tokenizer can be exported. An export that is killed leaves a hidden file beside the output, `.tmp-` and six letters: \
+it may be deleted.",
         after_help = "Example:
   engine export --gguf --type q8_0 --model trained --output trained-q8_0.gguf"
     )]
