@@ -2,7 +2,6 @@
 //
 //     g' = clip_factor * g;  m = b1 m + (1 - b1) g';  v = b2 v + (1 - b2) g'^2
 //     p = p (1 - lr decay) - rate * m / (sqrt(v) * root + eps);  copy = bf16(p), rounded stochastically
-//     g = 0 in groups that do not decay: what is added to them begins at 0, the others are written anew
 //
 // Shapes    parameters, m, v, gradients (n) f32     copy (n) bf16 or null     starts (G + 1)     decays (G) f32
 // Numerics  f32, with the step's constants computed in f64 by the host and rounded once
@@ -37,7 +36,7 @@ __device__ inline uint32_t group_of(const uint64_t *starts, uint32_t groups, uin
 
 template <uint32_t W>
 __global__ void __launch_bounds__(THREADS)
-    adamw_kernel(float *parameters, float *m, float *v, float *gradients, bf16 *copy, const engine_step_results *results,
+    adamw_kernel(float *parameters, float *m, float *v, bf16 *copy, const float *gradients, const engine_step_results *results,
                  const engine_adamw_step *numbers, const uint64_t *starts, const float *decays, uint32_t groups, uint64_t n) {
     uint64_t i = (uint64_t(blockIdx.x) * THREADS + threadIdx.x) * W;
     if (i >= n || isnan(results->clip_factor)) return;
@@ -48,7 +47,6 @@ __global__ void __launch_bounds__(THREADS)
     load(second, v + i);
     load(g, gradients + i);
     uint32_t group = group_of(starts, groups, i);
-    bool zeroed = false;
     for (uint32_t j = 0; j < W; j++) {
         while (i + j >= starts[group + 1]) group++;
         float slope = g[j] * step.factor;
@@ -56,21 +54,16 @@ __global__ void __launch_bounds__(THREADS)
         second[j] = step.beta2 * second[j] + step.one_minus_beta2 * slope * slope;
         float decay = decays[group], keep = 1 - step.decay * decay;
         p[j] = p[j] * keep - step.rate * first[j] / (sqrtf(second[j]) * step.root + step.eps);
-        if (decay == 0) {
-            g[j] = 0;
-            zeroed = true;
-        }
     }
     store(parameters + i, p);
     store(m + i, first);
     store(v + i, second);
-    if (zeroed) store(gradients + i, g);
     if (copy) store_stochastic(copy + i, p, i, static_cast<uint32_t>(numbers->step));
 }
 
 } // namespace
 
-engine_status adamw(void *parameters, void *m, void *v, void *gradients, void *copy, const engine_step_results *results,
+engine_status adamw(void *parameters, void *m, void *v, void *copy, const void *gradients, const engine_step_results *results,
                     const engine_adamw_step *step, const uint64_t *starts, const float *decays, uint32_t groups, uint64_t n,
                     engine_dtype dtype, engine_stream stream) {
     if (n == 0) return ENGINE_OK;
@@ -79,7 +72,7 @@ engine_status adamw(void *parameters, void *m, void *v, void *gradients, void *c
         constexpr uint32_t W = decltype(access)::WIDTH;
         return LAUNCH((adamw_kernel<W>), ceil_div(n, THREADS * W), THREADS, 0, stream,
                       static_cast<float *>(parameters), static_cast<float *>(m), static_cast<float *>(v),
-                      static_cast<float *>(gradients), static_cast<bf16 *>(copy), results, step, starts, decays, groups, n);
+                      static_cast<bf16 *>(copy), static_cast<const float *>(gradients), results, step, starts, decays, groups, n);
     });
 }
 

@@ -5,7 +5,7 @@
 // K kv heads, Dh head_dim, S slots of keys, R rows of a chunk. Tensors are row-major. T is the element type that
 // `dtype` names. A is the type of its sums (statistics, gradients of parameters, master weights): f64 beside f64, else f32.
 // Everything else is spelled out. Arguments come in the order outputs, saved, inputs, sizes, scalars, dtype, stream.
-// Gradients of parameters are added to (`+=`), everything else is written (`=`).
+// Gradients of matrices are added to (`+=`), everything else is written (`=`).
 //
 // All pointers are device memory. A launcher queues its kernels on `stream` and does not wait; it owns grid, block and
 // shared memory. It returns ENGINE_OK, or a code whose sentence `last_error` has. Sizes of 0 are fine: nothing happens.
@@ -55,9 +55,6 @@ typedef void *engine_stream;
 
 /// Parts that a row's keys are split into in decoding, at most: `attention_decode` has scratch for so many.
 #define ENGINE_DECODE_SPLITS 16
-
-/// Rows that one partial sum of a norm's gradient covers, in `rmsnorm_backward` and `rope_backward`.
-#define ENGINE_NORM_CHUNK 64
 
 /// Gradients that one partial sum of `clip_factor` covers.
 #define ENGINE_CLIP_RUN 16384
@@ -170,19 +167,45 @@ typedef struct engine_kernels {
     /// What went wrong in the calling thread's last launch that failed.
     const char *(*last_error)(void);
 
-    /// `y = [h +] x * rstd * (1 + weight),  rstd = 1 / sqrt(mean(x^2) + eps)`.  rmsnorm
+    /// `y = x * rstd * (1 + weight),  rstd = 1 / sqrt(mean(x^2) + eps)`.  rmsnorm
     ///
-    /// y, h, x (N, D) T; weight (D) T; rstd (N) A. `h` may be null: no residual is added.
-    engine_status (*rmsnorm_forward)(void *y, void *rstd, const void *h, const void *x, const void *weight, uint32_t n,
-                                     uint32_t d, double eps, engine_dtype dtype, engine_stream stream);
+    /// y, x (N, D) T; weight (D) T; rstd (N) A.
+    engine_status (*rmsnorm_forward)(void *y, void *rstd, const void *x, const void *weight, uint32_t n, uint32_t d,
+                                     double eps, engine_dtype dtype, engine_stream stream);
 
-    /// `dx = [dh +] rstd * (g - x * rstd^2 * mean(g * x)), g = dy * (1 + weight);  dweight += sum_N dy * x * rstd`
+    /// `dx = [dh +] rstd * (g - x * rstd^2 * mean(g * x)), g = dy * (1 + weight);  dweight = sum_N dy * x * rstd`
     ///
-    /// dx, dh, dy, x (N, D) T; weight (D) T; dweight (D) A; rstd (N) A; scratch (ceil(N / ENGINE_NORM_CHUNK), D) A. `dh` is
-    /// what has arrived at x from elsewhere, or null; it may be dx itself. The gradient of a forward's `h` is dy itself.
-    engine_status (*rmsnorm_backward)(void *dx, void *dweight, void *scratch, const void *rstd, const void *dh,
-                                      const void *dy, const void *x, const void *weight, uint32_t n, uint32_t d,
-                                      engine_dtype dtype, engine_stream stream);
+    /// dx, dh, dy, x (N, D) T; weight (D) T; rstd (N) A. parts (ceil(N / rows), D) A: the sums of `rows` rows each, which
+    /// `sum_parts` adds up; null where nobody wants dweight. `dh` is what has arrived at x from elsewhere, or null; it may be
+    /// dx itself.
+    engine_status (*rmsnorm_backward)(void *dx, void *parts, const void *rstd, const void *dh, const void *dy, const void *x,
+                                      const void *weight, uint32_t n, uint32_t d, uint32_t rows, engine_dtype dtype,
+                                      engine_stream stream);
+
+    /// `sum = h + rmsnorm(x, weight);  y = rmsnorm(sum, next_weight)`.  residual
+    ///
+    /// sum, y, h, x (N, D) T; weight, next_weight (D) T; rstd (2, N) A, of both norms.
+    engine_status (*rmsnorm_pair_forward)(void *sum, void *y, void *rstd, const void *h, const void *x, const void *weight,
+                                          const void *next_weight, uint32_t n, uint32_t d, double eps, engine_dtype dtype,
+                                          engine_stream stream);
+
+    /// dh is what rmsnorm_backward makes of `dsum`, dy and sum, and dx what it makes of dh and x.
+    ///
+    /// dh, dx, dsum, dy, sum, x (N, D) T; the rest as there, `parts` of weight, `next_parts` of next_weight. `dsum` is what has
+    /// arrived at the sum from elsewhere, or null. dh is the gradient of the forward's `h`.
+    engine_status (*rmsnorm_pair_backward)(void *dh, void *dx, void *parts, void *next_parts, const void *rstd,
+                                           const void *dsum, const void *dy, const void *sum, const void *x,
+                                           const void *weight, const void *next_weight, uint32_t n, uint32_t d,
+                                           uint32_t rows, engine_dtype dtype, engine_stream stream);
+
+    /// Gradients of vectors, from the parts that `rmsnorm_backward` and the like left: `= sum of the parts`, or `+=`.  sum_parts
+    ///
+    /// gradients A, flat; vector i of the `vectors` lies at `gradients + offsets[i]`, its parts (count, len) A at
+    /// `parts + count * starts[i]`, len = starts[i + 1] - starts[i]; starts (vectors + 1) begins with 0 and ends with `columns`.
+    /// `accumulate`: add. `dtype`: that of A.
+    engine_status (*sum_parts)(void *gradients, const void *parts, const uint32_t *starts, const uint64_t *offsets,
+                               uint32_t vectors, uint32_t columns, uint32_t count, uint32_t accumulate, engine_dtype dtype,
+                               engine_stream stream);
 
     /// q and k normed per head and rotated by their positions, v copied.  rope
     ///
@@ -191,11 +214,11 @@ typedef struct engine_kernels {
     engine_status (*rope_forward)(void *q, void *k, void *v, const void *qkv, const engine_rope *rope,
                                   engine_dtype dtype, engine_stream stream);
 
-    /// dqkv (N, (H + 2K) * Dh) T; dq_norm, dk_norm (Dh) A, added to; dq (N, H, Dh), dk, dv (N, K, Dh) T; scratch
-    /// (ceil(N / ENGINE_NORM_CHUNK), 2, Dh) A. `slots` is not looked at: rows are slots.
-    engine_status (*rope_backward)(void *dqkv, void *dq_norm, void *dk_norm, void *scratch, const void *dq,
-                                   const void *dk, const void *dv, const void *qkv, const engine_rope *rope,
-                                   engine_dtype dtype, engine_stream stream);
+    /// dqkv (N, (H + 2K) * Dh) T; dq (N, H, Dh), dk, dv (N, K, Dh) T; q_parts, k_parts (ceil(N / rows), Dh) A: sums of `rows`
+    /// rows of the norms' gradients, which `sum_parts` adds up, or null. `slots` is not looked at: rows are slots.
+    engine_status (*rope_backward)(void *dqkv, void *q_parts, void *k_parts, const void *dq, const void *dk, const void *dv,
+                                   const void *qkv, const engine_rope *rope, uint32_t rows, engine_dtype dtype,
+                                   engine_stream stream);
 
     /// `o = softmax(scale * q k^T + mask) v`, for tiles of queries.  attention
     ///
@@ -249,13 +272,12 @@ typedef struct engine_kernels {
     engine_status (*clip_factor)(engine_step_results *results, void *scratch, const void *gradients, uint64_t n,
                                  double max_norm, engine_dtype dtype, engine_stream stream);
 
-    /// One AdamW update of every parameter; gradients of groups whose decay is 0 become 0, the others stay. Nothing happens when the
-    /// results' clip_factor is NaN.  adamw
+    /// One AdamW update of every parameter. Nothing happens when the results' clip_factor is NaN.  adamw
     ///
     /// parameters, m, v, gradients (n) A; copy (n) bf16 or null, rounded as by `cast_stochastic`; results, step: one struct each. Group g of the G groups
     /// covers `starts[g] .. starts[g + 1]` and decays by `learning_rate * weight_decay * decays[g]`; starts (G + 1) begins
     /// with 0 and ends with n; decays (G) f32. `dtype`: that of A.
-    engine_status (*adamw)(void *parameters, void *m, void *v, void *gradients, void *copy,
+    engine_status (*adamw)(void *parameters, void *m, void *v, void *copy, const void *gradients,
                            const engine_step_results *results, const engine_adamw_step *step, const uint64_t *starts,
                            const float *decays, uint32_t groups, uint64_t n, engine_dtype dtype, engine_stream stream);
 

@@ -4,14 +4,14 @@
 //     y[i] = u[i] cos - u[i + Dh/2] sin;  y[i + Dh/2] = u[i + Dh/2] cos + u[i] sin,  i < Dh/2
 //
 // Shapes    qkv, dqkv (N, (H + 2K) * Dh) T     q, dq (N, H, Dh) T     k, v (S, K, Dh), dk, dv (N, K, Dh) T
-//           q_norm, k_norm (Dh) T     dq_norm, dk_norm (Dh) f32     cos, sin (P, Dh/2) f32     scratch (ceil(N / 64), 2, Dh) f32
+//           q_norm, k_norm (Dh) T     dq_norm, dk_norm (Dh) f32     cos, sin (P, Dh/2) f32     parts (ceil(N / rows), Dh) f32
 // Saved     qkv, norms, cos, sin; rstd is computed again
 // Backward  du = dy rotated by -angle;  g = du * (1 + norm);  dx = rstd * (g - x * rstd^2 * mean(g * x));
-//           dnorm += sum over rows and heads of du * x * rstd;  dv passes through
+//           dnorm += sum over rows and heads of du * x * rstd, in parts of `rows` rows;  dv passes through
 // Numerics  f32 inside, one rounding at the store
-// Order     dnorm: a warp adds its heads, a block of 64 rows its warps, then the blocks: each in order, no atomics
+// Order     dnorm: a warp adds its heads, a block its warps, sum_parts the blocks: each in order, no atomics
 // Cost      forward 2 * N * (H + 2K) * Dh * sizeof(T) bytes, backward 3: memory bound. Forward: a warp per row and head.
-//           Backward: a block per 64 rows of q, of k and of v, whose warps go over the heads; few rows leave a GPU idle
+//           Backward: a block per `rows` rows, whose warps go over the heads
 #include "reduce.cuh"
 #include "vector.cuh"
 
@@ -19,9 +19,7 @@ namespace ENGINE_NAMESPACE {
 namespace {
 
 constexpr uint32_t ROWS = 4; // heads of a block of the forward, a warp each
-constexpr uint32_t CHUNK = ENGINE_NORM_CHUNK; // rows of a block of the backward
-constexpr uint32_t WARPS = 16; // of a block of the backward, at most
-constexpr uint32_t COLUMNS = 128; // of a block that adds up a norm's gradient, a thread each
+constexpr uint32_t WARPS = 8; // of a block of the backward, at most
 constexpr uint32_t SHARED_BYTES = 48 * 1024; // what a block gets without asking
 
 /// W elements of a head's lower half, and those of the upper half that rotate with them.
@@ -150,57 +148,51 @@ __device__ inline void backward_head(T *dx, float *sums, const T *dy, const T *x
     }
 }
 
-/// Block (c, 0) does the heads of q in rows CHUNK * c and on, block (c, 1) those of k, block (c, 2) those of v.
+/// A block does `rows` rows, a warp every head in as many as there are warps; q_parts and k_parts (blocks, Dh) may be null.
 template <class T, uint32_t W>
-__global__ void __launch_bounds__(WARPS *WARP, 1)
-    rope_backward_kernel(T *dqkv, float *scratch, const T *dq, const T *dk, const T *dv, const T *qkv, engine_rope rope) {
-    DYNAMIC_SHARED(float, sums, SHARED_BYTES); // (warps, Dh)
-    uint32_t kind = blockIdx.y, dim = rope.heads.dim, half = dim / 2;
-    uint32_t heads = kind == 0 ? rope.heads.query : rope.heads.kv;
-    uint32_t before = kind == 0 ? 0 : rope.heads.query + (kind - 1) * rope.heads.kv;
-    uint32_t begin = blockIdx.x * CHUNK, rows = rope.n - begin < CHUNK ? rope.n - begin : CHUNK;
+__global__ void __launch_bounds__(WARPS *WARP)
+    rope_backward_kernel(T *dqkv, float *q_parts, float *k_parts, const T *dq, const T *dk, const T *dv, const T *qkv,
+                         engine_rope rope, uint32_t rows) {
+    DYNAMIC_SHARED(float, sums, SHARED_BYTES); // (2, warps, Dh)
+    const engine_heads &heads = rope.heads;
+    uint32_t dim = heads.dim, half = dim / 2, all = heads.query + 2 * heads.kv;
     uint32_t warps = blockDim.x / WARP, warp = threadIdx.x / WARP, first = threadIdx.x % WARP * W;
-    const T *dy = (kind == 0 ? dq : kind == 1 ? dk : dv) + size_t(begin) * heads * dim;
-    const T *weight = static_cast<const T *>(kind == 0 ? rope.q_norm : rope.k_norm);
-    float *own = sums + warp * dim;
+    uint32_t begin = blockIdx.x * rows, count = rope.n - begin < rows ? rope.n - begin : rows;
+    float *q_own = sums + warp * dim, *k_own = q_own + warps * dim;
     Pair<W> pair{};
-    for (uint32_t i = first; i < half; i += WARP * W) pair.write(own + i, half);
-    for (uint32_t index = warp; index < rows * heads; index += warps) {
-        uint32_t row = begin + index / heads, head = before + index % heads;
-        size_t at = row * row_width(rope.heads) + size_t(head) * dim;
-        const T *from = dy + size_t(index) * dim;
-        if (kind < 2) {
-            backward_head<T, W>(dqkv + at, own, from, qkv + at, weight, Angles(rope, row), dim, static_cast<float>(rope.eps));
+    for (uint32_t i = first; i < half; i += WARP * W) pair.write(q_own + i, half), pair.write(k_own + i, half);
+    for (uint32_t index = warp; index < count * all; index += warps) {
+        uint32_t row = begin + index / all, head = index % all;
+        size_t at = (size_t(row) * all + head) * dim;
+        uint32_t k_head = head - heads.query, v_head = k_head - heads.kv;
+        if (head < heads.query + heads.kv) {
+            bool query = head < heads.query;
+            const T *dy = query ? dq + (size_t(row) * heads.query + head) * dim : dk + (size_t(row) * heads.kv + k_head) * dim;
+            const T *weight = static_cast<const T *>(query ? rope.q_norm : rope.k_norm);
+            backward_head<T, W>(dqkv + at, query ? q_own : k_own, dy, qkv + at, weight, Angles(rope, row), dim,
+                                static_cast<float>(rope.eps));
             continue;
         }
+        const T *dy = dv + (size_t(row) * heads.kv + v_head) * dim;
         for (uint32_t i = first; i < half; i += WARP * W) {
-            pair.read(from + i, half);
+            pair.read(dy + i, half);
             pair.write(dqkv + at + i, half);
         }
     }
-    if (kind == 2) return;
     __syncthreads();
-    for (uint32_t i = threadIdx.x; i < dim; i += blockDim.x) {
+    for (uint32_t i = threadIdx.x; i < 2 * dim; i += blockDim.x) {
+        float *parts = i < dim ? q_parts : k_parts;
+        const float *own = sums + (i < dim ? 0 : warps * dim) + i % dim;
         float sum = 0;
-        for (uint32_t w = 0; w < warps; w++) sum += sums[w * dim + i];
-        scratch[(size_t(blockIdx.x) * 2 + kind) * dim + i] = sum;
+        for (uint32_t w = 0; w < warps; w++) sum += own[w * dim];
+        if (parts) parts[size_t(blockIdx.x) * dim + i % dim] = sum;
     }
-}
-
-/// dq_norm, dk_norm (Dh) += sums of scratch (chunks, 2, Dh).
-__global__ void __launch_bounds__(COLUMNS)
-    rope_norm_kernel(float *dq_norm, float *dk_norm, const float *scratch, uint32_t chunks, uint32_t dim) {
-    uint32_t column = blockIdx.x * COLUMNS + threadIdx.x;
-    if (column >= dim) return;
-    float sum = 0;
-    for (uint32_t chunk = 0; chunk < chunks; chunk++) sum += scratch[(size_t(chunk) * 2 + blockIdx.y) * dim + column];
-    (blockIdx.y == 0 ? dq_norm : dk_norm)[column] += sum;
 }
 
 /// Warps of a block of the backward, whose sums fit; 0 when there are none.
 uint32_t backward_warps(uint32_t dim) {
     uint32_t warps = WARPS;
-    while (warps * dim * sizeof(float) > SHARED_BYTES) warps /= 2;
+    while (2 * warps * dim * sizeof(float) > SHARED_BYTES) warps /= 2;
     return warps;
 }
 
@@ -209,7 +201,7 @@ bool is_empty(const engine_rope &rope) { return rope.n == 0 || row_width(rope.he
 engine_status check_heads(const engine_rope &rope) {
     if (rope.heads.dim % 2 == 0 && backward_warps(rope.heads.dim) > 0) return ENGINE_OK;
     return fail(ENGINE_BAD_ARGUMENT, "heads of %u elements: it takes an even number, at most %zu", rope.heads.dim,
-                SHARED_BYTES / sizeof(float));
+                SHARED_BYTES / sizeof(float) / 2);
 }
 
 } // namespace
@@ -229,23 +221,20 @@ engine_status rope_forward(void *q, void *k, void *v, const void *qkv, const eng
     });
 }
 
-engine_status rope_backward(void *dqkv, void *dq_norm, void *dk_norm, void *scratch, const void *dq, const void *dk,
-                            const void *dv, const void *qkv, const engine_rope *rope, engine_dtype dtype, engine_stream stream) {
+engine_status rope_backward(void *dqkv, void *q_parts, void *k_parts, const void *dq, const void *dk, const void *dv,
+                            const void *qkv, const engine_rope *rope, uint32_t rows, engine_dtype dtype, engine_stream stream) {
     if (is_empty(*rope)) return ENGINE_OK;
     if (engine_status status = check_heads(*rope); status != ENGINE_OK) return status;
-    uint32_t dim = rope->heads.dim, chunks = ceil_div(rope->n, CHUNK), warps = backward_warps(dim);
+    uint32_t dim = rope->heads.dim, warps = backward_warps(dim);
     auto pointers = {(const void *)dqkv, dq, dk, dv, qkv, rope->q_norm, rope->k_norm, rope->cos, rope->sin};
-    auto *sums = static_cast<float *>(scratch);
-    engine_status status = with_access(dtype, dim / 2, pointers, [&](auto access) {
+    return with_access(dtype, dim / 2, pointers, [&](auto access) {
         using T = typename decltype(access)::Type;
         constexpr uint32_t W = decltype(access)::WIDTH;
-        return LAUNCH((rope_backward_kernel<T, W>), dim3(chunks, 3), warps * WARP, warps * dim * sizeof(float), stream,
-                      static_cast<T *>(dqkv), sums, static_cast<const T *>(dq), static_cast<const T *>(dk),
-                      static_cast<const T *>(dv), static_cast<const T *>(qkv), *rope);
+        return LAUNCH((rope_backward_kernel<T, W>), ceil_div(rope->n, rows), warps * WARP, 2 * warps * dim * sizeof(float),
+                      stream, static_cast<T *>(dqkv), static_cast<float *>(q_parts), static_cast<float *>(k_parts),
+                      static_cast<const T *>(dq), static_cast<const T *>(dk), static_cast<const T *>(dv),
+                      static_cast<const T *>(qkv), *rope, rows);
     });
-    if (status != ENGINE_OK) return status;
-    return LAUNCH(rope_norm_kernel, dim3(ceil_div(dim, COLUMNS), 2), COLUMNS, 0, stream,
-                  static_cast<float *>(dq_norm), static_cast<float *>(dk_norm), sums, chunks, dim);
 }
 
 } // namespace ENGINE_NAMESPACE

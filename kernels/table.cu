@@ -11,6 +11,9 @@ namespace ENGINE_NAMESPACE {
 
 DECLARE(rmsnorm_forward);
 DECLARE(rmsnorm_backward);
+DECLARE(rmsnorm_pair_forward);
+DECLARE(rmsnorm_pair_backward);
+DECLARE(sum_parts);
 DECLARE(rope_forward);
 DECLARE(rope_backward);
 DECLARE(attention_forward);
@@ -53,6 +56,9 @@ const engine_kernels table = {
     .last_error = last_error,
     .rmsnorm_forward = rmsnorm_forward,
     .rmsnorm_backward = rmsnorm_backward,
+    .rmsnorm_pair_forward = rmsnorm_pair_forward,
+    .rmsnorm_pair_backward = rmsnorm_pair_backward,
+    .sum_parts = sum_parts,
     .rope_forward = rope_forward,
     .rope_backward = rope_backward,
     .attention_forward = attention_forward,

@@ -1,4 +1,4 @@
-//! residual_rmsnorm: forward reads h and x and writes y; backward reads x and dy and writes dx.
+//! residual_rmsnorm: forward reads h and x and writes the sum and its norm; backward reads x, the sum and their gradients, and writes two.
 
 use criterion::Criterion;
 use engine::device::Device;
@@ -9,5 +9,5 @@ use crate::measure::{Bench, values};
 pub fn bench(c: &mut Criterion, device: &Device) {
     let case = &model_case();
     let n: usize = case.inputs[0].iter().product();
-    Bench { name: "residual_rmsnorm", case, work: [values(3 * n), values(3 * n)] }.run(c, device);
+    Bench { name: "residual_rmsnorm", case, work: [values(4 * n), values(6 * n)] }.run(c, device);
 }

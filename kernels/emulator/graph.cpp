@@ -45,6 +45,10 @@ using emulator::capture;
 
 extern "C" {
 
+/// Told of a kernel: its name, how many blocks and threads of a block it has, and the words of its arguments.
+typedef void (*engine_emulator_take_kernel)(void *to, const char *kernel, uint64_t blocks, uint32_t threads,
+                                            const uint64_t *words, size_t count);
+
 void engine_emulator_capture_begin() {
     // One that was given up in the middle goes.
     capture = std::make_unique<engine_emulator_graph>();
@@ -66,6 +70,18 @@ engine_status engine_emulator_graph_launch(const engine_emulator_graph *graph) {
         if (status != ENGINE_OK) return status;
     }
     return ENGINE_OK;
+}
+
+void engine_emulator_graph_kernels(const engine_emulator_graph *graph, engine_emulator_take_kernel take, void *to) {
+    for (const auto &node : graph->nodes) {
+        if (node.run) continue;
+        const emulator::Launch &launch = node.launch;
+        std::vector<uint64_t> words(launch.call_bytes / sizeof(uint64_t));
+        std::memcpy(words.data(), node.call.get(), words.size() * sizeof(uint64_t));
+        uint64_t blocks = uint64_t(launch.grid.x) * launch.grid.y * launch.grid.z;
+        uint32_t threads = launch.block.x * launch.block.y * launch.block.z;
+        take(to, launch.kernel, blocks, threads, words.data(), words.size());
+    }
 }
 
 void engine_emulator_graph_words(const engine_emulator_graph *graph, void (*take)(void *to, uint64_t word), void *to) {

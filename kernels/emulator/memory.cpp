@@ -11,6 +11,7 @@
 #include <cstdlib>
 #include <memory>
 #include <sys/mman.h>
+#include <unordered_set>
 #include <vector>
 
 #include "internal.h"
@@ -86,6 +87,18 @@ struct Pages {
     Entry &at(uintptr_t page) { return entries[page % 1024]; }
 };
 thread_local Pages pages;
+
+/// What launches touch of global memory, while somebody counts: each granule once per kernel for reads, once for writes.
+struct Traffic {
+    bool counting = false;
+    uint64_t read = 0, written = 0; // bytes
+    std::unordered_set<uintptr_t> seen[2]; // granules that the running kernel has read, written
+
+    void note(uintptr_t granule, bool write) {
+        if (seen[write].insert(granule).second) (write ? written : read) += GRANULE;
+    }
+};
+thread_local Traffic traffic;
 
 bool poisoned(uintptr_t begin, size_t bytes) {
     auto *band = reinterpret_cast<const uint8_t *>(begin);
@@ -168,10 +181,14 @@ void memory_access(const void *address, size_t bytes, bool write) {
     for (size_t i = first; i <= last; i++) {
         uintptr_t at = region->begin + i * GRANULE;
         write ? note_write(*region, at, region->cells[i], current) : note_read(*region, at, region->cells[i], current);
+        if (traffic.counting && !region->shared) traffic.note(at, write);
     }
 }
 
-void memory_begin_launch(uint32_t block) { launch_first_block = block; }
+void memory_begin_launch(uint32_t block) {
+    launch_first_block = block;
+    traffic.seen[0].clear(), traffic.seen[1].clear();
+}
 
 void shared_check_guards() { check_guards(shared.arrays); }
 
@@ -229,6 +246,15 @@ extern "C" engine_status engine_emulator_free(void *buffer) {
     buffers.erase(found);
     pages.version++;
     return intact ? ENGINE_OK : ENGINE_NAMESPACE::fail(ENGINE_OUT_OF_BOUNDS, "the guard bands of a buffer are damaged");
+}
+
+extern "C" void engine_emulator_count_traffic(bool counting) {
+    emulator::traffic = {};
+    emulator::traffic.counting = counting;
+}
+
+extern "C" void engine_emulator_traffic(uint64_t *read, uint64_t *written) {
+    *read = emulator::traffic.read, *written = emulator::traffic.written;
 }
 
 // What -fsanitize=thread calls.

@@ -47,6 +47,9 @@ struct Queued<launcher, name> {
 
 NAME(rmsnorm_forward);
 NAME(rmsnorm_backward);
+NAME(rmsnorm_pair_forward);
+NAME(rmsnorm_pair_backward);
+NAME(sum_parts);
 NAME(rope_forward);
 NAME(rope_backward);
 NAME(attention_forward);
@@ -69,6 +72,9 @@ const engine_kernels table = {
     .last_error = last_error,
     QUEUED(rmsnorm_forward),
     QUEUED(rmsnorm_backward),
+    QUEUED(rmsnorm_pair_forward),
+    QUEUED(rmsnorm_pair_backward),
+    QUEUED(sum_parts),
     QUEUED(rope_forward),
     QUEUED(rope_backward),
     QUEUED(attention_forward),

@@ -8,6 +8,8 @@ use std::ffi::c_void;
 use std::ops::Range;
 use std::rc::Rc;
 
+use super::vectors::{Parts, Vectors};
+use crate::device::driver::{Access, Extent};
 use crate::device::{DType, Device, Purpose, Tensor};
 use crate::err;
 use crate::error::Result;
@@ -194,8 +196,10 @@ impl Params {
     /// Zeroed gradients for all parameters.
     pub fn gradients(&self) -> Result<Gradients> {
         let values = self.zeros(&self.values.device().of(Purpose::Gradients))?;
+        let vectors = Vectors::new(values.device(), &self.spans)?;
         Ok(Gradients {
             values,
+            vectors,
             spans: self.spans.clone(),
             touched: vec![false; self.spans.len()],
             holds: vec![false; self.spans.len()],
@@ -213,15 +217,57 @@ pub struct Gradients {
     /// The flat run, in the layout of [`Params`].
     pub values: Tensor,
     spans: Rc<[Span]>,
+    vectors: Vectors,
     touched: Vec<bool>,
     /// Whether a parameter's part can be added to: it holds gradients of this step, or zeros.
     holds: Vec<bool>,
 }
 
 impl Gradients {
-    /// What the last step has left is gone: it is zeros where nothing decays (AdamW does that), and will be written over elsewhere.
+    /// What the last step has left is gone: it will be written over.
     pub fn begin_step(&mut self) {
-        self.holds.iter_mut().zip(&*self.spans).for_each(|(holds, span)| *holds = !span.decay);
+        self.holds.fill(false);
+    }
+
+    /// What a backward that failed has left is gone.
+    pub(super) fn begin_backward(&mut self) {
+        self.vectors.clear();
+    }
+
+    /// Where an op leaves its parts of a vector's gradient, which are sums over some of the `n` rows of a batch.
+    pub fn parts(&mut self, param: &Param, n: usize) -> Result<Parts> {
+        let number = self.spans_of(param).start;
+        if !self.vectors.has_room_for(number, n) {
+            self.add_up_vectors()?; // it is used twice
+        }
+        let (device, dtype) = (self.values.device().clone(), self.values.dtype());
+        self.vectors.place(&device, number, n, dtype)
+    }
+
+    /// [`parts`](Self::parts) of two vectors, for one launch.
+    pub fn parts_of_two(&mut self, params: [&Param; 2], n: usize) -> Result<[Parts; 2]> {
+        let numbers = params.map(|param| self.spans_of(param).start);
+        if numbers[0] == numbers[1] {
+            return Err(err!("internal: one weight for both norms of a pair"));
+        }
+        if !numbers.iter().all(|&number| self.vectors.has_room_for(number, n)) {
+            self.add_up_vectors()?;
+        }
+        Ok([self.parts(params[0], n)?, self.parts(params[1], n)?])
+    }
+
+    /// Adds up the parts that ops have left.
+    pub(super) fn add_up_vectors(&mut self) -> Result<()> {
+        let vectors = self.vectors.all().to_vec();
+        self.vectors.filled().for_each(|param| self.touched[param] = true);
+        let adds = vectors.iter().any(|&param| self.holds[param]);
+        for param in vectors {
+            if adds && !self.holds[param] {
+                self.zero(param)?;
+            }
+            self.holds[param] = true;
+        }
+        self.vectors.add_up(&mut self.values, adds)
     }
 
     /// What is in [`values`](Self::values) is added to, as if this step had put it there.
@@ -234,14 +280,12 @@ impl Gradients {
         let spans = self.spans_of(param);
         for i in spans.clone() {
             if !self.holds[i] {
-                let (range, at) = (self.spans[i].range(), self.at(self.spans[i].offset)?);
-                // SAFETY: the span's part of the flat run.
-                unsafe { self.values.device().driver().zero(at, range.len() * self.values.dtype().size())? };
+                self.zero(i)?;
             }
         }
         self.touched[spans.clone()].fill(true);
         self.holds[spans].fill(true);
-        self.at(param.offset)
+        self.told(param, param.value.len(), Access::Update)
     }
 
     /// Where a parameter's part lies on the device, and whether to add to it; else it is to be written, all of it.
@@ -251,7 +295,31 @@ impl Gradients {
         if !adds {
             self.holds[spans].fill(true);
         }
-        Ok((self.address(param)?, adds))
+        let address = self.address(param)?;
+        if !adds {
+            self.told(param, param.value.len(), Access::Write)?;
+        }
+        Ok((address, adds))
+    }
+
+    /// [`address`](Self::address), for a launcher that adds to at most so many of the elements.
+    pub fn address_of_some(&mut self, param: &Param, elements: usize) -> Result<*mut c_void> {
+        self.address(param)?;
+        self.told(param, elements, Access::Update)
+    }
+
+    /// Where a parameter's part lies; the driver is told what will be done with it.
+    fn told(&mut self, param: &Param, elements: usize, access: Access) -> Result<*mut c_void> {
+        let address = self.at(param.offset)?;
+        let bytes = elements.min(param.value.len()) * self.values.dtype().size();
+        self.values.device().driver().addressed(Extent { address, bytes, access });
+        Ok(address)
+    }
+
+    fn zero(&mut self, param: usize) -> Result<()> {
+        let (range, at) = (self.spans[param].range(), self.at(self.spans[param].offset)?);
+        // SAFETY: the parameter's part of the flat run.
+        unsafe { self.values.device().driver().zero(at, range.len() * self.values.dtype().size()) }
     }
 
     fn at(&mut self, offset: usize) -> Result<*mut c_void> {

@@ -120,10 +120,12 @@ impl<'g> Tape<'g> {
     /// An error when an op fails, or when a trainable parameter got no gradient at all.
     pub fn backward(self) -> Result<()> {
         let gradients = self.gradients.ok_or_else(|| err!("internal: backward on a tape that records nothing"))?;
+        gradients.begin_backward();
         let mut backward = Backward { arrived: vec![None; self.activations], gradients, rounding: self.rounding };
         for node in self.nodes.into_iter().rev() {
             (node.backward)(&mut backward).map_err(|e| e.context(format!("in the backward of `{}`", node.name)))?;
         }
+        backward.gradients.add_up_vectors()?;
         backward.gradients.check_all_touched()
     }
 }
@@ -155,6 +157,11 @@ impl Backward<'_> {
     /// Where the accumulated gradient of a parameter lies on the device, in A, to add to.
     pub fn param(&mut self, param: &Param) -> Result<*mut c_void> {
         self.gradients.address(param)
+    }
+
+    /// What is rounded between ops.
+    pub fn rounding(&self) -> Rounding {
+        self.rounding
     }
 
     /// The gradients of the parameters.

@@ -28,6 +28,8 @@ pub struct DeviceArray {
     inputs: Rc<Inputs>,
     /// First word.
     offset: usize,
+    /// Words.
+    len: usize,
 }
 
 impl Inputs {
@@ -55,7 +57,7 @@ impl Inputs {
         words.extend_from_slice(values);
         let room = if self.fixed { bound.max(values.len()) } else { values.len().max(1) };
         words.resize(offset + room.next_multiple_of(ALIGNMENT), fill);
-        DeviceArray { inputs: self.clone(), offset }
+        DeviceArray { inputs: self.clone(), offset, len: room }
     }
 
     /// Appends f32 numbers; free room holds 0.
@@ -103,6 +105,6 @@ impl DeviceArray {
     pub fn address(&self) -> Result<*const u32> {
         let buffer = self.inputs.buffer.borrow();
         let buffer = buffer.as_ref().ok_or_else(|| err!("internal: the arrays of a batch were not sent"))?;
-        Ok(buffer.address().cast::<u32>().wrapping_add(self.offset))
+        Ok(buffer.address_of(self.offset, self.len).cast())
     }
 }

@@ -40,6 +40,8 @@ pub struct AttentionMask {
     pub query_tiles: DeviceArray,
     /// u32::MAX: no limit
     pub window: u32,
+    /// Tiles in the list of keys.
+    pub num_tiles: usize,
     /// N
     pub num_rows: usize,
     /// S
@@ -75,6 +77,7 @@ impl AttentionMask {
             query_starts: inputs.push(&by_key.starts, keys + 1, 0),
             query_tiles: inputs.push(&by_key.others, bound, 0),
             window,
+            num_tiles: pairs.len(),
             num_rows,
             num_slots,
             decoding,

@@ -2,7 +2,7 @@
 
 use std::ffi::c_void;
 
-use super::driver::engine_dtype;
+use super::driver::{Access, engine_dtype};
 use super::{DType, Tensor};
 use crate::error::Result;
 use crate::launch;
@@ -44,7 +44,7 @@ impl Tensor {
     /// # Safety
     /// It has as many elements of this type.
     pub unsafe fn add_array(&mut self, term: *const c_void) -> Result<()> {
-        let sum = self.address_mut()?;
+        let sum = self.address_to(self.len(), Access::Update)?;
         let (driver, n, dtype) = (self.device().driver(), self.len() as u64, engine_dtype(self.dtype()));
         // SAFETY: n elements of this type each, the sum's held by nobody else; the caller's promise.
         unsafe { launch!(driver, add { n }(sum, term, n, dtype, driver.stream())) }

@@ -4,7 +4,6 @@
 pub const ENGINE_ATTENTION_TILE: u32 = 64;
 pub const ENGINE_HOST_ATTENTION_TILE: u32 = 32;
 pub const ENGINE_DECODE_SPLITS: u32 = 16;
-pub const ENGINE_NORM_CHUNK: u32 = 64;
 pub const ENGINE_CLIP_RUN: u32 = 16384;
 #[repr(u32)]
 #[doc = " Element type of activations and compute weights."]
@@ -141,12 +140,11 @@ pub struct engine_kernels {
     pub device: *const ::std::os::raw::c_char,
     #[doc = " What went wrong in the calling thread's last launch that failed."]
     pub last_error: ::std::option::Option<unsafe extern "C" fn() -> *const ::std::os::raw::c_char>,
-    #[doc = " `y = [h +] x * rstd * (1 + weight),  rstd = 1 / sqrt(mean(x^2) + eps)`.  rmsnorm\n\n y, h, x (N, D) T; weight (D) T; rstd (N) A. `h` may be null: no residual is added."]
+    #[doc = " `y = x * rstd * (1 + weight),  rstd = 1 / sqrt(mean(x^2) + eps)`.  rmsnorm\n\n y, x (N, D) T; weight (D) T; rstd (N) A."]
     pub rmsnorm_forward: ::std::option::Option<
         unsafe extern "C" fn(
             y: *mut ::std::os::raw::c_void,
             rstd: *mut ::std::os::raw::c_void,
-            h: *const ::std::os::raw::c_void,
             x: *const ::std::os::raw::c_void,
             weight: *const ::std::os::raw::c_void,
             n: u32,
@@ -156,12 +154,11 @@ pub struct engine_kernels {
             stream: engine_stream,
         ) -> engine_status,
     >,
-    #[doc = " `dx = [dh +] rstd * (g - x * rstd^2 * mean(g * x)), g = dy * (1 + weight);  dweight += sum_N dy * x * rstd`\n\n dx, dh, dy, x (N, D) T; weight (D) T; dweight (D) A; rstd (N) A; scratch (ceil(N / ENGINE_NORM_CHUNK), D) A. `dh` is\n what has arrived at x from elsewhere, or null; it may be dx itself. The gradient of a forward's `h` is dy itself."]
+    #[doc = " `dx = [dh +] rstd * (g - x * rstd^2 * mean(g * x)), g = dy * (1 + weight);  dweight = sum_N dy * x * rstd`\n\n dx, dh, dy, x (N, D) T; weight (D) T; rstd (N) A. parts (ceil(N / rows), D) A: the sums of `rows` rows each, which\n `sum_parts` adds up; null where nobody wants dweight. `dh` is what has arrived at x from elsewhere, or null; it may be\n dx itself."]
     pub rmsnorm_backward: ::std::option::Option<
         unsafe extern "C" fn(
             dx: *mut ::std::os::raw::c_void,
-            dweight: *mut ::std::os::raw::c_void,
-            scratch: *mut ::std::os::raw::c_void,
+            parts: *mut ::std::os::raw::c_void,
             rstd: *const ::std::os::raw::c_void,
             dh: *const ::std::os::raw::c_void,
             dy: *const ::std::os::raw::c_void,
@@ -169,6 +166,60 @@ pub struct engine_kernels {
             weight: *const ::std::os::raw::c_void,
             n: u32,
             d: u32,
+            rows: u32,
+            dtype: engine_dtype,
+            stream: engine_stream,
+        ) -> engine_status,
+    >,
+    #[doc = " `sum = h + rmsnorm(x, weight);  y = rmsnorm(sum, next_weight)`.  residual\n\n sum, y, h, x (N, D) T; weight, next_weight (D) T; rstd (2, N) A, of both norms."]
+    pub rmsnorm_pair_forward: ::std::option::Option<
+        unsafe extern "C" fn(
+            sum: *mut ::std::os::raw::c_void,
+            y: *mut ::std::os::raw::c_void,
+            rstd: *mut ::std::os::raw::c_void,
+            h: *const ::std::os::raw::c_void,
+            x: *const ::std::os::raw::c_void,
+            weight: *const ::std::os::raw::c_void,
+            next_weight: *const ::std::os::raw::c_void,
+            n: u32,
+            d: u32,
+            eps: f64,
+            dtype: engine_dtype,
+            stream: engine_stream,
+        ) -> engine_status,
+    >,
+    #[doc = " dh is what rmsnorm_backward makes of `dsum`, dy and sum, and dx what it makes of dh and x.\n\n dh, dx, dsum, dy, sum, x (N, D) T; the rest as there, `parts` of weight, `next_parts` of next_weight. `dsum` is what has\n arrived at the sum from elsewhere, or null. dh is the gradient of the forward's `h`."]
+    pub rmsnorm_pair_backward: ::std::option::Option<
+        unsafe extern "C" fn(
+            dh: *mut ::std::os::raw::c_void,
+            dx: *mut ::std::os::raw::c_void,
+            parts: *mut ::std::os::raw::c_void,
+            next_parts: *mut ::std::os::raw::c_void,
+            rstd: *const ::std::os::raw::c_void,
+            dsum: *const ::std::os::raw::c_void,
+            dy: *const ::std::os::raw::c_void,
+            sum: *const ::std::os::raw::c_void,
+            x: *const ::std::os::raw::c_void,
+            weight: *const ::std::os::raw::c_void,
+            next_weight: *const ::std::os::raw::c_void,
+            n: u32,
+            d: u32,
+            rows: u32,
+            dtype: engine_dtype,
+            stream: engine_stream,
+        ) -> engine_status,
+    >,
+    #[doc = " Gradients of vectors, from the parts that `rmsnorm_backward` and the like left: `= sum of the parts`, or `+=`.  sum_parts\n\n gradients A, flat; vector i of the `vectors` lies at `gradients + offsets[i]`, its parts (count, len) A at\n `parts + count * starts[i]`, len = starts[i + 1] - starts[i]; starts (vectors + 1) begins with 0 and ends with `columns`.\n `accumulate`: add. `dtype`: that of A."]
+    pub sum_parts: ::std::option::Option<
+        unsafe extern "C" fn(
+            gradients: *mut ::std::os::raw::c_void,
+            parts: *const ::std::os::raw::c_void,
+            starts: *const u32,
+            offsets: *const u64,
+            vectors: u32,
+            columns: u32,
+            count: u32,
+            accumulate: u32,
             dtype: engine_dtype,
             stream: engine_stream,
         ) -> engine_status,
@@ -185,18 +236,18 @@ pub struct engine_kernels {
             stream: engine_stream,
         ) -> engine_status,
     >,
-    #[doc = " dqkv (N, (H + 2K) * Dh) T; dq_norm, dk_norm (Dh) A, added to; dq (N, H, Dh), dk, dv (N, K, Dh) T; scratch\n (ceil(N / ENGINE_NORM_CHUNK), 2, Dh) A. `slots` is not looked at: rows are slots."]
+    #[doc = " dqkv (N, (H + 2K) * Dh) T; dq (N, H, Dh), dk, dv (N, K, Dh) T; q_parts, k_parts (ceil(N / rows), Dh) A: sums of `rows`\n rows of the norms' gradients, which `sum_parts` adds up, or null. `slots` is not looked at: rows are slots."]
     pub rope_backward: ::std::option::Option<
         unsafe extern "C" fn(
             dqkv: *mut ::std::os::raw::c_void,
-            dq_norm: *mut ::std::os::raw::c_void,
-            dk_norm: *mut ::std::os::raw::c_void,
-            scratch: *mut ::std::os::raw::c_void,
+            q_parts: *mut ::std::os::raw::c_void,
+            k_parts: *mut ::std::os::raw::c_void,
             dq: *const ::std::os::raw::c_void,
             dk: *const ::std::os::raw::c_void,
             dv: *const ::std::os::raw::c_void,
             qkv: *const ::std::os::raw::c_void,
             rope: *const engine_rope,
+            rows: u32,
             dtype: engine_dtype,
             stream: engine_stream,
         ) -> engine_status,
@@ -305,14 +356,14 @@ pub struct engine_kernels {
             stream: engine_stream,
         ) -> engine_status,
     >,
-    #[doc = " One AdamW update of every parameter; gradients of groups whose decay is 0 become 0, the others stay. Nothing happens when the\n results' clip_factor is NaN.  adamw\n\n parameters, m, v, gradients (n) A; copy (n) bf16 or null, rounded as by `cast_stochastic`; results, step: one struct each. Group g of the G groups\n covers `starts[g] .. starts[g + 1]` and decays by `learning_rate * weight_decay * decays[g]`; starts (G + 1) begins\n with 0 and ends with n; decays (G) f32. `dtype`: that of A."]
+    #[doc = " One AdamW update of every parameter. Nothing happens when the results' clip_factor is NaN.  adamw\n\n parameters, m, v, gradients (n) A; copy (n) bf16 or null, rounded as by `cast_stochastic`; results, step: one struct each. Group g of the G groups\n covers `starts[g] .. starts[g + 1]` and decays by `learning_rate * weight_decay * decays[g]`; starts (G + 1) begins\n with 0 and ends with n; decays (G) f32. `dtype`: that of A."]
     pub adamw: ::std::option::Option<
         unsafe extern "C" fn(
             parameters: *mut ::std::os::raw::c_void,
             m: *mut ::std::os::raw::c_void,
             v: *mut ::std::os::raw::c_void,
-            gradients: *mut ::std::os::raw::c_void,
             copy: *mut ::std::os::raw::c_void,
+            gradients: *const ::std::os::raw::c_void,
             results: *const engine_step_results,
             step: *const engine_adamw_step,
             starts: *const u64,

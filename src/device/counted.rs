@@ -125,6 +125,7 @@ no_op!(A B C D E F G H I J);
 no_op!(A B C D E F G H I J K);
 no_op!(A B C D E F G H I J K L);
 no_op!(A B C D E F G H I J K L M);
+no_op!(A B C D E F G H I J K L M N O P);
 
 struct Table(engine_kernels);
 // SAFETY: function pointers and a constant string: nothing that a thread could change.
@@ -135,6 +136,9 @@ static TABLE: Table = Table(engine_kernels {
     last_error: None,
     rmsnorm_forward: Some(NoOp::NO_OP),
     rmsnorm_backward: Some(NoOp::NO_OP),
+    rmsnorm_pair_forward: Some(NoOp::NO_OP),
+    rmsnorm_pair_backward: Some(NoOp::NO_OP),
+    sum_parts: Some(NoOp::NO_OP),
     rope_forward: Some(NoOp::NO_OP),
     rope_backward: Some(NoOp::NO_OP),
     attention_forward: Some(NoOp::NO_OP),

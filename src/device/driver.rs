@@ -66,6 +66,10 @@ pub trait Driver {
         None
     }
 
+    /// Told of the memory of each tensor whose address is asked for, before the launch that is given it: for a device that keeps
+    /// account of traffic.
+    fn addressed(&self, _extent: Extent) {}
+
     /// Called after a launch with these sizes has been queued, for debugging: waits for it where the device was asked to.
     fn after_launch(&self, _op: &str, _sizes: &[(&str, u64)]) -> Result<()> {
         Ok(())
@@ -104,6 +108,24 @@ pub trait Driver {
     fn end_capture(&self) -> Result<Box<dyn Graph>> {
         bail!("internal: `{}` captures no graphs", self.name())
     }
+}
+
+/// Memory that a launch is given, and what it does there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    pub address: *const c_void,
+    pub bytes: usize,
+    pub access: Access,
+}
+
+/// What a launch does with memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    Read,
+    /// Whatever was there is not looked at.
+    Write,
+    /// Reads what is there and writes something else in its place.
+    Update,
 }
 
 /// Work that was captured once and can be queued again as a whole, with the addresses it had.

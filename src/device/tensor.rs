@@ -10,6 +10,7 @@ use std::rc::Rc;
 
 use half::bf16;
 
+use super::driver::{Access, Extent};
 use super::dtype::{DType, Element};
 use super::memory::{Device, Storage};
 use super::room;
@@ -88,7 +89,7 @@ impl Tensor {
     pub fn as_slice<T: Element>(&self) -> &[T] {
         self.check_host::<T>();
         // SAFETY: the storage holds the elements, initialised, until `self` goes; whoever writes them holds it alone.
-        unsafe { std::slice::from_raw_parts(self.address().cast(), self.len()) }
+        unsafe { std::slice::from_raw_parts(self.place().cast(), self.len()) }
     }
 
     /// [`Tensor::as_slice`], to write; an error when somebody else holds the storage (say, a tape that was not dropped).
@@ -114,15 +115,37 @@ impl Tensor {
 
     /// Where the elements lie, for a launcher.
     pub fn address(&self) -> *const c_void {
-        self.storage.address.cast::<u8>().wrapping_add(self.offset * self.dtype.size()).cast()
+        self.told(0, self.len(), Access::Read)
     }
 
-    /// Where the elements lie, for a launcher that writes; an error when somebody else holds the storage.
+    /// Where the elements from `offset` on lie, for a launcher that reads at most so many elements of them, wherever they are.
+    pub fn address_of(&self, offset: usize, elements: usize) -> *const c_void {
+        self.told(offset, elements.min(self.len() - offset), Access::Read)
+    }
+
+    /// Where the elements lie, for a launcher that writes all of them; an error when somebody else holds the storage.
     pub fn address_mut(&mut self) -> Result<*mut c_void> {
+        self.address_to(self.len(), Access::Write)
+    }
+
+    /// [`address_mut`](Self::address_mut), for a launcher that does this with at most so many of them.
+    pub fn address_to(&mut self, elements: usize, access: Access) -> Result<*mut c_void> {
         if !self.is_unique() {
             return Err(err!("internal: a tensor of shape {:?} is written while it is shared", self.shape));
         }
-        Ok(self.address().cast_mut())
+        Ok(self.told(0, elements.min(self.len()), access).cast_mut())
+    }
+
+    /// The address, of which the driver is told how much is used.
+    fn told(&self, offset: usize, elements: usize, access: Access) -> *const c_void {
+        let size = self.dtype.size();
+        let address = self.place().cast::<u8>().wrapping_add(offset * size).cast();
+        self.device().driver().addressed(Extent { address, bytes: elements * size, access });
+        address
+    }
+
+    fn place(&self) -> *const c_void {
+        self.storage.address.cast::<u8>().wrapping_add(self.offset * self.dtype.size()).cast()
     }
 
     /// Overwrites the elements; an error when somebody else holds the storage.

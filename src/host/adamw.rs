@@ -14,8 +14,8 @@ pub unsafe extern "C" fn adamw(
     parameters: *mut c_void,
     m: *mut c_void,
     v: *mut c_void,
-    gradients: *mut c_void,
     copy: *mut c_void,
+    gradients: *const c_void,
     results: *const engine_step_results,
     step: *const engine_adamw_step,
     starts: *const u64,
@@ -41,9 +41,9 @@ pub unsafe extern "C" fn adamw(
         // SAFETY: as above: master numbers are f64 beside f64, else f32.
         unsafe {
             if dtype == engine_dtype::ENGINE_F64 {
-                Flat::<f64>::new([parameters, m, v, gradients], copy, n).update(step, factor, starts, decays);
+                Flat::<f64>::new([parameters, m, v], gradients, copy, n).update(step, factor, starts, decays);
             } else {
-                Flat::<f32>::new([parameters, m, v, gradients], copy, n).update(step, factor, starts, decays);
+                Flat::<f32>::new([parameters, m, v], gradients, copy, n).update(step, factor, starts, decays);
             }
         }
     })
@@ -54,7 +54,7 @@ struct Flat<'a, T> {
     p: &'a mut [T],
     m: &'a mut [T],
     v: &'a mut [T],
-    g: &'a mut [T],
+    g: &'a [T],
     copy: Option<&'a mut [bf16]>,
     /// Index of the first number.
     first: usize,
@@ -62,10 +62,12 @@ struct Flat<'a, T> {
 
 impl<'a, T: Real> Flat<'a, T> {
     /// # Safety
-    /// Each pointer is n numbers that nobody else uses.
-    unsafe fn new(pointers: [*mut c_void; 4], copy: Option<&'a mut [bf16]>, n: usize) -> Self {
+    /// Each pointer is n numbers; nobody else uses those that change.
+    unsafe fn new(changing: [*mut c_void; 3], g: *const c_void, copy: Option<&'a mut [bf16]>, n: usize) -> Self {
         // SAFETY: the caller's promise.
-        let [p, m, v, g] = pointers.map(|pointer| unsafe { elements_mut::<T>(pointer, n) });
+        let [p, m, v] = changing.map(|pointer| unsafe { elements_mut::<T>(pointer, n) });
+        // SAFETY: as above.
+        let g = unsafe { elements::<T>(g, n) };
         Self { p, m, v, g, copy, first: 0 }
     }
 
@@ -81,7 +83,7 @@ impl<'a, T: Real> Flat<'a, T> {
 
     fn split_at(self, at: usize) -> (Self, Self) {
         let ((p, p1), (m, m1)) = (self.p.split_at_mut(at), self.m.split_at_mut(at));
-        let ((v, v1), (g, g1)) = (self.v.split_at_mut(at), self.g.split_at_mut(at));
+        let ((v, v1), (g, g1)) = (self.v.split_at_mut(at), self.g.split_at(at));
         let (copy, copy1) = self.copy.map(|copy| copy.split_at_mut(at)).unzip();
         let first = self.first;
         let tail = Self { p: p1, m: m1, v: v1, g: g1, copy: copy1, first: first + at };
@@ -113,8 +115,6 @@ struct Numbers<T> {
     factor: T,
     /// Number of the update.
     step: u32,
-    /// Whether the gradient becomes 0.
-    zeroes: bool,
 }
 
 impl<T: Real> Numbers<T> {
@@ -131,7 +131,6 @@ impl<T: Real> Numbers<T> {
             eps: real(step.eps),
             factor: real(factor),
             step: step.step as u32,
-            zeroes: decay == 0.0,
         }
     }
 
@@ -139,16 +138,13 @@ impl<T: Real> Numbers<T> {
     fn update(&self, block: Flat<'_, T>) {
         let Flat { p, m, v, g, copy, first } = block;
         let n = p.len();
-        let (g, m, v) = (&mut g[..n], &mut m[..n], &mut v[..n]);
+        let (g, m, v) = (&g[..n], &mut m[..n], &mut v[..n]);
         for i in 0..n {
             let gi = g[i] * self.factor;
             let mi = self.beta1 * m[i] + self.one_minus_beta1 * gi;
             let vi = self.beta2 * v[i] + self.one_minus_beta2 * gi * gi;
             (m[i], v[i]) = (mi, vi);
             p[i] = p[i] * self.keep - self.rate * mi / (vi.sqrt() * self.root + self.eps);
-        }
-        if self.zeroes {
-            g.fill(T::ZERO);
         }
         if let Some(copy) = copy {
             round_stochastic(copy, p, first, self.step);

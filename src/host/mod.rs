@@ -31,6 +31,7 @@ mod rmsnorm;
 mod rope;
 mod sample;
 pub mod simd;
+mod sum_parts;
 mod table;
 
 /// Bytes that one task sets to zero: new memory costs a page fault each huge page, of which every core takes its share.

@@ -1,16 +1,15 @@
-//! rmsnorm: y = [h +] x * rstd * (1 + weight), and its gradient. The contract is in kernels/engine.h.
+//! rmsnorm: y = [h +] x * rstd * (1 + weight), alone and in pairs, and its gradient. The contract is in kernels/engine.h.
 
 use std::borrow::Cow;
 use std::ffi::c_void;
 
 use super::launcher::{elements, elements_mut, run, with_dtype};
-use super::simd::{Real, Scalar, add_assign, dot, for_each_row, for_each_row_and, sum_of, sum_over_rows};
+use super::simd::{Real, Scalar, dot, for_each_part, for_each_row, for_each_row_and, sum_of};
 use crate::device::bindings::{engine_dtype, engine_status, engine_stream};
 
 pub unsafe extern "C" fn rmsnorm_forward(
     y: *mut c_void,
     rstd: *mut c_void,
-    h: *const c_void,
     x: *const c_void,
     weight: *const c_void,
     n: u32,
@@ -26,17 +25,45 @@ pub unsafe extern "C" fn rmsnorm_forward(
             let (y, rstd) = unsafe { (elements_mut::<T>(y, n * d), elements_mut(rstd, n)) };
             // SAFETY: as above.
             let (x, weight) = unsafe { (elements::<T>(x, n * d), elements::<T>(weight, d)) };
-            // SAFETY: as above; h is there or null.
-            let h = (!h.is_null()).then(|| unsafe { elements::<T>(h, n * d) });
-            forward(y, rstd, h, x, weight, eps);
+            forward(y, rstd, None, x, weight, eps);
+        })
+    })
+}
+
+pub unsafe extern "C" fn rmsnorm_pair_forward(
+    sum: *mut c_void,
+    y: *mut c_void,
+    rstd: *mut c_void,
+    h: *const c_void,
+    x: *const c_void,
+    weight: *const c_void,
+    next_weight: *const c_void,
+    n: u32,
+    d: u32,
+    eps: f64,
+    dtype: engine_dtype,
+    _stream: engine_stream,
+) -> engine_status {
+    let (n, d) = (n as usize, d as usize);
+    run(|| {
+        with_dtype!(dtype, T => {
+            // SAFETY: the table's contract.
+            let (sum, y) = unsafe { (elements_mut::<T>(sum, n * d), elements_mut::<T>(y, n * d)) };
+            // SAFETY: as above.
+            let (h, x) = unsafe { (elements::<T>(h, n * d), elements::<T>(x, n * d)) };
+            // SAFETY: as above.
+            let (weight, next_weight) = unsafe { (elements::<T>(weight, d), elements::<T>(next_weight, d)) };
+            // SAFETY: as above.
+            let (rstd, next_rstd) = unsafe { elements_mut(rstd, 2 * n) }.split_at_mut(n);
+            forward(sum, rstd, Some(h), x, weight, eps);
+            forward(y, next_rstd, None, sum, next_weight, eps);
         })
     })
 }
 
 pub unsafe extern "C" fn rmsnorm_backward(
     dx: *mut c_void,
-    dweight: *mut c_void,
-    _scratch: *mut c_void,
+    parts: *mut c_void,
     rstd: *const c_void,
     dh: *const c_void,
     dy: *const c_void,
@@ -44,25 +71,81 @@ pub unsafe extern "C" fn rmsnorm_backward(
     weight: *const c_void,
     n: u32,
     d: u32,
+    rows: u32,
     dtype: engine_dtype,
     _stream: engine_stream,
 ) -> engine_status {
-    let (n, d) = (n as usize, d as usize);
+    let (n, d, rows) = (n as usize, d as usize, rows as usize);
     run(|| {
         with_dtype!(dtype, T => {
             // SAFETY: the table's contract; dh is there or null, and copied when it is dx itself, which is borrowed next.
             let arrived = (!dh.is_null()).then(|| Cow::from(unsafe { elements::<T>(dh, n * d) }));
             let dh = arrived.map(|values| if dh == dx.cast_const() { values.into_owned().into() } else { values });
             // SAFETY: the table's contract.
-            let (dx, dweight) = unsafe { (elements_mut::<T>(dx, n * d), elements_mut(dweight, d)) };
+            let (dx, parts) = unsafe { (elements_mut::<T>(dx, n * d), Parts::new(parts, n, d, rows)) };
             // SAFETY: as above.
             let (dy, rstd) = unsafe { (elements::<T>(dy, n * d), elements(rstd, n)) };
             // SAFETY: as above.
             let (x, weight) = unsafe { (elements::<T>(x, n * d), elements::<T>(weight, d)) };
-            backward_x(dx, dh.as_deref(), dy, &Saved { x, weight, rstd });
-            backward_weight(dweight, dy, x, rstd);
+            backward(dx, parts, dh.as_deref(), dy, &Saved { x, weight, rstd });
         })
     })
+}
+
+pub unsafe extern "C" fn rmsnorm_pair_backward(
+    dh: *mut c_void,
+    dx: *mut c_void,
+    parts: *mut c_void,
+    next_parts: *mut c_void,
+    rstd: *const c_void,
+    dsum: *const c_void,
+    dy: *const c_void,
+    sum: *const c_void,
+    x: *const c_void,
+    weight: *const c_void,
+    next_weight: *const c_void,
+    n: u32,
+    d: u32,
+    rows: u32,
+    dtype: engine_dtype,
+    _stream: engine_stream,
+) -> engine_status {
+    let (n, d, rows) = (n as usize, d as usize, rows as usize);
+    run(|| {
+        with_dtype!(dtype, T => {
+            // SAFETY: the table's contract.
+            let (dh, dx) = unsafe { (elements_mut::<T>(dh, n * d), elements_mut::<T>(dx, n * d)) };
+            // SAFETY: as above.
+            let (parts, next_parts) = unsafe { (Parts::new(parts, n, d, rows), Parts::new(next_parts, n, d, rows)) };
+            // SAFETY: as above; dsum is there or null.
+            let dsum = (!dsum.is_null()).then(|| unsafe { elements::<T>(dsum, n * d) });
+            // SAFETY: as above.
+            let (dy, sum, x) = unsafe { (elements::<T>(dy, n * d), elements::<T>(sum, n * d), elements::<T>(x, n * d)) };
+            // SAFETY: as above.
+            let (weight, next_weight) = unsafe { (elements::<T>(weight, d), elements::<T>(next_weight, d)) };
+            // SAFETY: as above.
+            let (rstd, next_rstd) = unsafe { elements(rstd, 2 * n) }.split_at(n);
+            backward(dh, next_parts, dsum, dy, &Saved { x: sum, weight: next_weight, rstd: next_rstd });
+            backward(dx, parts, None, dh, &Saved { x, weight, rstd });
+        })
+    })
+}
+
+/// (ceil(N / rows), D): what each `rows` rows add to a weight's gradient.
+struct Parts<'a, A> {
+    sums: &'a mut [A],
+    rows: usize,
+}
+
+impl<'a, A> Parts<'a, A> {
+    /// None for a null pointer.
+    ///
+    /// # Safety
+    /// All is there as kernels/engine.h says.
+    unsafe fn new(sums: *mut c_void, n: usize, d: usize, rows: usize) -> Option<Self> {
+        // SAFETY: the caller's promise.
+        (!sums.is_null()).then(|| Self { sums: unsafe { elements_mut(sums, n.div_ceil(rows) * d) }, rows })
+    }
 }
 
 /// 1 / sqrt(mean(x^2) + eps) of one row.
@@ -101,6 +184,24 @@ pub(super) fn row_pull<A: Real>(n: usize, rstd: A, product: impl Fn(usize) -> A)
     rstd * rstd * (sum_of(n, product) / A::from_f64(n as f64))
 }
 
+fn backward<T: Scalar>(
+    dx: &mut [T],
+    parts: Option<Parts<'_, T::Acc>>,
+    dh: Option<&[T]>,
+    dy: &[T],
+    saved: &Saved<'_, T>,
+) {
+    backward_x(dx, dh, dy, saved);
+    if let Some(Parts { sums, rows }) = parts {
+        let Saved { x, rstd, .. } = *saved;
+        let d = saved.weight.len();
+        for_each_part(sums, (rstd.len(), rows, d), |sum: &mut [T::Acc], row| {
+            let (dy, x, rstd) = (&dy[row * d..][..d], &x[row * d..][..d], rstd[row]);
+            (0..d).for_each(|j| sum[j] += dy[j].wide() * x[j].wide() * rstd);
+        });
+    }
+}
+
 fn backward_x<T: Scalar>(dx: &mut [T], dh: Option<&[T]>, dy: &[T], saved: &Saved<'_, T>) {
     let Saved { x, weight, rstd } = *saved;
     let d = weight.len();
@@ -117,14 +218,4 @@ fn backward_x<T: Scalar>(dx: &mut [T], dh: Option<&[T]>, dy: &[T], saved: &Saved
             }
         }
     });
-}
-
-/// dweight += sum over rows of dy * x * rstd.
-fn backward_weight<T: Scalar>(dweight: &mut [T::Acc], dy: &[T], x: &[T], rstd: &[T::Acc]) {
-    let d = dweight.len();
-    let sum = sum_over_rows(rstd.len(), d, |sum: &mut [T::Acc], row| {
-        let (dy, x, rstd) = (&dy[row * d..][..d], &x[row * d..][..d], rstd[row]);
-        (0..d).for_each(|j| sum[j] += dy[j].wide() * x[j].wide() * rstd);
-    });
-    add_assign(dweight, &sum);
 }

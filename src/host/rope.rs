@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::launcher::{elements, elements_mut, run, with_dtype};
 use super::rmsnorm::{row_pull, row_rstd};
-use super::simd::{Real, Scalar, add_assign, sum_over_rows, vectorized};
+use super::simd::{Real, Scalar, for_each_part, vectorized};
 use crate::device::bindings::{engine_dtype, engine_rope, engine_status, engine_stream};
 
 pub unsafe extern "C" fn rope_forward(
@@ -31,17 +31,18 @@ pub unsafe extern "C" fn rope_forward(
 
 pub unsafe extern "C" fn rope_backward(
     dqkv: *mut c_void,
-    dq_norm: *mut c_void,
-    dk_norm: *mut c_void,
-    _scratch: *mut c_void,
+    q_parts: *mut c_void,
+    k_parts: *mut c_void,
     dq: *const c_void,
     dk: *const c_void,
     dv: *const c_void,
     qkv: *const c_void,
     rope: *const engine_rope,
+    rows: u32,
     dtype: engine_dtype,
     _stream: engine_stream,
 ) -> engine_status {
+    let rows = rows as usize;
     run(|| {
         with_dtype!(dtype, T => {
             // SAFETY: the table's contract.
@@ -52,10 +53,12 @@ pub unsafe extern "C" fn rope_backward(
             // SAFETY: as above.
             let out = unsafe { elements_mut::<T>(dqkv, n * rope.width()) };
             rope.backward(out, gradients);
-            // SAFETY: as above.
-            let norms = unsafe { (elements_mut(dq_norm, rope.dim), elements_mut(dk_norm, rope.dim)) };
-            add_assign(norms.0, &rope.norm_gradient(gradients.0, 0, rope.query));
-            add_assign(norms.1, &rope.norm_gradient(gradients.1, rope.query, rope.kv));
+            let norms = [(q_parts, gradients.0, 0, rope.query), (k_parts, gradients.1, rope.query, rope.kv)];
+            for (parts, dy, first, heads) in norms.into_iter().filter(|norm| !norm.0.is_null()) {
+                // SAFETY: as above.
+                let parts = unsafe { elements_mut(parts, n.div_ceil(rows) * rope.dim) };
+                rope.norm_parts(parts, rows, dy, (first, heads));
+            }
         })
     })
 }
@@ -200,16 +203,16 @@ impl<'a, T: Scalar> Rope<'a, T> {
         row_rstd(x, self.eps)
     }
 
-    /// The gradient of a norm's weight (Dh), from all rows of its heads.
-    fn norm_gradient(&self, dy: &[T], first: usize, heads: usize) -> Vec<T::Acc> {
-        sum_over_rows(self.n, self.dim, |sum: &mut [T::Acc], row| {
+    /// Parts of the gradient of a norm's weight, (ceil(N / rows), Dh), from its heads.
+    fn norm_parts(&self, parts: &mut [T::Acc], rows: usize, dy: &[T], (first, heads): (usize, usize)) {
+        for_each_part(parts, (self.n, rows, self.dim), |sum: &mut [T::Acc], row| {
             let mut back = vec![T::Acc::ZERO; self.dim];
             for h in 0..heads {
                 let (x, dy) = (self.head(row, first + h), &dy[(row * heads + h) * self.dim..][..self.dim]);
                 let rstd = self.rotated_back(&mut back, dy, row, x);
                 (0..self.dim).for_each(|j| sum[j] += back[j] * x[j].wide() * rstd);
             }
-        })
+        });
     }
 }
 

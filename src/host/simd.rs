@@ -12,7 +12,6 @@ use half::bf16;
 use rayon::prelude::*;
 
 use crate::device::Element;
-use crate::device::bindings::ENGINE_NORM_CHUNK;
 
 /// What is computed in: f32 or f64.
 pub trait Real:
@@ -295,20 +294,26 @@ fn rows_per_task(width: usize) -> usize {
 /// Length of the blocks that long vectors are cut into, whatever the number of threads.
 pub const BLOCK: usize = 1 << 16;
 
-/// The sum over rows, in order, of what `add(sum, row)` adds to a vector of `width` numbers: one partial sum per
-/// ENGINE_NORM_CHUNK rows, in parallel, and those in order.
-pub fn sum_over_rows<A: Real>(rows: usize, width: usize, add: impl Fn(&mut [A], usize) + Sync) -> Vec<A> {
-    let chunk = ENGINE_NORM_CHUNK as usize;
-    let partial = |first: usize| {
-        let mut sum = vec![A::ZERO; width];
-        vectorized(|| (first..(first + chunk).min(rows)).for_each(|row| add(&mut sum, row)));
-        sum
-    };
-    let starts: Vec<usize> = (0..rows).step_by(chunk).collect();
-    let partials: Vec<Vec<A>> = starts.into_par_iter().map(partial).collect();
-    let mut total = vec![A::ZERO; width];
-    partials.iter().for_each(|partial| add_assign(&mut total, partial));
-    total
+/// Parts of a sum over rows: part p of `width` numbers becomes what `add(part, row)` adds for the rows `p * rows ..` of n, in order.
+pub fn for_each_part<A: Real>(
+    parts: &mut [A],
+    (n, rows, width): (usize, usize, usize),
+    add: impl Fn(&mut [A], usize) + Sync,
+) {
+    if width == 0 {
+        return;
+    }
+    // Several parts a task: they are small.
+    let parts_per_task = (64 / rows).max(1);
+    parts.par_chunks_mut(parts_per_task * width).enumerate().for_each(|(task, parts)| {
+        vectorized(|| {
+            for (p, part) in parts.chunks_exact_mut(width).enumerate() {
+                let first = (task * parts_per_task + p) * rows;
+                part.fill(A::ZERO);
+                (first..(first + rows).min(n)).for_each(|row| add(part, row));
+            }
+        });
+    });
 }
 
 /// sum += term.

@@ -1,7 +1,7 @@
 //! The table of launchers as the host implements it.
 
 use super::launcher::last_error;
-use super::{adamw, add, attention, cast, clip, cross_entropy, embedding, geglu, rmsnorm, rope, sample};
+use super::{adamw, add, attention, cast, clip, cross_entropy, embedding, geglu, rmsnorm, rope, sample, sum_parts};
 use crate::device::bindings::engine_kernels;
 use crate::device::kernels::Kernels;
 
@@ -19,6 +19,9 @@ static TABLE: Table = Table(engine_kernels {
     last_error: Some(last_error),
     rmsnorm_forward: Some(rmsnorm::rmsnorm_forward),
     rmsnorm_backward: Some(rmsnorm::rmsnorm_backward),
+    rmsnorm_pair_forward: Some(rmsnorm::rmsnorm_pair_forward),
+    rmsnorm_pair_backward: Some(rmsnorm::rmsnorm_pair_backward),
+    sum_parts: Some(sum_parts::sum_parts),
     rope_forward: Some(rope::rope_forward),
     rope_backward: Some(rope::rope_backward),
     attention_forward: Some(attention::attention_forward),

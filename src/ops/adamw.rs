@@ -3,7 +3,6 @@
 //! ```text
 //! g' = clip_factor * g;  m = b1 m + (1 - b1) g';  v = b2 v + (1 - b2) g'^2
 //! p = p (1 - lr decay) - lr / (1 - b1^t) * m / (sqrt(v) / sqrt(1 - b2^t) + eps);  copy = bf16(p), rounded stochastically
-//! g = 0 where nothing decays: the gradients of matrices are written anew by the next step's first product
 //! ```
 //!
 //! Shapes    parameters, m, v, gradients (n) A     copy (n) bf16, where ops compute in it
@@ -14,7 +13,7 @@
 
 use crate::autograd::{Params, Span};
 use crate::device::bindings::engine_adamw_step;
-use crate::device::driver::engine_dtype;
+use crate::device::driver::{Access, engine_dtype};
 use crate::device::{DType, Device, Tensor};
 use crate::error::Result;
 use crate::launch;
@@ -96,12 +95,11 @@ pub struct Moments<'a> {
     pub v: &'a mut Tensor,
 }
 
-/// Queues one update of every parameter, by gradients times the results' clip_factor; gradients of what does not decay become 0. Nothing
-/// happens when that factor is NaN.
+/// Queues one update of every parameter, by gradients times the results' clip_factor. Nothing happens when that factor is NaN.
 pub fn adamw(
     params: &mut Params,
     moments: Moments<'_>,
-    gradients: &mut Tensor,
+    gradients: &Tensor,
     plan: &Plan,
     results: &StepResults,
 ) -> Result<()> {
@@ -109,15 +107,16 @@ pub fn adamw(
     let (device, n, dtype) = (gradients.device().clone(), values.len() as u64, engine_dtype(values.dtype()));
     let driver = device.driver();
     let copy = copy.map_or(Ok(std::ptr::null_mut()), Tensor::address_mut)?;
-    let (values, gradients) = (values.address_mut()?, gradients.address_mut()?);
-    let (m, v) = (moments.m.address_mut()?, moments.v.address_mut()?);
+    let update = |x: &mut Tensor| x.address_to(x.len(), Access::Update);
+    let gradients = gradients.address();
+    let (values, m, v) = (update(values)?, update(moments.m)?, update(moments.v)?);
     let (results, step, starts) = (results.address(), plan.step.address().cast(), plan.starts.address().cast());
     let (decays, groups, stream) = (plan.decays.address().cast(), plan.decays.len() as u32, driver.stream());
     // SAFETY: flat runs of n elements of one type; the plan's arrays are of these parameters.
     unsafe {
         launch!(
             driver,
-            adamw { n }(values, m, v, gradients, copy, results, step, starts, decays, groups, n, dtype, stream)
+            adamw { n }(values, m, v, copy, gradients, results, step, starts, decays, groups, n, dtype, stream)
         )
     }
 }

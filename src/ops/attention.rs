@@ -70,11 +70,11 @@ fn forward(qkv: &Qkv, mask: &AttentionMask, scale: f64) -> Result<(Tensor, Tenso
     let (device, rows, heads, dim) = (q.device(), q.shape()[0], q.shape()[1], q.shape()[2]);
     let mut o = Tensor::empty(device, &[rows, heads * dim], q.dtype())?;
     let mut lse = Tensor::empty(device, &[rows, heads], q.dtype().accumulator())?;
-    let (driver, n, s) = (device.driver(), attention.n, attention.s);
+    let (driver, n, s, tiles) = (device.driver(), attention.n, attention.s, mask.num_tiles);
     let (out, sums) = (o.address_mut()?, lse.address_mut()?);
     let (q, k, v) = (q.address(), qkv.k.value.address(), qkv.v.value.address());
     // SAFETY: tensors of the shapes that engine.h asks for, and the mask of these rows and slots.
-    unsafe { launch!(driver, attention_forward { n, s }(out, sums, q, k, v, &attention, driver.stream()))? };
+    unsafe { launch!(driver, attention_forward { n, s, tiles }(out, sums, q, k, v, &attention, driver.stream()))? };
     Ok((o, lse))
 }
 
@@ -85,11 +85,11 @@ fn decode(qkv: &Qkv, mask: &AttentionMask, scale: f64) -> Result<Tensor> {
     let mut o = Tensor::empty(device, &[rows, heads * dim], q.dtype())?;
     let parts = [rows * heads, ENGINE_DECODE_SPLITS as usize, dim + 2];
     let mut scratch = Tensor::empty(&device.of(Purpose::Scratch), &parts, q.dtype().accumulator())?;
-    let (driver, n, s) = (device.driver(), attention.n, attention.s);
+    let (driver, n, s, tiles) = (device.driver(), attention.n, attention.s, mask.num_tiles);
     let (out, scratch) = (o.address_mut()?, scratch.address_mut()?);
     let (q, k, v) = (q.address(), qkv.k.value.address(), qkv.v.value.address());
     // SAFETY: as above; each row is a tile of its own.
-    unsafe { launch!(driver, attention_decode { n, s }(out, scratch, q, k, v, &attention, driver.stream()))? };
+    unsafe { launch!(driver, attention_decode { n, s, tiles }(out, scratch, q, k, v, &attention, driver.stream()))? };
     Ok(o)
 }
 
@@ -107,7 +107,7 @@ fn backward(
     let (mut dq, mut dk, mut dv) = (like(&qkv.q)?, like(&qkv.k)?, like(&qkv.v)?);
     let parts = [lse.len(), 1 + 2 * attention.heads.dim as usize];
     let mut scratch = Tensor::empty(&device.of(Purpose::Scratch), &parts, lse.dtype())?;
-    let (driver, n, s) = (device.driver(), attention.n, attention.s);
+    let (driver, n, s, tiles) = (device.driver(), attention.n, attention.s, mask.num_tiles);
     let (q_out, k_out, v_out) = (dq.address_mut()?, dk.address_mut()?, dv.address_mut()?);
     let (scratch, lse, d_o, o) = (scratch.address_mut()?, lse.address(), d_o.address(), o.address());
     let (q, k, v) = (qkv.q.value.address(), qkv.k.value.address(), qkv.v.value.address());
@@ -116,7 +116,7 @@ fn backward(
     unsafe {
         launch!(
             driver,
-            attention_backward { n, s }(q_out, k_out, v_out, scratch, lse, d_o, o, q, k, v, &attention, stream)
+            attention_backward { n, s, tiles }(q_out, k_out, v_out, scratch, lse, d_o, o, q, k, v, &attention, stream)
         )?;
     }
     Ok([dq, dk, dv])

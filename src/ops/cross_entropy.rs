@@ -22,7 +22,7 @@ use crate::autograd::{Param, Tape, Var};
 use crate::bail;
 use crate::batch::inputs::{DeviceArray, Inputs};
 use crate::batch::tree::Target;
-use crate::device::driver::engine_dtype;
+use crate::device::driver::{Access, engine_dtype};
 use crate::device::{Device, Purpose, Tensor};
 use crate::error::Result;
 use crate::launch;
@@ -216,7 +216,8 @@ impl Chunk {
         let mut target_logits = Tensor::empty(&device, &[targets.num_targets.max(1)], dtype.accumulator())?;
         let mut row_sums = Tensor::empty(&device, &[r as usize, 4], dtype.accumulator())?;
         let (kept, sums) = (target_logits.address_mut()?, row_sums.address_mut()?);
-        let (logits, results) = (self.logits.address_mut()?, results.address_mut()?);
+        let access = if recording { Access::Update } else { Access::Read };
+        let (logits, results) = (self.logits.address_to(self.logits.len(), access)?, results.address_mut()?);
         let starts = targets.starts.address()?.wrapping_add(self.first);
         let (ids, weights) = (targets.ids.address()?, targets.weights.address()?.cast());
         let scale = if recording { targets.scale.address()?.cast() } else { ptr::null() };

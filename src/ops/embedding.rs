@@ -97,7 +97,8 @@ pub fn embedding(tape: &mut Tape, ids: &TokenIds, weight: &Param, scale: f64) ->
     let (out, ids, weight) = (h.clone(), ids.clone(), weight.clone());
     tape.push("embedding", move |ctx| {
         let Some(dh) = ctx.take(&out) else { return Ok(()) };
-        backward(ctx.param(&weight)?, &dh, &ids, scale)
+        let touched = ids.groups * weight.shape()[1];
+        backward(ctx.gradients().address_of_some(&weight, touched)?, &dh, &ids, scale)
     });
     Ok(h)
 }
@@ -108,7 +109,7 @@ pub fn embedding(tape: &mut Tape, ids: &TokenIds, weight: &Param, scale: f64) ->
 /// `ids` are as many as h has rows, in device memory, each u32::MAX or below the rows of `weight`.
 pub(crate) unsafe fn gather(h: &mut Tensor, weight: &Tensor, ids: *const u32, scale: f64) -> Result<()> {
     let (n, d, dtype) = (h.shape()[0] as u32, h.shape()[1] as u32, engine_dtype(h.dtype()));
-    let (driver, out, weight) = (weight.device().driver(), h.address_mut()?, weight.address());
+    let (driver, out, weight) = (weight.device().driver(), h.address_mut()?, weight.address_of(0, h.len()));
     // SAFETY: the caller's promise, and tensors of these shapes.
     unsafe { launch!(driver, embedding_forward { n, d }(out, weight, ids, n, d, scale, dtype, driver.stream())) }
 }

@@ -1,6 +1,7 @@
 //! What a step measures: numbers that stay on the device until the host reads them once, at the end.
 
 use crate::device::bindings::engine_step_results;
+use crate::device::driver::Access;
 use crate::device::{DType, Device, Tensor};
 use crate::error::Result;
 
@@ -59,7 +60,7 @@ impl StepResults {
 
     /// For a launcher that adds to them or writes.
     pub fn address_mut(&mut self) -> Result<*mut engine_step_results> {
-        Ok(self.numbers.address_mut()?.cast())
+        Ok(self.numbers.address_to(NUMBERS, Access::Update)?.cast())
     }
 
     /// The numbers, after all that is queued.

@@ -19,9 +19,9 @@ use std::rc::Rc;
 use crate::autograd::{Backward, Param, Tape, Var};
 use crate::bail;
 use crate::batch::inputs::DeviceArray;
-use crate::device::bindings::{ENGINE_NORM_CHUNK, engine_heads, engine_rope};
-use crate::device::driver::engine_dtype;
-use crate::device::{DType, Device, Purpose, Tensor};
+use crate::device::bindings::{engine_heads, engine_rope};
+use crate::device::driver::{Access, engine_dtype};
+use crate::device::{DType, Device, Tensor};
 use crate::error::Result;
 use crate::launch;
 use crate::ops::attention::Qkv;
@@ -102,11 +102,12 @@ impl NormRope {
     /// What the launchers read for n rows; `slots`: the rows of k and v to write, null for the rows themselves.
     fn description(&self, n: usize, slots: *const u32) -> Result<engine_rope> {
         let Heads { query, kv, dim } = self.heads;
+        let angles = |table: &Tensor| table.address_of(0, n * dim / 2);
         Ok(engine_rope {
             q_norm: self.q_norm.value.address(),
             k_norm: self.k_norm.value.address(),
-            cos: self.rotation.table.cos.address(),
-            sin: self.rotation.table.sin.address(),
+            cos: angles(&self.rotation.table.cos),
+            sin: angles(&self.rotation.table.sin),
             positions: self.rotation.positions.address()?,
             slots,
             n: n as u32,
@@ -148,25 +149,25 @@ pub fn qkv_norm_rope_cached(tape: &mut Tape, qkv: &Var, how: &NormRope, cache: C
 
 fn forward([q, k, v]: [&mut Tensor; 3], qkv: &Tensor, rope: &engine_rope) -> Result<()> {
     let (driver, n, dtype) = (qkv.device().driver(), rope.n, engine_dtype(qkv.dtype()));
-    let (q, k, v) = (q.address_mut()?, k.address_mut()?, v.address_mut()?);
+    // Of a cache some slots are written.
+    let new = (n * rope.heads.kv * rope.heads.dim) as usize;
+    let (q, k, v) = (q.address_mut()?, k.address_to(new, Access::Write)?, v.address_to(new, Access::Write)?);
     // SAFETY: tensors of the shapes that engine.h asks for; slots are below S, positions below P.
     unsafe { launch!(driver, rope_forward { n }(q, k, v, qkv.address(), rope, dtype, driver.stream())) }
 }
 
-/// dqkv from dq, dk and dv; adds to the gradients of the norms.
+/// dqkv from dq, dk and dv; leaves parts of the gradients of the norms.
 fn backward(ctx: &mut Backward<'_>, [dq, dk, dv]: &[Tensor; 3], qkv: &Tensor, how: &NormRope) -> Result<Tensor> {
-    let (device, rows, dtype) = (qkv.device(), qkv.shape()[0], qkv.dtype());
+    let (device, n, dtype) = (qkv.device(), qkv.shape()[0], qkv.dtype());
     let mut dqkv = Tensor::empty(device, qkv.shape(), dtype)?;
-    let parts = [rows.div_ceil(ENGINE_NORM_CHUNK as usize), 2, how.heads.dim];
-    let mut scratch = Tensor::empty(&device.of(Purpose::Scratch), &parts, dtype.accumulator())?;
-    let rope = how.description(rows, ptr::null())?;
+    let [q_parts, k_parts] = ctx.gradients().parts_of_two([&how.q_norm, &how.k_norm], n)?;
+    let rope = how.description(n, ptr::null())?;
     let (driver, n, dtype) = (device.driver(), rope.n, engine_dtype(dtype));
-    let (out, dq_norm, dk_norm) = (dqkv.address_mut()?, ctx.param(&how.q_norm)?, ctx.param(&how.k_norm)?);
-    let (scratch, dq, dk, dv) = (scratch.address_mut()?, dq.address(), dk.address(), dv.address());
-    let (qkv, stream) = (qkv.address(), driver.stream());
-    // SAFETY: as above; the norms' gradients are their parts of the gradients.
+    let (out, q_sums, k_sums, rows) = (dqkv.address_mut()?, q_parts.address, k_parts.address, q_parts.rows);
+    let (dq, dk, dv, qkv, stream) = (dq.address(), dk.address(), dv.address(), qkv.address(), driver.stream());
+    // SAFETY: as above, and the parts of as many rows.
     unsafe {
-        launch!(driver, rope_backward { n }(out, dq_norm, dk_norm, scratch, dq, dk, dv, qkv, &rope, dtype, stream))?;
+        launch!(driver, rope_backward { n }(out, q_sums, k_sums, dq, dk, dv, qkv, &rope, rows, dtype, stream))?;
     }
     Ok(dqkv)
 }

@@ -220,10 +220,8 @@ impl Step {
         let results = self.results.read()?;
         let result = StepResult { sums: results.into(), grad_norm: results.grad_norm };
         let accepted = sees(&result);
-        match asks {
-            true if accepted => self.update(model)?,
-            true => self.gradients.values.zero()?,
-            false => {}
+        if asks && accepted {
+            self.update(model)?;
         }
         Ok(result)
     }
@@ -304,7 +302,7 @@ impl Step {
     /// Queues the update of the weights.
     fn update(&mut self, model: &mut Gemma3) -> Result<()> {
         let moments = Moments { m: &mut self.m, v: &mut self.v };
-        adamw(&mut model.params, moments, &mut self.gradients.values, &self.plan, &self.results)
+        adamw(&mut model.params, moments, &self.gradients.values, &self.plan, &self.results)
     }
 }
 

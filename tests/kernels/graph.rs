@@ -3,7 +3,7 @@
 use std::ffi::{CString, c_char, c_void};
 use std::rc::Rc;
 
-use engine::device::bindings::engine_dtype::ENGINE_F32 as F32;
+use engine::device::bindings::engine_dtype::{ENGINE_BF16, ENGINE_F32 as F32};
 use engine::device::bindings::engine_status::{self, *};
 use engine::device::bindings::*;
 use engine::launch;
@@ -207,19 +207,18 @@ fn a_call_that_fails_ends_the_replay() {
 
 #[test]
 fn a_launch_that_no_gpu_takes_fails_while_it_is_captured() {
-    // More rows than a grid has blocks in its second dimension, at 128 columns each.
-    let (device, n, d) = (device(), 1, 65_536 * 128);
+    // More heads than a grid has blocks in its second dimension.
+    let (device, s) = (device(), 1);
+    let heads = engine_heads { query: 65_536, kv: 65_536, dim: 16 };
+    // SAFETY: null pointers and zeros are values of it.
+    let mask = engine_attention { n: 1, s: 1, heads, dtype: ENGINE_BF16, ..unsafe { std::mem::zeroed() } };
     let null = std::ptr::null_mut();
     let mut status = Ok(());
     let graph = Graph::capture(|| {
         // SAFETY: no kernel runs.
-        status = unsafe {
-            launch!(
-                device.driver(),
-                rmsnorm_backward { n, d }(null, null, null, null, null, null, null, null, n, d, F32, null)
-            )
-        };
+        status =
+            unsafe { launch!(device.driver(), attention_forward { s }(null, null, null, null, null, &mask, null)) };
     });
     drop(graph);
-    assert!(status.unwrap_err().to_string().contains("a grid of (1, 65536, 1)"));
+    assert!(status.unwrap_err().to_string().contains("a grid of (1, 131072, 1)"));
 }

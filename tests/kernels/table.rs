@@ -46,7 +46,7 @@ fn a_failed_launch_names_the_op_its_shapes_and_the_fault() {
     let null = std::ptr::null_mut();
     // SAFETY: one array is too short, which the emulator notes before it matters: guard bands lie around it.
     let result = unsafe {
-        launch!(device.driver(), rmsnorm_forward { n, d }(y, rstd, null, x, weight, n, d, 1e-6, ENGINE_BF16, null))
+        launch!(device.driver(), rmsnorm_forward { n, d }(y, rstd, x, weight, n, d, 1e-6, ENGINE_BF16, null))
     };
     let message = result.unwrap_err().to_string();
     assert!(message.starts_with("rmsnorm_forward of N 3, D 16 on `emulated`: "), "{message}");

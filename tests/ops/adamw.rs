@@ -78,7 +78,7 @@ impl State {
         self.plan.set(hyper).unwrap();
         let results = results(&device, &engine_step_results { clip_factor, ..ZEROS });
         let moments = Moments { m: &mut self.m, v: &mut self.v };
-        adamw(&mut self.params, moments, &mut self.gradients, &self.plan, &results).unwrap();
+        adamw(&mut self.params, moments, &self.gradients, &self.plan, &results).unwrap();
     }
 
     /// Weights, first and second moments.
@@ -122,16 +122,6 @@ fn copied(weights: &[f64], step: u64) -> Vec<f64> {
     copy.to_f64()
 }
 
-/// After an update the gradients of what does not decay are 0, those of the rest are what they were.
-fn check_gradients(name: &str, state: &State, before: &[f64]) {
-    let after = state.gradients.to_f64();
-    for span in state.params.spans() {
-        let range = span.range();
-        let expected = if span.decay { before[range.clone()].to_vec() } else { vec![0.0; range.len()] };
-        assert!(after[range] == expected, "{name}: gradients of {}", span.name);
-    }
-}
-
 #[test]
 fn five_updates_on_the_host_equal_torch_s_formula() {
     // Some twenty roundings an update.
@@ -151,7 +141,6 @@ fn every_device_and_type_is_as_precise_as_plain_rounding() {
             let name = format!("{case:?} at {place:?}");
             let (got, copy) = place.twice(&name, || {
                 let state = after_all_steps(&place.device(), place.dtype, &case);
-                check_gradients(&name, &state, &gradient(STEPS, case.len()));
                 let computed = state.params.spans().iter().flat_map(|s| state.params.get(&s.name).value.to_f64());
                 (state.lists(), computed.collect::<Vec<f64>>())
             });
@@ -226,6 +215,7 @@ fn launched(device: &Device, before: [f64; 4], decays: [f64; 4], clip_factor: f6
     let mut flat = before.map(|x| array(device, DType::F32, &vec![x; n]));
     let mut copy = unwritten(device, DType::Bf16, n);
     let [p, m, v, g] = flat.each_mut().map(|x| x.address_mut().unwrap());
+    let g = g.cast_const();
     let results = results(device, &engine_step_results { clip_factor, ..ZEROS });
     let (step, decays) = (numbers(device, &hyper(1)), array(device, DType::F32, &decays));
     let starts = long_indices(device, &[0, 3, 3, 10, n as u64]);
@@ -234,7 +224,7 @@ fn launched(device: &Device, before: [f64; 4], decays: [f64; 4], clip_factor: f6
     let (results, step, groups, n, stream) = (results.address(), step.address().cast(), 4, n as u64, driver.stream());
     // SAFETY: arrays of the sizes that engine.h asks for.
     unsafe {
-        launch!(driver, adamw { n }(p, m, v, g, out, results, step, starts, decays, groups, n, dtype, stream)).unwrap();
+        launch!(driver, adamw { n }(p, m, v, out, g, results, step, starts, decays, groups, n, dtype, stream)).unwrap();
     }
     let [p, m, v, g] = flat.map(|x| x.to_f64());
     [p, m, v, g, copy.to_f64()]
@@ -268,6 +258,6 @@ fn kernels_refuse_f64() {
     check_refusal("adamw", |device| {
         let mut state = State::new(device, DType::F64, &Case { lengths: vec![4] }.specs(), &[1.0; 4]);
         let (results, moments) = (results(device, &ZEROS), Moments { m: &mut state.m, v: &mut state.v });
-        adamw(&mut state.params, moments, &mut state.gradients, &state.plan, &results)
+        adamw(&mut state.params, moments, &state.gradients, &state.plan, &results)
     });
 }

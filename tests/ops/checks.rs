@@ -1,7 +1,7 @@
 //! What every case owes, whatever the op: its formula's values, its gradient, and on every device in every type the precision of
 //! plain rounding and the same bits each time.
 
-use engine::autograd::Tape;
+use engine::autograd::{Rounding, Tape};
 use engine::device::{DType, Device};
 use engine::error::Result;
 
@@ -39,6 +39,9 @@ macro_rules! checks {
         }
     };
 }
+
+/// Where gradients of parameters begin in [`check_place`]: what is added to them is rounded at that size.
+const START: f64 = 0.25;
 
 /// Every gradient in f64 against central differences.
 pub fn check_gradients(cases: &[Case]) {
@@ -124,11 +127,28 @@ pub fn check_places(cases: &[Case]) {
     }
 }
 
+/// [`check_places`] of what is two ops, one after the other: plain rounding rounds what passes between them, too.
+pub fn check_places_of_two(cases: &[Case]) {
+    for place in places() {
+        for case in cases {
+            check_place(case, place, |plain, values| match values.held {
+                DType::Bf16 => {
+                    let rounding = Rounding::Bf16;
+                    rounded(
+                        case,
+                        case.backward_rounded(&guarded::host(), DType::F32, values, START, rounding),
+                        place.dtype,
+                    )
+                }
+                _ => plain,
+            });
+        }
+    }
+}
+
 /// [`check_places`] of one case, with another idea of what plain rounding gives: `plain` gets what this check takes for it
 /// (f32, rounded) and the values.
 pub fn check_place(case: &Case, place: Place, plain: impl Fn(Pass, &Values) -> Pass) {
-    // Where parameter gradients begin: what is added to them is rounded at that size.
-    const START: f64 = 0.25;
     let name = format!("{} in {:?} on {:?}", case.name, place.dtype, place.kind);
     let values = case.values(place.dtype);
     let got = place.twice(&name, || case.backward(&place.device(), place.dtype, &values, START));

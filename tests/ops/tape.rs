@@ -16,7 +16,7 @@ use engine::ops::cross_entropy::linear_cross_entropy;
 use engine::ops::embedding::{TokenIds, embedding};
 use engine::ops::geglu::geglu;
 use engine::ops::linear::linear;
-use engine::ops::residual::residual_rmsnorm;
+use engine::ops::residual::{NormPair, residual_rmsnorm};
 use engine::ops::rmsnorm::rmsnorm;
 use engine::ops::rope::{Heads, NormRope, RotationTable, qkv_norm_rope};
 
@@ -57,7 +57,7 @@ fn an_op_that_no_gradient_reaches_gives_none_and_its_parameter_is_missed() {
 
 /// Every op that goes on a tape, one after the other.
 fn every_op(tape: &mut Tape, device: &Device) -> Params {
-    let shapes = [vec![5, 4], vec![4], vec![6, 4], vec![2], vec![2]];
+    let shapes = [vec![5, 4], vec![4], vec![6, 4], vec![2], vec![2], vec![4]];
     let values: Vec<Vec<f64>> = shapes.iter().map(|s| vec![0.5; s.iter().product()]).collect();
     let (table, p) = params(device, &shapes, DType::F64, &values);
     let tree =
@@ -68,7 +68,8 @@ fn every_op(tape: &mut Tape, device: &Device) -> Params {
     inputs.send().unwrap();
     let h = embedding(tape, &ids, &p[0], 2.0).unwrap();
     let x = rmsnorm(tape, &h, &p[1], 1e-6).unwrap();
-    let h = residual_rmsnorm(tape, &h, &x, &p[1], 1e-6).unwrap();
+    let norms = NormPair { weight: p[1].clone(), next_weight: p[5].clone(), eps: 1e-6 };
+    let (h, _) = residual_rmsnorm(tape, &h, &x, &norms).unwrap();
     let qkv = linear(tape, &h, &p[2]).unwrap();
     let rotation = Rc::new(RotationTable::new(device, 3, 2, 1e4, DType::F64).unwrap().at(placement.positions.clone()));
     let (q_norm, k_norm, heads) = (p[3].clone(), p[4].clone(), Heads { query: 1, kv: 1, dim: 2 });
@@ -264,10 +265,10 @@ fn freed_storage_is_used_again() {
     assert_eq!(make().as_slice::<f32>().as_ptr(), address);
 }
 
-/// The gradients that a linear layer of two fused matrices and an embedding leave, which hold NaN before.
+/// The gradients that a linear layer of two fused matrices, a norm and an embedding leave, which hold NaN before.
 fn after_backwards(place: &Place, begins: [bool; 3]) -> Vec<f64> {
     let device = place.device();
-    let shapes = [("table", [3, 2]), ("first", [1, 2]), ("second", [2, 2])];
+    let shapes = [("table", &[3, 2][..]), ("first", &[1, 2]), ("second", &[2, 2]), ("norm", &[2])];
     let specs: Vec<ParamSpec> = shapes.iter().map(|(name, shape)| ParamSpec::new((*name).into(), shape)).collect();
     let len = specs.iter().map(ParamSpec::len).sum();
     let values: Vec<f64> = (0..len).map(|i| i as f64 / 8.0).collect();
@@ -284,6 +285,7 @@ fn after_backwards(place: &Place, begins: [bool; 3]) -> Vec<f64> {
         let ids = TokenIds::new(&inputs, &[2, 0], 3).unwrap();
         inputs.send().unwrap();
         let x = embedding(&mut tape, &ids, &params.get("table"), 1.0).unwrap();
+        let x = rmsnorm(&mut tape, &x, &params.get("norm"), 1e-6).unwrap();
         let y = linear(&mut tape, &x, &params.at(&params.fused_handle(&["first", "second"]))).unwrap();
         tape.push("seed", move |ctx| {
             let ones = tensor(y.value.device(), y.value.shape(), y.value.dtype(), &[1.0; 6]);
@@ -298,10 +300,14 @@ fn after_backwards(place: &Place, begins: [bool; 3]) -> Vec<f64> {
 fn the_first_gradient_of_a_step_is_written_over_what_is_there_and_the_next_ones_are_added() {
     for place in places() {
         let once = after_backwards(&place, [true, true, true]);
-        assert!(once.iter().all(|g| g.is_finite()) && once[0] != 0.0 && once[6] != 0.0, "{place:?}: {once:?}");
+        let of_each = [0, 6, 12].map(|i| once[i]);
+        assert!(once.iter().all(|g| g.is_finite()) && of_each.iter().all(|g| *g != 0.0), "{place:?}: {once:?}");
         assert_eq!(once[2..4], [0.0; 2], "{place:?}: a token that is not there");
-        let thrice: Vec<f64> = once.iter().map(|g| 3.0 * g).collect();
-        assert_eq!(after_backwards(&place, [true, false, false]), thrice, "{place:?}");
+        // Two additions, each rounded in f32.
+        for (sum, once) in after_backwards(&place, [true, false, false]).iter().zip(&once) {
+            let rounding = 2.0 * f64::from(f32::EPSILON) * (3.0 * once).abs();
+            assert!((sum - 3.0 * once).abs() <= rounding, "{place:?}: {sum}, {once} thrice");
+        }
         assert_eq!(after_backwards(&place, [true, false, true]), once, "{place:?}");
     }
 }

@@ -23,7 +23,7 @@ use crate::ops::attention::attention;
 use crate::ops::embedding::{Noise, TokenIds, embedding, gather};
 use crate::ops::geglu::geglu;
 use crate::ops::linear::linear;
-use crate::ops::residual::residual_rmsnorm;
+use crate::ops::residual::{NormPair, residual_rmsnorm};
 use crate::ops::rmsnorm::rmsnorm;
 use crate::ops::rope::{CacheSlots, Heads, NormRope, Rotation, RotationTable, qkv_norm_rope, qkv_norm_rope_cached};
 
@@ -197,12 +197,23 @@ impl Gemma3 {
     pub fn forward(&self, tape: &mut Tape, batch: &Batch, mut cache: Option<&mut KvCache>) -> Result<Var> {
         let scale = (self.config.hidden_size as f64).sqrt();
         let mut h = embedding(tape, &batch.ids, &self.embedding(), scale)?;
+        let opening = |i: usize| self.layers.get(i).map_or(&self.norm, |layer| &layer.input_layernorm);
+        let mut x = rmsnorm(tape, &h, &self.params.at(opening(0)), self.config.rms_norm_eps)?;
         for (i, layer) in self.layers.iter().enumerate() {
             let slots = cache.as_deref_mut().map(|cache| cache.slots(i, batch));
-            h = self.attention_block(tape, layer, &h, batch, slots)?;
-            h = self.mlp_block(tape, layer, &h)?;
+            let o = self.attention_block(tape, layer, &x, batch, slots)?;
+            let norms = self.norms(&layer.post_attention_layernorm, &layer.pre_feedforward_layernorm);
+            (h, x) = residual_rmsnorm(tape, &h, &o, &norms)?;
+            let o = self.mlp_block(tape, layer, &x)?;
+            (h, x) = residual_rmsnorm(tape, &h, &o, &self.norms(&layer.post_feedforward_layernorm, opening(i + 1)))?;
         }
-        rmsnorm(tape, &h, &self.params.at(&self.norm), self.config.rms_norm_eps)
+        Ok(x)
+    }
+
+    /// The norm that closes a block and the one that opens the next, or the last of all.
+    fn norms(&self, closing: &ParamHandle, opening: &ParamHandle) -> NormPair {
+        let [weight, next_weight] = [closing, opening].map(|handle| self.params.at(handle));
+        NormPair { weight, next_weight, eps: self.config.rms_norm_eps }
     }
 
     /// The tied embedding and head, (V, D).
@@ -226,18 +237,18 @@ impl Gemma3 {
         Ok(linear(tape, &picked, &self.embedding())?.value)
     }
 
+    /// o_proj of the attention of x, the normed residual stream.
     fn attention_block(
         &self,
         tape: &mut Tape,
         layer: &Layer,
-        h: &Var,
+        x: &Var,
         batch: &Batch,
         cache: Option<CacheSlots<'_>>,
     ) -> Result<Var> {
         let (c, kind) = (&self.config, batch.kinds.get(layer.kind));
         let (at, eps) = (|handle| self.params.at(handle), c.rms_norm_eps);
-        let x = rmsnorm(tape, h, &at(&layer.input_layernorm), eps)?;
-        let qkv = linear(tape, &x, &at(&layer.qkv_proj))?;
+        let qkv = linear(tape, x, &at(&layer.qkv_proj))?;
         let heads = Heads { query: c.num_attention_heads, kv: c.num_key_value_heads, dim: c.head_dim };
         let (q_norm, k_norm, rotation) = (at(&layer.q_norm), at(&layer.k_norm), kind.rotation.clone());
         let how = NormRope { q_norm, k_norm, rotation, heads, eps };
@@ -246,17 +257,14 @@ impl Gemma3 {
             None => qkv_norm_rope(tape, &qkv, &how)?,
         };
         let o = attention(tape, &qkv, &kind.mask, c.query_pre_attn_scalar.powf(-0.5))?;
-        let o = linear(tape, &o, &at(&layer.o_proj))?;
-        residual_rmsnorm(tape, h, &o, &at(&layer.post_attention_layernorm), eps)
+        linear(tape, &o, &at(&layer.o_proj))
     }
 
-    fn mlp_block(&self, tape: &mut Tape, layer: &Layer, h: &Var) -> Result<Var> {
-        let (at, eps) = (|handle| self.params.at(handle), self.config.rms_norm_eps);
-        let x = rmsnorm(tape, h, &at(&layer.pre_feedforward_layernorm), eps)?;
-        let x = linear(tape, &x, &at(&layer.gate_up_proj))?;
+    /// down_proj of the gated units of x, the normed residual stream.
+    fn mlp_block(&self, tape: &mut Tape, layer: &Layer, x: &Var) -> Result<Var> {
+        let x = linear(tape, x, &self.params.at(&layer.gate_up_proj))?;
         let x = geglu(tape, &x)?;
-        let x = linear(tape, &x, &at(&layer.down_proj))?;
-        residual_rmsnorm(tape, h, &x, &at(&layer.post_feedforward_layernorm), eps)
+        linear(tape, &x, &self.params.at(&layer.down_proj))
     }
 }
 

@@ -8,7 +8,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use engine::autograd::{Gradients, Param, ParamSpec, Params, Tape, Var};
+use engine::autograd::{Gradients, Param, ParamSpec, Params, Rounding, Tape, Var};
 use engine::device::{DType, Device, Purpose, Tensor};
 use engine::error::Result;
 use half::bf16;
@@ -164,10 +164,22 @@ impl Case {
 
     /// Forward and backward. Parameter gradients begin at `start`, which is taken off again at the end.
     pub fn backward(&self, device: &Device, dtype: DType, values: &Values, start: f64) -> Pass {
+        self.backward_rounded(device, dtype, values, start, Rounding::None)
+    }
+
+    /// [`backward`](Self::backward) on a tape that rounds what passes between ops.
+    pub fn backward_rounded(
+        &self,
+        device: &Device,
+        dtype: DType,
+        values: &Values,
+        start: f64,
+        rounding: Rounding,
+    ) -> Pass {
         let (inputs, params) = self.split(values);
         let (table, params) = crate::lists::params(device, &self.params, dtype, params);
         let mut gradients = gradients(&table, start);
-        let mut tape = Tape::recording(device, &mut gradients);
+        let mut tape = Tape::recording(device, &mut gradients).rounded(rounding);
         let vars = self.place(&mut tape, dtype, inputs);
         let caught = catch(&mut tape, &vars);
         let output = (self.run)(&mut tape, &vars, &params).unwrap();

@@ -1,0 +1,334 @@
+//! The bill of work that a device would do: every kernel and product with its bytes, FLOPs and blocks, counted on a device that runs
+//! nothing, and what they would take on a chip of a known roof.
+//!
+//! Launchers are the emulator's, so grids are those of the GPU; their kernels are taken apart and not run. Bytes are those of the tensors
+//! whose addresses stand among a kernel's arguments, as the ops told the device ([`Driver::addressed`]): each byte once per kernel. So a
+//! kernel that reads a row twice and finds it in a cache is right, and one that does not is billed too little (`cross_entropy` of a
+//! large vocabulary reads its logits twice). What a kernel reads or writes beside that (constants of a few bytes) is left out.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::ffi::{CStr, c_char, c_void};
+use std::ptr;
+use std::rc::Rc;
+
+use engine::device::Device;
+use engine::device::bindings::{engine_emulator_graph, engine_emulator_graph_free, engine_kernels, engine_stream};
+use engine::device::driver::{Access, Driver, Extent, Graph, Product};
+use engine::device::kernels::Kernels;
+use engine::error::Result;
+
+/// Addresses begin here: no other argument of a kernel looks like that.
+const FIRST: usize = 0x7a51_0000_0000;
+
+/// What a chip can do at most.
+#[derive(Clone, Copy, Debug)]
+pub struct Roof {
+    /// Of its memory.
+    pub bytes_per_second: f64,
+    /// Of products in bf16.
+    pub flop_per_second: f64,
+    /// What a node of a graph takes beside its work.
+    pub seconds_per_node: f64,
+    pub multiprocessors: u64,
+}
+
+/// An H100 SXM as well-made kernels find it, not as the data sheet has it.
+pub const H100: Roof =
+    Roof { bytes_per_second: 3.0e12, flop_per_second: 600e12, seconds_per_node: 1.2e-6, multiprocessors: 132 };
+
+/// One kernel, product, or filling with zeros.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Node {
+    /// The launcher or the product.
+    pub op: String,
+    pub kernel: String,
+    pub blocks: u64,
+    pub read: u64,
+    pub written: u64,
+    pub flop: f64,
+}
+
+impl Node {
+    /// Seconds: the slower of memory and arithmetic, of the part of the chip that the blocks reach, and the node itself.
+    pub fn seconds(&self, roof: &Roof) -> f64 {
+        let reached = (self.blocks as f64 / roof.multiprocessors as f64).min(1.0);
+        let memory = (self.read + self.written) as f64 / roof.bytes_per_second;
+        roof.seconds_per_node + memory.max(self.flop / roof.flop_per_second) / reached
+    }
+}
+
+/// What was done since the account began.
+#[derive(Default)]
+pub struct Bill {
+    pub nodes: Vec<Node>,
+    pub graph_launches: usize,
+    /// Copies to the device and from it.
+    pub copies: usize,
+    pub copied_bytes: u64,
+}
+
+impl Bill {
+    pub fn seconds(&self, roof: &Roof) -> f64 {
+        self.nodes.iter().map(|node| node.seconds(roof)).sum()
+    }
+
+    /// Read and written.
+    pub fn bytes(&self) -> u64 {
+        self.nodes.iter().map(|node| node.read + node.written).sum()
+    }
+
+    pub fn flop(&self) -> f64 {
+        self.nodes.iter().map(|node| node.flop).sum()
+    }
+
+    /// The nodes of each op.
+    pub fn by_op(&self) -> BTreeMap<&str, Vec<&Node>> {
+        let mut ops: BTreeMap<&str, Vec<&Node>> = BTreeMap::new();
+        self.nodes.iter().for_each(|node| ops.entry(&node.op).or_default().push(node));
+        ops
+    }
+}
+
+/// Heads and their width, for the arithmetic of attention: what no sizes of a launch tell.
+#[derive(Clone, Copy)]
+pub struct Attention {
+    pub heads: usize,
+    pub head_dim: usize,
+}
+
+/// A device that keeps account, and the account.
+pub fn device(attention: Attention) -> (Device, Rc<RefCell<Bill>>) {
+    let bill = Rc::new(RefCell::new(Bill::default()));
+    let driver = Billed {
+        bill: bill.clone(),
+        next: Cell::new(FIRST),
+        extents: RefCell::default(),
+        captured: RefCell::default(),
+        attention,
+    };
+    (Device::with_driver(Box::new(driver)), bill)
+}
+
+struct Billed {
+    bill: Rc<RefCell<Bill>>,
+    next: Cell<usize>,
+    /// By address, as they were told last.
+    extents: RefCell<BTreeMap<usize, Extent>>,
+    captured: RefCell<Option<Vec<Node>>>,
+    attention: Attention,
+}
+
+/// A kernel as its launcher called it.
+struct Called {
+    kernel: String,
+    blocks: u64,
+    words: Vec<u64>,
+}
+
+thread_local! {
+    /// The kernels of the launcher that was called last.
+    static CALLED: RefCell<Vec<Called>> = const { RefCell::new(Vec::new()) };
+}
+
+type Take = unsafe extern "C" fn(*mut c_void, *const c_char, u64, u32, *const u64, usize);
+type Enqueue = unsafe extern "C" fn(engine_stream, *mut engine_emulator_graph, *const c_char) -> *const c_char;
+
+// kernels/emulator/{queued,graph}.cpp
+unsafe extern "C" {
+    fn engine_emulator_queued(enqueue: Enqueue) -> *const engine_kernels;
+    fn engine_emulator_graph_kernels(graph: *const engine_emulator_graph, take: Take, to: *mut c_void);
+}
+
+unsafe extern "C" fn enqueue(
+    _stream: engine_stream,
+    kernels: *mut engine_emulator_graph,
+    _launcher: *const c_char,
+) -> *const c_char {
+    unsafe extern "C" fn take(
+        to: *mut c_void,
+        kernel: *const c_char,
+        blocks: u64,
+        _threads: u32,
+        words: *const u64,
+        count: usize,
+    ) {
+        // SAFETY: a C string and words that live during the call.
+        let (kernel, words) = unsafe { (CStr::from_ptr(kernel), std::slice::from_raw_parts(words, count)) };
+        let kernel = kernel.to_string_lossy().trim_matches(['(', ')']).to_owned();
+        // SAFETY: `to` is the list below.
+        unsafe { &mut *to.cast::<Vec<Called>>() }.push(Called { kernel, blocks, words: words.to_vec() });
+    }
+    let mut called: Vec<Called> = Vec::new();
+    // SAFETY: the graph is this callee's, and is freed once; the list outlives the call.
+    unsafe {
+        engine_emulator_graph_kernels(kernels, take, (&raw mut called).cast());
+        engine_emulator_graph_free(kernels);
+    }
+    CALLED.with_borrow_mut(|all| all.append(&mut called));
+    ptr::null()
+}
+
+impl Billed {
+    fn add(&self, nodes: impl IntoIterator<Item = Node>) {
+        match &mut *self.captured.borrow_mut() {
+            Some(captured) => captured.extend(nodes),
+            None => self.bill.borrow_mut().nodes.extend(nodes),
+        }
+    }
+
+    fn copied(&self, bytes: usize) {
+        let mut bill = self.bill.borrow_mut();
+        bill.copies += 1;
+        bill.copied_bytes += bytes as u64;
+    }
+
+    /// The memory of a launch: a part for each address among the arguments of its kernels, up to the next of them.
+    fn parts(&self, called: &[Called]) -> BTreeMap<usize, (u64, Access)> {
+        let extents = self.extents.borrow();
+        let addresses: Vec<usize> = called
+            .iter()
+            .flat_map(|kernel| kernel.words.iter().map(|&word| word as usize))
+            // A multiple of 4, as tensors' addresses are: a bool leaves old bytes beside it.
+            .filter(|word| (FIRST..self.next.get()).contains(word) && word.is_multiple_of(4))
+            .collect();
+        let part = |&address: &usize| {
+            let holds = |&(&start, extent): &(&usize, &Extent)| address < start + extent.bytes.max(1);
+            let (&start, extent) = extents.range(..=address).rev().take(2).find(holds).unwrap_or_else(|| {
+                panic!("`{}` is given memory that no tensor told of", called[0].kernel);
+            });
+            let end = addresses.iter().copied().filter(|&next| next > address).min();
+            let end = end.unwrap_or(usize::MAX).min(start + extent.bytes);
+            (address, ((end - address) as u64, extent.access))
+        };
+        addresses.iter().map(part).collect()
+    }
+
+    /// Of a launch with these sizes, in all its kernels.
+    fn flop(&self, op: &str, sizes: &[(&str, u64)]) -> f64 {
+        let size = |name: &str| sizes.iter().find(|(known, _)| *known == name).map_or(0.0, |(_, size)| *size as f64);
+        let tile = self.attention_tile() as f64;
+        let of_head = size("tiles") * tile * self.attention.head_dim as f64;
+        let heads = self.attention.heads as f64;
+        match op {
+            "attention_forward" => 4.0 * of_head * tile * heads,
+            "attention_backward" => 14.0 * of_head * tile * heads,
+            "attention_decode" => 4.0 * of_head * heads,
+            _ => 0.0,
+        }
+    }
+}
+
+impl Driver for Billed {
+    fn kernels(&self) -> Kernels {
+        // SAFETY: the table is a constant, and `enqueue` is what it wants.
+        Kernels { table: unsafe { &*engine_emulator_queued(enqueue) } }
+    }
+
+    fn stream(&self) -> engine_stream {
+        ptr::null_mut()
+    }
+
+    fn name(&self) -> String {
+        "a device that keeps account".into()
+    }
+
+    fn allocate(&self, bytes: usize) -> Result<*mut c_void> {
+        let address = self.next.get();
+        // The next tensor does not touch it: its end is nobody's beginning.
+        self.next.set(address + bytes.next_multiple_of(256) + 256);
+        Ok(ptr::without_provenance_mut(address))
+    }
+
+    unsafe fn free(&self, _address: *mut c_void, _bytes: usize) {}
+
+    fn keeps_freed_memory(&self) -> bool {
+        false // each tensor has an address of its own
+    }
+
+    fn addressed(&self, extent: Extent) {
+        self.extents.borrow_mut().insert(extent.address as usize, extent);
+    }
+
+    fn after_launch(&self, op: &str, sizes: &[(&str, u64)]) -> Result<()> {
+        let called = CALLED.take();
+        let (parts, flop) = (self.parts(&called), self.flop(op, sizes));
+        let mut written_before: Vec<usize> = Vec::new();
+        let largest = called.iter().map(|kernel| kernel.blocks * kernel.words.len() as u64).max();
+        for kernel in &called {
+            let (mut read, mut written) = (0, 0);
+            let mut own: Vec<usize> = kernel.words.iter().map(|&word| word as usize).collect();
+            own.sort_unstable();
+            own.dedup();
+            for (address, (bytes, access)) in own.iter().filter_map(|address| Some((*address, *parts.get(address)?))) {
+                // What a launcher's first kernel writes its next one reads: sums of parts.
+                let again = access == Access::Write && written_before.contains(&address);
+                read += if access != Access::Write || again { bytes } else { 0 };
+                written += if access != Access::Read && !again { bytes } else { 0 };
+            }
+            written_before.extend(own);
+            let works = Some(kernel.blocks * kernel.words.len() as u64) == largest;
+            let flop = if works { flop } else { 0.0 };
+            let (op, blocks) = (op.to_owned(), kernel.blocks);
+            self.add([Node { op, kernel: kernel.kernel.clone(), blocks, read, written, flop }]);
+        }
+        Ok(())
+    }
+
+    unsafe fn upload(&self, _to: *mut c_void, from: &[u8]) -> Result<()> {
+        self.copied(from.len());
+        Ok(())
+    }
+
+    unsafe fn download(&self, to: &mut [u8], _from: *const c_void) -> Result<()> {
+        self.copied(to.len());
+        to.fill(0);
+        Ok(())
+    }
+
+    unsafe fn zero(&self, _at: *mut c_void, bytes: usize) -> Result<()> {
+        let (op, blocks, written) = ("zero".to_owned(), (bytes as u64).div_ceil(1 << 14).max(1), bytes as u64);
+        self.add([Node { kernel: op.clone(), op, blocks, read: 0, written, flop: 0.0 }]);
+        Ok(())
+    }
+
+    unsafe fn product(&self, product: &Product) -> Result<()> {
+        let &Product { m, n, k, a, b, dtype, c_dtype, accumulate, .. } = product;
+        let (form, outputs, inputs) = match (a.transposed, b.transposed) {
+            (false, true) => ("y = x W^T", n, k),
+            (false, false) => ("dx = dy W", k, n),
+            (true, _) => ("dW = dy^T x", m, n),
+        };
+        let written = (m * n * c_dtype.size()) as u64;
+        let read = ((m * k + k * n) * dtype.size()) as u64 + if accumulate { written } else { 0 };
+        // Tiles of 64 x 64 with sums of 512 terms: as far as a product can be split.
+        let blocks = (m.div_ceil(64) * n.div_ceil(64) * k.div_ceil(512)) as u64;
+        let op = format!("{form}, W {outputs} x {inputs}");
+        self.add([Node { kernel: op.clone(), op, blocks, read, written, flop: 2.0 * (m * n * k) as f64 }]);
+        Ok(())
+    }
+
+    fn begin_capture(&self) -> Result<()> {
+        *self.captured.borrow_mut() = Some(Vec::new());
+        Ok(())
+    }
+
+    fn end_capture(&self) -> Result<Box<dyn Graph>> {
+        let nodes = self.captured.borrow_mut().take().unwrap_or_default();
+        Ok(Box::new(Captured { nodes, bill: self.bill.clone() }))
+    }
+}
+
+struct Captured {
+    nodes: Vec<Node>,
+    bill: Rc<RefCell<Bill>>,
+}
+
+impl Graph for Captured {
+    fn launch(&self) -> Result<()> {
+        let mut bill = self.bill.borrow_mut();
+        bill.graph_launches += 1;
+        bill.nodes.extend(self.nodes.iter().cloned());
+        Ok(())
+    }
+}
