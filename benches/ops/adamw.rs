@@ -18,12 +18,11 @@ pub fn bench(c: &mut Criterion, device: &Device) {
     }
 }
 
-/// One update. Gradients are 0 from the start, as each update leaves them: moments that shrink for long would end as
-/// subnormal numbers, which a CPU is slow with.
+/// One update. Gradients are 0: moments that shrink for long would end as subnormal numbers, which a CPU is slow with.
 fn update(device: &Device, case: &Case, dtype: DType) -> Box<dyn FnMut()> {
     let masters = tensor(device, &[case.len()], DType::F32);
     let mut params = Params::new(&case.specs(), masters).unwrap().computed_in(dtype).unwrap();
-    let [mut m, mut v, mut gradients] = [(); 3].map(|()| params.zeros(device).unwrap());
+    let [mut m, mut v, gradients] = [(); 3].map(|()| params.zeros(device).unwrap());
     let mut plan = Plan::new(device, params.spans()).unwrap();
     let hyper = AdamW { learning_rate: 1e-5, betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.01, step: 10 };
     plan.set(&hyper).unwrap();
@@ -32,6 +31,6 @@ fn update(device: &Device, case: &Case, dtype: DType) -> Box<dyn FnMut()> {
     engine::ops::clip::clip_factor(&mut results, &gradients, 1.0).unwrap();
     Box::new(move || {
         let moments = Moments { m: &mut m, v: &mut v };
-        adamw(&mut params, moments, &mut gradients, &plan, &results).unwrap();
+        adamw(&mut params, moments, &gradients, &plan, &results).unwrap();
     })
 }
