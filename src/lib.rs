@@ -14,8 +14,8 @@
 //! | [`cli`] | the command line, declared once ([`cli::args`]), and a file per command; printing, progress bars |
 //! | [`session`] | what a job is, without a terminal: checkpoint, run, state, saves, observers, score |
 //! | [`train`], [`eval`], [`generate`](mod@generate) | one optimizer step ([`train::step`]), settings, order of the rows, schedule, evaluation loss, metrics, plot; verdicts, report, tables, what rounded weights cost; sequences that come, grow and go over one KV cache ([`generate::Decoder`]), and the choice of tokens |
-//! | [`io`] | models in and out: safetensors, GGUF, the hub's models, and the output folder that is whole or not there |
-//! | [`model`] | [`model::gemma3`]: the configuration, the parameter table ([`model::gemma3::table`]), and the one forward |
+//! | [`io`] | models in and out: safetensors, GGUF, PEFT's adapters, the hub's models, and the output folder that is whole or not there |
+//! | [`model`] | [`model::gemma3`]: the configuration, the parameter table ([`model::gemma3::table`]), LoRA's adapter, and the one forward |
 //! | [`chat`] | chat templates, control tokens, the tokenizer, FunctionGemma's format and the parser of its calls |
 //! | [`data`] | datasets, the forms that rows come in ([`data::forms`]), conversations, tools, and what is wrong with them ([`data::check`]) |
 //! | [`hub`] | one client for the models and datasets of the Hugging Face hub, and for what is pushed there |
@@ -86,7 +86,15 @@
 //! program have another name ([`session::token_cache`]). A file is believed when its own hash is right.
 //!
 //! **The first gradient of a step is written.** Products write the gradient of a matrix the first time in a step and add from then on
-//! ([`autograd::Gradients`]), so that nobody zeroes a gigabyte to add to it; AdamW zeroes the gradients of norms, which kernels add to.
+//! ([`autograd::Gradients`]), so that nobody zeroes a gigabyte to add to it. The gradients of vectors, the norms' weights, are left in parts by the kernels
+//! that pass over the rows, and added up by one launch at the end of a backward: in parts of as many rows on every device, so that sums are the same.
+//!
+//! **The stream is normed where it is written.** The norm that closes a block, the residual sum and the norm that opens the next block are
+//! one op each way ([`ops::residual`]): a launch for three, and the sum is not read again.
+//!
+//! **A step has a bill.** `cargo bench --bench bill` counts every kernel and product of a step with its bytes, FLOPs and blocks, on a device that runs nothing,
+//! and what the roof of an H100 leaves them. Bytes come from the tensors whose addresses an op asks for
+//! ([`device::driver::Driver::addressed`]); a test holds them against what the emulator counts, and the totals are a test of their own.
 //!
 //! **What a run will take is counted, not estimated.** [`device::counted`] is a device on which launches do nothing and memory is only
 //! counted: a step of the run's own code on it tells what the steps will hold ([`session::Footprint`]). [`device::profiled`] is one that
@@ -94,6 +102,12 @@
 //!
 //! **Flat parameters.** Weights, gradients and the two moments are one run of numbers each. Clipping and AdamW are one
 //! pass, q, k, v and gate, up are fused matrices without a copy.
+//!
+//! **An adapter is a second flat run.** With LoRA the model's parameters are frozen: kept once, in the type that ops compute in, without
+//! gradients and moments. What is trained is an [`Adapter`](model::gemma3::adapter::Adapter), parameters of its own; whatever updates,
+//! saves or restores a run asks for [`Gemma3::trained`](model::gemma3::Gemma3::trained). Modules of a fused product share
+//! one low-rank product: their A lie on top of each other, their B are spread over a matrix of blocks ([`ops::lora`]). Whoever does not
+//! train adds the adapter to the weights as they are read.
 //!
 //! **Storage is checked, not trusted.** A tensor is written only while nobody else holds it
 //! ([`device::Tensor::as_mut`]), so that what a closure captured cannot change under it; freed storage goes to a pool, so

@@ -1,5 +1,7 @@
 //! The jobs that are billed: steps and tokens of the 270M on a device that runs nothing.
 
+#![allow(dead_code)] // as in `bill`
+
 use std::cell::RefCell;
 use std::rc::Rc;
 
@@ -14,7 +16,7 @@ use engine::model::gemma3::table::{parameter_count, parameter_specs};
 use engine::ops::adamw::AdamW;
 use engine::train::step::Step;
 
-use crate::bill::{self, Attention, Bill};
+use super::bill::{self, Attention, Bill};
 
 /// A job and what it takes of a device.
 pub struct Billed {

@@ -16,6 +16,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <new>
 #include <source_location>
 #include <tuple>
 #include <type_traits>
@@ -115,8 +116,12 @@ engine_status launch(const char *name, void (*kernel)(Parameters...), dim3 grid,
                      engine_stream, std::type_identity_t<Parameters>... arguments) {
     using Kept = Call<Parameters...>;
     Launch launch{name, grid, block, shared_bytes, Kept::run, sizeof(Kept)};
+    if (capturing()) {
+        // Zeros first: whoever reads the words of the arguments is not to find old addresses in what lies between them.
+        void *place = std::memset(::operator new(sizeof(Kept)), 0, sizeof(Kept));
+        return capture_launch(launch, new (place) Kept{kernel, {arguments...}}, Kept::drop);
+    }
     Kept call{kernel, {arguments...}};
-    if (capturing()) return capture_launch(launch, new Kept(call), Kept::drop);
     return run_launch(launch, &call);
 }
 

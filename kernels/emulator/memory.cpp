@@ -95,6 +95,7 @@ struct Traffic {
     std::unordered_set<uintptr_t> seen[2]; // granules that the running kernel has read, written
 
     void note(uintptr_t granule, bool write) {
+        if (!write && seen[1].count(granule)) return; // a kernel finds in a cache what it has written
         if (seen[write].insert(granule).second) (write ? written : read) += GRANULE;
     }
 };

@@ -8,7 +8,7 @@ use std::ffi::c_void;
 use std::ops::Range;
 use std::rc::Rc;
 
-use super::vectors::{Parts, Vectors};
+use super::vectors::{Parts, Vectors, rows_of_part};
 use crate::device::driver::{Access, Extent};
 use crate::device::{DType, Device, Purpose, Tensor};
 use crate::err;
@@ -67,6 +67,13 @@ pub struct ParamHandle {
     offset: usize,
 }
 
+impl ParamHandle {
+    /// Name of the (first) parameter.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+}
+
 /// A parameter, or several adjacent ones fused, as an op sees it.
 #[derive(Clone, Debug)]
 pub struct Param {
@@ -75,6 +82,7 @@ pub struct Param {
     /// Its values in the compute type, a view into the flat run.
     pub value: Tensor,
     offset: usize,
+    is_frozen: bool,
 }
 
 impl Param {
@@ -86,19 +94,25 @@ impl Param {
         self.value.dtype()
     }
 
+    /// Whether it is not trained: it has no gradient.
+    pub fn is_frozen(&self) -> bool {
+        self.is_frozen
+    }
+
     fn range(&self) -> Range<usize> {
         self.offset..self.offset + self.value.len()
     }
 }
 
-/// All parameters of a model.
+/// Parameters of a model that are trained together, or not at all.
 pub struct Params {
-    /// The flat run of master values.
+    /// The flat run of master values; of frozen parameters, in the type that ops compute in.
     pub values: Tensor,
     /// The same in the type that ops compute in, when that is another one.
     compute: Option<Tensor>,
     spans: Rc<[Span]>,
     index: HashMap<String, usize>,
+    is_frozen: bool,
 }
 
 impl Params {
@@ -115,7 +129,7 @@ impl Params {
             return Err(err!("internal: {} values for {offset} parameters", values.len()));
         }
         let index = spans.iter().enumerate().map(|(i, s)| (s.name.clone(), i)).collect();
-        Ok(Self { values, compute: None, spans: spans.into(), index })
+        Ok(Self { values, compute: None, spans: spans.into(), index, is_frozen: false })
     }
 
     /// The table with offsets.
@@ -127,6 +141,12 @@ impl Params {
     pub fn computed_in(mut self, dtype: DType) -> Result<Self> {
         self.compute = if dtype == self.values.dtype() { None } else { Some(self.values.cast(dtype)?) };
         Ok(self)
+    }
+
+    /// The same parameters, not to be trained: values in `dtype` are all that is kept of them.
+    pub fn frozen_in(self, dtype: DType) -> Result<Self> {
+        let values = if dtype == self.values.dtype() { self.values } else { self.values.cast(dtype)? };
+        Ok(Self { values, compute: None, is_frozen: true, ..self })
     }
 
     /// Makes the copy anew from the master values, in place: as AdamW left it after update `step`, or with None rounded to
@@ -158,6 +178,11 @@ impl Params {
         self.values.is_empty()
     }
 
+    /// Whether there is a parameter of this name.
+    pub fn contains(&self, name: &str) -> bool {
+        self.index.contains_key(name)
+    }
+
     /// The handle of the parameter of this name.
     ///
     /// # Panics
@@ -182,7 +207,7 @@ impl Params {
     pub fn at(&self, handle: &ParamHandle) -> Param {
         let values = self.compute.as_ref().unwrap_or(&self.values);
         let value = values.view(handle.offset, &handle.shape);
-        Param { name: handle.name.clone(), value, offset: handle.offset }
+        Param { name: handle.name.clone(), value, offset: handle.offset, is_frozen: self.is_frozen }
     }
 
     /// The parameter of this name.
@@ -234,8 +259,11 @@ impl Gradients {
         self.vectors.clear();
     }
 
-    /// Where an op leaves its parts of a vector's gradient, which are sums over some of the `n` rows of a batch.
+    /// Where an op leaves its parts of a vector's gradient, which are sums over some of the `n` rows of a batch; null for a frozen one.
     pub fn parts(&mut self, param: &Param, n: usize) -> Result<Parts> {
+        if param.is_frozen {
+            return Ok(Parts { address: std::ptr::null_mut(), rows: rows_of_part(n) as u32 });
+        }
         let number = self.spans_of(param).start;
         if !self.vectors.has_room_for(number, n) {
             self.add_up_vectors()?; // it is used twice
@@ -246,8 +274,9 @@ impl Gradients {
 
     /// [`parts`](Self::parts) of two vectors, for one launch.
     pub fn parts_of_two(&mut self, params: [&Param; 2], n: usize) -> Result<[Parts; 2]> {
-        let numbers = params.map(|param| self.spans_of(param).start);
-        if numbers[0] == numbers[1] {
+        let trained = params.into_iter().filter(|param| !param.is_frozen);
+        let numbers: Vec<usize> = trained.map(|param| self.spans_of(param).start).collect();
+        if matches!(numbers[..], [a, b] if a == b) {
             return Err(err!("internal: one weight for both norms of a pair"));
         }
         if !numbers.iter().all(|&number| self.vectors.has_room_for(number, n)) {
@@ -275,8 +304,11 @@ impl Gradients {
         self.holds.fill(true);
     }
 
-    /// Where a parameter's part lies on the device, to add to.
+    /// Where a parameter's part lies on the device, to add to; null for a frozen one.
     pub fn address(&mut self, param: &Param) -> Result<*mut c_void> {
+        if param.is_frozen {
+            return Ok(std::ptr::null_mut());
+        }
         let spans = self.spans_of(param);
         for i in spans.clone() {
             if !self.holds[i] {
@@ -288,7 +320,8 @@ impl Gradients {
         self.told(param, param.value.len(), Access::Update)
     }
 
-    /// Where a parameter's part lies on the device, and whether to add to it; else it is to be written, all of it.
+    /// Where a parameter's part lies on the device, and whether to add to it; else it is to be written, all of it. Not for
+    /// frozen ones.
     pub fn address_to_write_or_add(&mut self, param: &Param) -> Result<(*mut c_void, bool)> {
         let spans = self.spans_of(param);
         let adds = self.holds[spans.clone()].iter().any(|holds| *holds);
@@ -304,8 +337,8 @@ impl Gradients {
 
     /// [`address`](Self::address), for a launcher that adds to at most so many of the elements.
     pub fn address_of_some(&mut self, param: &Param, elements: usize) -> Result<*mut c_void> {
-        self.address(param)?;
-        self.told(param, elements, Access::Update)
+        let address = self.address(param)?;
+        if address.is_null() { Ok(address) } else { self.told(param, elements, Access::Update) }
     }
 
     /// Where a parameter's part lies; the driver is told what will be done with it.

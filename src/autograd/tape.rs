@@ -154,7 +154,7 @@ impl Backward<'_> {
         Ok(())
     }
 
-    /// Where the accumulated gradient of a parameter lies on the device, in A, to add to.
+    /// Where the accumulated gradient of a parameter lies on the device, in A, to add to; null for a frozen one.
     pub fn param(&mut self, param: &Param) -> Result<*mut c_void> {
         self.gradients.address(param)
     }

@@ -6,8 +6,6 @@
 //! slots are rows. For generation each prompt's last token is followed by free slots ([`TokenTree::with_reserve`]), so
 //! that the tokens generated later fall into the right subtree and the same mask holds.
 
-use std::collections::HashMap;
-
 use crate::batch::Example;
 
 /// What is to be predicted at a row of the batch, and how many examples share it.
@@ -112,14 +110,15 @@ impl TokenTree {
 
     fn build(rows: &[(&[u32], &[bool])], reserve: usize) -> Self {
         let mut nodes = vec![Node::default()];
-        let mut child_of: HashMap<(usize, u32), usize> = HashMap::new();
         for (example, (ids, scored)) in rows.iter().enumerate() {
             let mut at = 0;
             for (t, &id) in ids.iter().enumerate() {
                 if t > 0 && scored.get(t).copied().unwrap_or(false) {
                     nodes[at].add_target(id);
                 }
-                at = *child_of.entry((at, id)).or_insert_with(|| {
+                // Few tokens have more than one successor in a batch: looking through them is faster than a hash.
+                let known = nodes[at].children.iter().rev().copied().find(|&child| nodes[child].id == id);
+                at = known.unwrap_or_else(|| {
                     let child = nodes.len();
                     nodes.push(Node { id, ..Node::default() });
                     nodes[at].children.push(child);

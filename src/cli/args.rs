@@ -12,6 +12,7 @@ pub use super::batch_args::BatchArgs;
 pub use super::choices::*;
 pub use super::data_args::{CheckArgs, OverlongArg, RowArgs};
 pub use super::export_args::{ExportArgs, PriceArgs};
+pub use super::lora_args::{LoraArgs, MergeArgs};
 use super::numbers::{below_one, positive, positive_number, rate};
 pub use super::parity_args::ParityArgs;
 use crate::cli::hub_args::{HubArgs, PushArgs};
@@ -92,6 +93,10 @@ The token is that of HF_TOKEN, or of `hf auth login`; HF_ENDPOINT names another 
     #[command(after_help = "Example:
   engine import --gguf gemma-3-270m-Q4_K_M.gguf --tokenizer functiongemma-270m-it --output model")]
     Import(ImportArgs),
+    /// Add an adapter to the model that it was trained beside, and write the model that they make
+    #[command(after_help = "Example:
+  engine merge --model google/functiongemma-270m-it --adapter trained --output merged")]
+    Merge(MergeArgs),
     /// Write a model as a GGUF file, for llama.cpp and Ollama
     #[command(
         long_about = "Write a model as a GGUF file, for llama.cpp and Ollama.
@@ -137,6 +142,9 @@ pub struct ModelArgs {
     /// Hugging Face folder, .gguf file with its tokenizer beside it, or hub id such as google/functiongemma-270m-it
     #[arg(long, alias = "model-name-or-path", value_name = "MODEL")]
     pub model: String,
+    /// Folder of an adapter of the model, of `engine train --lora-r` or PEFT; training goes on with it
+    #[arg(long, value_name = "DIR")]
+    pub adapter: Option<PathBuf>,
     /// Where to compute: auto (a GPU if there is one), cpu, cuda, or cuda:N for the GPU of that number
     #[arg(long, value_name = "DEVICE", default_value_t = DeviceName::Auto)]
     pub device: DeviceName,
@@ -203,6 +211,9 @@ pub struct TrainArgs {
     #[command(flatten)]
     #[serde(flatten)]
     pub optimization: OptimizationArgs,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub lora: LoraArgs,
     /// When to compute the loss on the evaluation rows
     #[arg(long, value_name = "WHEN", value_enum, default_value = "epoch", help_heading = "Evaluation")]
     pub eval_strategy: EvalStrategyArg,
@@ -266,7 +277,7 @@ pub struct TrainArgs {
     /// Folder for the model if the disk of the output folder is full at the end [default: wait for room]
     #[arg(long, value_name = "DIR", help_heading = "Output")]
     pub fallback_dir: Option<PathBuf>,
-    /// Number format of the saved weights
+    /// Number format of the saved weights; those of an adapter are saved in f32
     #[arg(long, value_name = "DTYPE", value_enum, default_value = "bf16", help_heading = "Output")]
     pub save_dtype: SaveDtypeArg,
     /// What to write the measurements for; several with commas

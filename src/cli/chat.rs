@@ -7,8 +7,8 @@ use crate::cli::generate::{answer, tools};
 use crate::cli::options::explain_device;
 use crate::cli::out::{print, say};
 use crate::error::{Context, Result, printable};
+use crate::session::conversation;
 use crate::session::conversation::{Answer, Conversation};
-use crate::session::{Checkpoint, conversation};
 
 const HELP: &str = "a line is what you say, or the response of the tool that was called (JSON or text); \
 /new begins again, /exit or Ctrl-D ends";
@@ -16,7 +16,7 @@ const HELP: &str = "a line is what you say, or the response of the tool that was
 pub fn run(args: &GenerateArgs) -> Result<()> {
     let device = args.model.open_device()?;
     let tools = tools(args)?;
-    let checkpoint = Checkpoint::open(&args.model.model)?;
+    let checkpoint = args.model.open()?;
     let model = checkpoint.load(&device)?;
     explain_device(&device);
     let new = || Conversation::new(tools.clone(), args.system.as_deref());

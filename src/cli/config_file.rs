@@ -15,7 +15,7 @@ use crate::err;
 use crate::error::{Context, Error, Result};
 
 /// Keys whose values are paths.
-const PATHS: [&str; 4] = ["tools", "output_dir", "fallback_dir", "chat_template_path"];
+const PATHS: [&str; 5] = ["tools", "output_dir", "fallback_dir", "chat_template_path", "adapter"];
 /// Keys whose values may be paths: they are where there is something of that name beside the file.
 const PATHS_OR_NAMES: [&str; 6] =
     ["model", "model_name_or_path", "dataset", "dataset_name", "eval_dataset", "resume_from_checkpoint"];

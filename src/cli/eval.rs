@@ -32,7 +32,7 @@ pub fn run(args: &EvalArgs) -> Result<()> {
     }
     let device = args.model.open_device()?;
     let rows = load(&args.dataset, &args.rows.row_options()?)?;
-    let checkpoint = open(&args.model.model, &args.rows)?;
+    let checkpoint = open(&args.model, &args.rows)?;
     let examples = if args.loss { examples(&checkpoint, &rows, &args.rows, "evaluation")? } else { Vec::new() };
     let job = Job { args, device, rows, checkpoint, examples };
     match args.price.r#as {

@@ -21,7 +21,7 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
     let device = args.model.open_device()?;
     let mut conversation = Conversation::new(tools(args)?, args.system.as_deref());
     conversation.say(text);
-    let checkpoint = Checkpoint::open(&args.model.model)?;
+    let checkpoint = args.model.open()?;
     let prompt = conversation.prompt(&checkpoint)?;
     let model = checkpoint.load(&device)?;
     explain_device(&device);

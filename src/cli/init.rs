@@ -38,6 +38,7 @@ pub fn run(args: &InitArgs) -> Result<()> {
         generation_config: &generation_config,
         flat: &flat,
         dtype: args.save_dtype.into(),
+        adapter: None,
         chat_template: Some(template.as_deref().unwrap_or(FUNCTIONGEMMA_TEMPLATE)),
     };
     folder.save_model(&model, &[])?.warning.iter().for_each(|warning| say(&warning.warning()));

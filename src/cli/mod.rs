@@ -23,7 +23,9 @@ pub mod hub_args;
 mod info;
 mod init;
 mod lengths;
+pub mod lora_args;
 mod manual;
+mod merge;
 mod numbers;
 pub mod options;
 mod out;
@@ -81,6 +83,7 @@ fn run() -> Result<()> {
             saved.warning.iter().for_each(|warning| out::say(&warning.warning()));
             out::print(&format!("{}\n", saved.place.display()))
         }
+        Command::Merge(args) => merge::run(&args),
         Command::Export(args) => export::run(&args),
         Command::Report { folder } => {
             crate::session::write_page(&folder)?;

@@ -15,7 +15,7 @@ use crate::io::folder::Existing;
 use crate::io::gguf_type::GgufType;
 use crate::io::safetensors::SaveDtype;
 use crate::io::source::resolve_model;
-use crate::session::{ComputeDevice, ExampleOptions, Generation, TokenCache, devices};
+use crate::session::{Checkpoint, ComputeDevice, ExampleOptions, Generation, TokenCache, devices};
 use crate::train::options::{EvalStrategy, LossSpike, Metric, SaveStrategy, TrainOptions};
 use crate::train::schedule::ScheduleKind;
 
@@ -55,6 +55,14 @@ impl From<ScheduleArg> for ScheduleKind {
 }
 
 impl ModelArgs {
+    /// The model that is named, with its adapter.
+    pub fn open(&self) -> Result<Checkpoint> {
+        match &self.adapter {
+            Some(adapter) => Checkpoint::open_adapted(&self.model, adapter),
+            None => Checkpoint::open(&self.model),
+        }
+    }
+
     /// Opens the device.
     pub fn open_device(&self) -> Result<ComputeDevice> {
         let dtype = match (self.bf16, self.dtype) {

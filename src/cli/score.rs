@@ -1,7 +1,7 @@
 //! Rows and answers with what a terminal should show of them: for `engine eval` and `engine train`.
 
 use crate::batch::Example;
-use crate::cli::args::{GenerationArgs, RowArgs};
+use crate::cli::args::{GenerationArgs, ModelArgs, RowArgs};
 use crate::cli::out::say;
 use crate::cli::progress::Progress;
 use crate::cli::signals;
@@ -59,9 +59,9 @@ pub fn score_until_stopped(
     }
 }
 
-/// The model that is named, with the chat template and the token that ends answers that the flags name.
-pub fn open(model: &str, rows: &RowArgs) -> Result<Checkpoint> {
-    let mut checkpoint = Checkpoint::open(model)?;
+/// The model that is named, with its adapter, the chat template and the token that ends answers that the flags name.
+pub fn open(model: &ModelArgs, rows: &RowArgs) -> Result<Checkpoint> {
+    let mut checkpoint = model.open()?;
     if let Some(path) = &rows.chat_template_path {
         checkpoint = checkpoint.with_chat_template(path)?;
     }

@@ -174,7 +174,7 @@ pub const SFT_CONFIG: [(&str, Counterpart); 135] = [
 ];
 
 /// Other flags that users of TRL's command line and of similar programs type.
-const OTHERS: [(&str, Counterpart); 14] = [
+const OTHERS: [(&str, Counterpart); 12] = [
     ("attn_implementation", Nothing("one attention, fused, over the prefix tree")),
     ("config_name", Nothing("the model's own config.json")),
     ("dataset_config", Nothing("name a file or a folder of the dataset")),
@@ -183,12 +183,10 @@ const OTHERS: [(&str, Counterpart); 14] = [
     ("evaluation_strategy", Flag("--eval-strategy WHEN")),
     ("load_in_4bit", Nothing("weights are f32 or bf16: a model of 270M parameters fits as it is")),
     ("load_in_8bit", Nothing("weights are f32 or bf16: a model of 270M parameters fits as it is")),
-    ("lora_alpha", Nothing("LoRA is not there yet; all weights are trained")),
-    ("lora_r", Nothing("LoRA is not there yet; all weights are trained")),
     ("max_seq_length", Flag("--max-length N")),
     ("test_split", Flag("--test-size X")),
     ("torch_dtype", Flag("--dtype DTYPE")),
-    ("use_peft", Nothing("LoRA is not there yet; all weights are trained")),
+    ("use_peft", Flag("--lora-r R")),
 ];
 
 /// What a user should be told who typed the flag `--name`, which is none here.

@@ -49,6 +49,8 @@ pub struct Cuda {
     kernels: Kernels,
     products: Products,
     stream: Rc<Stream>,
+    /// See [`Driver::logits_bytes`].
+    logits_bytes: usize,
     /// Wait for every op, so that an error names the one that made it.
     debug_sync: bool,
     name: String,
@@ -87,12 +89,25 @@ pub fn open_named(name: Name) -> Result<Device> {
 /// Tests bring launchers that need no GPU.
 pub fn open_with(kernels: Kernels, gpu: &Gpu, debug_sync: bool) -> Result<Device> {
     let stream = Rc::new(Stream::new(gpu.index)?);
-    let (free, _) = stream.memory()?;
+    let (free, total) = stream.memory()?;
     if let Some(fault) = gpu.fault_of_free(free) {
         return Err(fault);
     }
     let products = Products::new(stream.clone())?;
-    Ok(Device::with_driver(Box::new(Cuda { kernels, products, stream, debug_sync, name: gpu.name.clone() })))
+    Ok(Device::with_driver(Box::new(Cuda {
+        kernels,
+        products,
+        stream,
+        logits_bytes: logits_bytes(total),
+        debug_sync,
+        name: gpu.name.clone(),
+    })))
+}
+
+/// Bytes of logits to have at once on a GPU with so much memory. The gradient of the head, 0.7 GB of FunctionGemma's, is read and written
+/// again for each chunk of them: large chunks, but a sixteenth of the memory at most.
+pub fn logits_bytes(total: usize) -> usize {
+    (total / 16).clamp(1 << 30, 4 << 30)
 }
 
 /// What the environment's `ENGINE_DEBUG_SYNC` says: whether to wait for every op. It is slow, and no graphs are captured.
@@ -147,6 +162,10 @@ impl Driver for Cuda {
     unsafe fn free(&self, address: *mut c_void, _bytes: usize) {
         // SAFETY: the caller's promise.
         unsafe { self.stream.free(address) };
+    }
+
+    fn logits_bytes(&self) -> usize {
+        self.logits_bytes
     }
 
     fn captures_graphs(&self) -> bool {

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use super::atomic::is_unfinished_file;
 use super::lock::lock;
 use super::manifest::{MARKER, Manifest};
-use super::model_files::{SavedModel, WEIGHTS, is_of_a_model};
+use super::model_files::{ALL_WEIGHTS, SavedModel, is_of_a_model};
 use super::new_folder::{NewFolder, PREFIX, is_unfinished, removal_name, remove_folder, sync_folder};
 use super::run_files::RUN_FILES;
 use super::swap::{exchange, old_name};
@@ -297,10 +297,11 @@ impl OutputFolder {
 
     /// Moves a whole model into this folder, which has none: the weights and the manifest last.
     fn restore(&mut self, from: &Path) -> Result<()> {
-        let last = |name: &OsStr| name == WEIGHTS || name == MARKER;
+        let last = |name: &OsStr| name == MARKER || ALL_WEIGHTS.iter().any(|weights| name == *weights);
         self.move_all(from, |name| !last(name))?;
         self.locks.push(lock(from)?);
-        for name in [WEIGHTS, MARKER] {
+        let weights = ALL_WEIGHTS.into_iter().filter(|name| from.join(name).exists());
+        for name in weights.chain([MARKER]) {
             let failed = || format!("cannot restore `{}`", self.path.join(name).display());
             fs::rename(from.join(name), self.path.join(name)).context(failed)?;
         }
@@ -331,9 +332,9 @@ pub fn checkpoints(folder: &Path) -> Result<Vec<(u64, PathBuf)>> {
     Ok(found)
 }
 
-/// Whether a model's weights are in the folder.
+/// Whether a model's weights are in the folder, or an adapter's.
 pub fn holds_model(folder: &Path) -> bool {
-    folder.join(WEIGHTS).exists()
+    ALL_WEIGHTS.iter().any(|weights| folder.join(weights).exists())
 }
 
 fn refuse_existing(path: &Path, existing: Existing) -> Result<()> {

@@ -41,6 +41,7 @@ pub fn import_gguf(
         generation_config: &generation_config,
         flat: &flat,
         dtype,
+        adapter: None,
         chat_template: template.as_deref(),
     };
     folder.save_model(&model, &[])

@@ -1,5 +1,6 @@
 //! Models in and out: the hub's, Hugging Face folders, safetensors, GGUF; files that are written whole or not at all.
 
+pub mod adapter_files;
 pub mod arrays;
 pub mod atomic;
 mod convert;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
+use super::adapter_files::{ADAPTER_CONFIG, ADAPTER_WEIGHTS, AdapterConfig};
 use super::manifest::MARKER;
 use super::new_folder::NewFolder;
 use super::safetensors::{SaveDtype, write_model};
@@ -18,6 +19,9 @@ use crate::model::generation_config::GenerationConfig;
 /// The weights. A folder with this file holds a model.
 pub const WEIGHTS: &str = "model.safetensors";
 
+/// The weights of a model or of an adapter: one of them is in a folder that holds either.
+pub(super) const ALL_WEIGHTS: [&str; 2] = [WEIGHTS, ADAPTER_WEIGHTS];
+
 /// Tokenizer files, copied where the source has them; the first one is required.
 const TOKENIZER_FILES: [&str; 5] =
     ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.model"];
@@ -27,8 +31,8 @@ const NAMES_OF_TOKENS: [&str; 2] = ["tokenizer_config.json", "special_tokens_map
 
 /// Whether a new model replaces the file of this name.
 pub(super) fn is_of_a_model(name: &str) -> bool {
-    let files = [WEIGHTS, "config.json", "generation_config.json", "chat_template.jinja", MARKER];
-    files.iter().chain(&TOKENIZER_FILES).any(|file| name == *file)
+    let files = ["config.json", "generation_config.json", "chat_template.jinja", ADAPTER_CONFIG, MARKER];
+    files.iter().chain(&ALL_WEIGHTS).chain(&TOKENIZER_FILES).any(|file| name == *file)
 }
 
 /// A tokenizer's files, byte by byte, read before a long run: what the save at its end needs cannot go away meanwhile.
@@ -92,31 +96,42 @@ fn check_link(folder: &Path, path: &Path) -> Result<()> {
         .hint("put a copy of the file in its place, if it belongs to the model"))
 }
 
-/// A model to save.
+/// A model to save, or an adapter.
 pub struct SavedModel<'a> {
     pub tokenizer: &'a TokenizerFiles,
-    /// Written as `config.json` with the dtype updated.
+    /// Written as `config.json` with the dtype updated; not beside an adapter.
     pub config: &'a Gemma3Config,
     /// Written as `generation_config.json`.
     pub generation_config: &'a GenerationConfig,
-    /// The weights, laid out by [`parameter_specs`].
+    /// The weights, laid out by [`parameter_specs`]; those of an adapter by its own table.
     pub flat: &'a [f32],
-    /// What the weights are rounded to.
+    /// What the weights are rounded to; those of an adapter are not.
     pub dtype: SaveDtype,
+    /// The adapter of the model that is saved in its place.
+    pub adapter: Option<&'a AdapterConfig>,
     /// Written as `chat_template.jinja`; `None` leaves it to what `tokenizer_config.json` may hold.
     pub chat_template: Option<&'a str>,
 }
 
 impl SavedModel<'_> {
-    /// Writes what transformers and vLLM load unchanged.
+    /// Writes what transformers, PEFT and vLLM load unchanged.
     ///
     /// # Errors
     /// The disk is full or refuses, or a weight is not finite.
     pub fn write_to(&self, folder: &mut NewFolder) -> Result<()> {
-        let specs = parameter_specs(self.config);
-        folder.write(WEIGHTS, |file| write_model(file, &specs, self.flat, self.dtype))?;
-        let config = self.config.to_value(self.dtype.config_name());
-        folder.put("config.json", pretty(&config).as_bytes())?;
+        match self.adapter {
+            None => {
+                let specs = parameter_specs(self.config);
+                folder.write(WEIGHTS, |file| write_model(file, &specs, self.flat, self.dtype))?;
+                let config = self.config.to_value(self.dtype.config_name());
+                folder.put("config.json", pretty(&config).as_bytes())?;
+            }
+            Some(adapter) => {
+                let specs = adapter.lora.specs(self.config)?;
+                folder.write(ADAPTER_WEIGHTS, |file| write_model(file, &specs, self.flat, SaveDtype::F32))?;
+                folder.put(ADAPTER_CONFIG, pretty(&adapter.to_value()).as_bytes())?;
+            }
+        }
         folder.put("generation_config.json", pretty(&self.generation_config.to_value()).as_bytes())?;
         if let Some(template) = self.chat_template {
             folder.put("chat_template.jinja", template.as_bytes())?;

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use super::manifest::{MARKER, Manifest};
-use super::model_files::WEIGHTS;
+use super::model_files::{ALL_WEIGHTS, WEIGHTS};
 use super::run_files::RUN_FILES;
 use crate::err;
 use crate::error::{Error, Result};
@@ -22,7 +22,7 @@ pub fn published(folder: &Path) -> Result<Vec<LocalFile>> {
     let shown = folder.display();
     let hint = "give a folder that `engine train`, `engine import` or `engine init` has made";
     let manifest = Manifest::read(folder).map_err(|e| e.context(format!("`{shown}` is no model folder")).hint(hint))?;
-    if !manifest.files.contains_key(WEIGHTS) {
+    if !ALL_WEIGHTS.iter().any(|weights| manifest.files.contains_key(*weights)) {
         return Err(err!("`{shown}` holds no model: its `{MARKER}` names no `{WEIGHTS}`").hint(hint));
     }
     let mut files = Vec::new();

@@ -190,7 +190,7 @@ impl Header {
         Ok(Self { metadata, data })
     }
 
-    fn read(file: &WeightFile) -> Result<Self> {
+    pub(super) fn read(file: &WeightFile) -> Result<Self> {
         let mut length = [0; 8];
         if file.size() >= 8 {
             file.read_at(0, &mut length)?;
@@ -202,13 +202,13 @@ impl Header {
     }
 
     /// The tensors and their names, in the order in which they lie in the file.
-    fn tensors(&self) -> impl Iterator<Item = (String, &TensorInfo)> {
+    pub(super) fn tensors(&self) -> impl Iterator<Item = (String, &TensorInfo)> {
         let names = self.metadata.offset_keys().into_iter();
         names.filter_map(|name| self.metadata.info(&name).map(|info| (name, info)))
     }
 
     /// Where a tensor lies in the file.
-    fn place(&self, tensor: &TensorInfo) -> Range<u64> {
+    pub(super) fn place(&self, tensor: &TensorInfo) -> Range<u64> {
         let (start, end) = tensor.data_offsets;
         self.data + start as u64..self.data + end as u64
     }
@@ -306,7 +306,7 @@ fn check_tied_head(file: &WeightFile, header: &Header, head: &TensorInfo) -> Res
 }
 
 /// Whether a tensor is what `spec` asks for, and how it is stored.
-fn check_tensor(tensor: &TensorInfo, spec: &ParamSpec) -> Result<Encoding> {
+pub(super) fn check_tensor(tensor: &TensorInfo, spec: &ParamSpec) -> Result<Encoding> {
     let name = &spec.name;
     if tensor.shape != spec.shape {
         bail!("tensor `{name}` has shape {:?}; the config asks for {:?}", tensor.shape, spec.shape);

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::{
+    adapter_files::ADAPTER_CONFIG,
     gguf::GgufFile,
     safetensors::{FolderWeights, check_model, read_model},
 };
@@ -117,6 +118,10 @@ impl Weights {
 pub fn resolve_model(spec: &str) -> Result<ModelSource> {
     let path = Path::new(spec);
     if path.is_dir() {
+        if path.join(ADAPTER_CONFIG).is_file() && !path.join("config.json").is_file() {
+            return Err(err!("`{spec}` is an adapter, not a model")
+                .hint(format!("give `--model` its base and `--adapter {spec}`, or merge them with `engine merge`")));
+        }
         return Ok(ModelSource::Folder(path.into()));
     }
     if path.is_file() {

@@ -30,7 +30,7 @@ pub(crate) fn read_small(path: &Path, most: u64) -> Result<String> {
 }
 
 /// The fields of one JSON object.
-pub(super) struct Fields<'a>(pub &'a Map<String, Value>);
+pub(crate) struct Fields<'a>(pub &'a Map<String, Value>);
 
 impl Fields<'_> {
     /// The field, or `None` where it is absent or null.

@@ -7,7 +7,7 @@
 //! Shapes    hidden, dhidden (N, D) T     weight (V, D) T     dweight (V, D) A     targets: (row, id, w), sorted by row
 //!           s: label smoothing, the part of a target's probability that the whole vocabulary shares
 //! Backward  dz = (w_row (softmax(z) - s / V) - sum_t w_t (1 - s) onehot(id_t)) / divisor;  dhidden = dz weight;
-//!           dweight += dz^T hidden
+//!           dweight += dz^T hidden, unless the weight is frozen
 //! Numerics  A inside; rows are summed in f64, in order
 //! Cost      only rows with a target reach the head. 2 * R * V * D FLOP forward, twice that backward. Memory: a chunk
 //!           of rows at a time, as many as the device has room for, turned in place into their gradient
@@ -27,7 +27,7 @@ use crate::device::{Device, Purpose, Tensor};
 use crate::error::Result;
 use crate::launch;
 use crate::ops::embedding::gather;
-use crate::ops::linear;
+use crate::ops::linear::{self, Store};
 use crate::ops::results::{LossSums, StepResults};
 
 /// What is to be predicted from the rows of a batch, and what the loss is divided by, on the batch's device.
@@ -162,7 +162,7 @@ pub fn linear_cross_entropy_into(
         chunk.logits = tape.rounding().apply(chunk.logits)?;
         if let (Some(dx), Some(gradients)) = (&mut dx, tape.gradients()) {
             let part = dx.address_mut()?.cast::<u8>().wrapping_add(chunk.first * d * dtype.size());
-            linear::backward_x(part.cast(), &chunk.logits, &weight.value)?;
+            linear::backward_x(part.cast(), &chunk.logits, &weight.value, Store::Written)?;
             linear::backward_weight(gradients, weight, &chunk.logits, &chunk.x)?;
         }
     }
@@ -205,7 +205,7 @@ impl Chunk {
         let mut logits = Tensor::empty(scratch, &[len, weight.shape()[0]], dtype)?;
         // SAFETY: the chunk's part of the R rows, each below N.
         unsafe { gather(&mut x, &hidden.value, targets.rows.address()?.wrapping_add(rows.start), 1.0)? };
-        linear::forward(&mut logits, &x, &weight.value)?;
+        linear::forward(&mut logits, &x, &weight.value, Store::Written)?;
         Ok(Self { first: rows.start, x, logits })
     }
 

@@ -2,7 +2,7 @@
 //!
 //! Shapes    weight (V, D) T     dweight (V, D) A     ids (N)     h, dh, noise (N, D) T; the noise may be none
 //! Saved     ids
-//! Backward  `dweight[id] += scale * dh`, rows in the order of the batch
+//! Backward  `dweight[id] += scale * dh`, rows in the order of the batch, unless the weight is frozen
 //! Order     an id is one owner's, which adds its rows one after the other
 //! Cost      2 * N * D * sizeof(T) bytes
 
@@ -96,7 +96,7 @@ pub fn embedding(tape: &mut Tape, ids: &TokenIds, weight: &Param, scale: f64) ->
     let h = tape.output(h)?;
     let (out, ids, weight) = (h.clone(), ids.clone(), weight.clone());
     tape.push("embedding", move |ctx| {
-        let Some(dh) = ctx.take(&out) else { return Ok(()) };
+        let Some(dh) = ctx.take(&out).filter(|_| !weight.is_frozen()) else { return Ok(()) };
         let touched = ids.groups * weight.shape()[1];
         backward(ctx.gradients().address_of_some(&weight, touched)?, &dh, &ids, scale)
     });

@@ -2,7 +2,7 @@
 //!
 //! Shapes    x, dx (N, I) T     weight (O, I) T     dweight (O, I) A     y, dy (N, O) T
 //! Saved     x, weight
-//! Backward  dx = dy weight;  dweight += dy^T x
+//! Backward  dx = dy weight;  dweight += dy^T x, unless it is frozen
 //! Cost      2 * N * O * I FLOP forward, twice that backward
 
 use std::ffi::c_void;
@@ -17,48 +17,69 @@ pub fn linear(tape: &mut Tape, x: &Var, weight: &Param) -> Result<Var> {
     let (n, i, o) = (x.value.shape()[0], x.value.shape()[1], weight.shape()[0]);
     assert_eq!(weight.shape()[1], i, "linear: x {:?}, weight {:?}", x.value.shape(), weight.shape());
     let mut y = Tensor::empty(tape.device(), &[n, o], x.value.dtype())?;
-    forward(&mut y, &x.value, &weight.value)?;
+    forward(&mut y, &x.value, &weight.value, Store::Written)?;
     let y = tape.output(y)?;
     let (out, x, weight) = (y.clone(), x.clone(), weight.clone());
     tape.push("linear", move |ctx| {
         let Some(dy) = ctx.take(&out) else { return Ok(()) };
         let mut dx = Tensor::empty(dy.device(), &[n, i], dy.dtype())?;
-        backward_x(dx.address_mut()?, &dy, &weight.value)?;
+        backward_x(dx.address_mut()?, &dy, &weight.value, Store::Written)?;
         backward_weight(ctx.gradients(), &weight, &dy, &x.value)?;
         ctx.give(&x, dx)
     });
     Ok(y)
 }
 
+/// What becomes of what a product's output held before.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Store {
+    /// `=`
+    Written,
+    /// `+=`
+    Added,
+}
+
 fn operand(x: &Tensor) -> Operand {
     Operand::new(x.address(), x.shape()[1])
 }
 
-/// y (N, O) = x (N, I) weight (O, I)^T
-pub(super) fn forward(y: &mut Tensor, x: &Tensor, weight: &Tensor) -> Result<()> {
+/// y (N, O) = or += x (N, I) weight (O, I)^T
+pub(super) fn forward(y: &mut Tensor, x: &Tensor, weight: &Tensor, store: Store) -> Result<()> {
     let (m, n, k) = (y.shape()[0], y.shape()[1], x.shape()[1]);
     let (c, c_dtype) = (y.address_mut()?, y.dtype());
     let (a, b) = (operand(x), operand(weight).t());
-    let product = Product { c, a, b, m, n, k, dtype: x.dtype(), c_dtype, accumulate: false };
+    let product = Product { c, a, b, m, n, k, dtype: x.dtype(), c_dtype, accumulate: store == Store::Added };
     // SAFETY: tensors of these shapes, alive until their pool hands them on in stream order.
     unsafe { x.device().driver().product(&product) }
 }
 
-/// dx (N, I) = dy (N, O) weight (O, I); dx is in dy's type
-pub(super) fn backward_x(dx: *mut c_void, dy: &Tensor, weight: &Tensor) -> Result<()> {
+/// dx (N, I) = or += dy (N, O) weight (O, I); dx is in dy's type
+pub(super) fn backward_x(dx: *mut c_void, dy: &Tensor, weight: &Tensor, store: Store) -> Result<()> {
     let (m, n, k) = (dy.shape()[0], weight.shape()[1], dy.shape()[1]);
     let (a, b, dtype) = (operand(dy), operand(weight), dy.dtype());
-    let product = Product { c: dx, a, b, m, n, k, dtype, c_dtype: dtype, accumulate: false };
+    let product = Product { c: dx, a, b, m, n, k, dtype, c_dtype: dtype, accumulate: store == Store::Added };
     // SAFETY: as above; the caller's dx has N * I elements.
     unsafe { dy.device().driver().product(&product) }
 }
 
-/// dweight (O, I) = or += dy (N, O)^T x (N, I), in A
+/// dweight (O, I) = or += dy (N, O)^T x (N, I), in A; nothing for a frozen weight
 pub(super) fn backward_weight(gradients: &mut Gradients, weight: &Param, dy: &Tensor, x: &Tensor) -> Result<()> {
-    let (c, accumulate) = gradients.address_to_write_or_add(weight)?;
+    if weight.is_frozen() {
+        return Ok(());
+    }
+    let (c, adds) = gradients.address_to_write_or_add(weight)?;
+    // SAFETY: dweight is the weight's part of the gradients.
+    unsafe { outer(c, dy, x, if adds { Store::Added } else { Store::Written }) }
+}
+
+/// c (O, I) = or += dy (N, O)^T x (N, I), in A
+///
+/// # Safety
+/// c has O * I elements on the device of dy.
+pub(super) unsafe fn outer(c: *mut c_void, dy: &Tensor, x: &Tensor, store: Store) -> Result<()> {
     let (m, n, k) = (dy.shape()[1], x.shape()[1], dy.shape()[0]);
     let (a, b, dtype) = (operand(dy).t(), operand(x), dy.dtype());
-    let product = Product { c, a, b, m, n, k, dtype, c_dtype: dtype.accumulator(), accumulate };
-    // SAFETY: as above; dweight is the weight's part of the gradients.
+    let product = Product { c, a, b, m, n, k, dtype, c_dtype: dtype.accumulator(), accumulate: store == Store::Added };
+    // SAFETY: as above; c is the caller's promise.
     unsafe { dy.device().driver().product(&product) }
 }

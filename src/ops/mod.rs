@@ -12,6 +12,7 @@ pub mod cross_entropy;
 pub mod embedding;
 pub mod geglu;
 pub mod linear;
+pub mod lora;
 pub mod residual;
 pub mod results;
 pub mod rmsnorm;

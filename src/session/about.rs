@@ -21,6 +21,8 @@ pub struct About {
     /// The model that the run began with, as the user named it.
     pub model: String,
     pub parameters: usize,
+    /// All of them, or those of the adapter.
+    pub trained_parameters: usize,
     pub training_rows: usize,
     pub evaluation_rows: usize,
     /// Threads of the CPU.

@@ -59,7 +59,7 @@ pub fn card(run: &Value, id: &str) -> Result<String> {
     let gemma = last_part(base).to_lowercase().contains("gemma");
     let header = Header {
         base_model: named_on_the_hub(base),
-        library_name: "transformers",
+        library_name: if is_adapter(run) { "peft" } else { "transformers" },
         pipeline_tag: "text-generation",
         tags: vec!["engine", "function-calling", "tool-use"],
         datasets: named_on_the_hub(run["settings"]["dataset"].as_str().unwrap_or_default()).into_iter().collect(),
@@ -69,7 +69,7 @@ pub fn card(run: &Value, id: &str) -> Result<String> {
     let mut text = format!("---\n{}\n---\n\n# {}\n\n", header.trim_end(), escaped(last_part(id)));
     text += &origin(run, base);
     text += &scores(run);
-    text += &use_of(id);
+    text += &if is_adapter(run) { use_of_adapter(id, base) } else { use_of(id) };
     text += &settings(run);
     Ok(text)
 }
@@ -101,6 +101,23 @@ fn scores(run: &Value) -> String {
         text += &format!("| {name} | {} | {} |\n", cell(before.as_ref(), part), cell(after.as_ref(), part));
     }
     text + "\n\"Tool choice\" counts an answer that names the expected tool and no other; the strict lines parse the answer.\n\n"
+}
+
+/// Whether the run trained an adapter, and so left no model.
+fn is_adapter(run: &Value) -> bool {
+    let settings = &run["settings"];
+    !settings["lora_r"].is_null() || !settings["adapter"].is_null()
+}
+
+fn use_of_adapter(id: &str, base: &str) -> String {
+    let model = named_on_the_hub(base).unwrap_or_else(|| "MODEL".to_owned());
+    format!(
+        "## Use\n\nThis is an adapter (LoRA). With its files in the folder `adapter`:\n\n\
+         ```sh\nengine generate --model {model} --adapter adapter --tools tools.json --prompt \"...\"\n```\n\nor, with PEFT,\n\n\
+         ```python\nfrom peft import PeftModel\nfrom transformers import AutoModelForCausalLM\n\n\
+         model = AutoModelForCausalLM.from_pretrained(\"{model}\")\n\
+         model = PeftModel.from_pretrained(model, \"{id}\")\n```\n\n"
+    )
 }
 
 fn use_of(id: &str) -> String {

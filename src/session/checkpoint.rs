@@ -15,7 +15,10 @@ use crate::model::gemma3::Gemma3;
 use crate::model::gemma3::config::Gemma3Config;
 use crate::model::gemma3::table::{parameter_count, parameter_specs, parameters};
 use crate::model::generation_config::GenerationConfig;
+use crate::session::adapter_source::AdapterSource;
 use crate::session::devices::ComputeDevice;
+
+const GENERATION_CONFIG: &str = "generation_config.json";
 
 /// A model's small files: everything but the weights.
 pub struct Checkpoint {
@@ -25,6 +28,8 @@ pub struct Checkpoint {
     pub tokenizer: ChatTokenizer,
     /// The tokenizer as it is saved again.
     pub files: TokenizerFiles,
+    /// What is trained or used beside the weights.
+    pub adapter: Option<AdapterSource>,
 }
 
 /// How answers are generated. The defaults are those of the command line.
@@ -50,13 +55,21 @@ impl Checkpoint {
     /// # Errors
     /// Of kind [`Kind::Model`], or [`Kind::Gated`] when the hub refuses it.
     pub fn open(model: &str) -> Result<Self> {
+        Self::open_with(model, None)
+    }
+
+    /// [`open`](Self::open) with the tokenizer of another folder.
+    pub(super) fn open_with(model: &str, texts: Option<&Path>) -> Result<Self> {
         let open = || {
             let source = resolve_model(model)?;
             let config = source.load_config()?;
-            let generation_config = GenerationConfig::load(source.folder(), &config)?;
-            let tokenizer = ChatTokenizer::load(source.folder())?.with_model_vocab(config.vocab_size);
-            let files = TokenizerFiles::read(source.folder())?;
-            Ok(Self { source, config, generation_config, tokenizer, files })
+            let texts = texts.unwrap_or(source.folder());
+            let is_complete = texts.join(GENERATION_CONFIG).is_file();
+            let generation = if is_complete { texts } else { source.folder() };
+            let generation_config = GenerationConfig::load(generation, &config)?;
+            let tokenizer = ChatTokenizer::load(texts)?.with_model_vocab(config.vocab_size);
+            let files = TokenizerFiles::read(texts)?;
+            Ok(Self { source, config, generation_config, tokenizer, files, adapter: None })
         };
         open().map_err(|e: Error| e.or_kind(Kind::Model))
     }
@@ -79,7 +92,7 @@ impl Checkpoint {
         Ok(Self { generation_config, tokenizer, files, ..self })
     }
 
-    /// Reads the weights: f32 masters on the device, and what ops compute in beside them.
+    /// Reads the weights, with the adapter added to them: f32 masters on the device, and what ops compute in beside them.
     ///
     /// # Errors
     /// Of kind [`Kind::Model`], or [`Kind::OutOfMemory`].
@@ -103,21 +116,22 @@ impl Checkpoint {
         let mut weights = Tensor::empty(&on.device.of(Purpose::Weights), &[len], DType::F32)?;
         let read = |values: &mut [f32]| {
             self.source.load_into(&self.config, values)?;
+            self.merge(values)?;
             change(values)
         };
         weights.fill_with(read).map_err(|error| error.or_kind(Kind::Model))?;
         Gemma3::new(self.config.clone(), weights)?.computed_in(on.dtype)
     }
 
-    /// Puts a model with this checkpoint's tokenizer and configs into a folder, whole or not at all.
+    /// Puts what was trained with this checkpoint's tokenizer and configs into a folder, whole or not at all.
     ///
     /// # Errors
     /// As [`OutputFolder::save_model`].
     pub fn save(&self, model: &Gemma3, folder: &mut OutputFolder, dtype: SaveDtype) -> Result<Saved> {
-        folder.save_model(&self.saved_model(&model.params.values.read::<f32>()?, dtype), &[])
+        folder.save_model(&self.saved_model(&model.trained().values.read::<f32>()?, dtype), &[])
     }
 
-    /// A model with this checkpoint's tokenizer and configs, as it is written.
+    /// What was trained with this checkpoint's tokenizer and configs, as it is written: a model, or the adapter.
     pub fn saved_model<'a>(&'a self, flat: &'a [f32], dtype: SaveDtype) -> SavedModel<'a> {
         SavedModel {
             tokenizer: &self.files,
@@ -125,6 +139,7 @@ impl Checkpoint {
             generation_config: &self.generation_config,
             flat,
             dtype,
+            adapter: self.adapter.as_ref().map(|adapter| &adapter.config),
             chat_template: Some(self.tokenizer.template().source()),
         }
     }
@@ -135,7 +150,9 @@ impl Checkpoint {
             SaveDtype::F32 => 4,
             SaveDtype::Bf16 => 2,
         };
-        (parameter_count(&parameter_specs(&self.config)) * element) as u64 + (64 << 20)
+        let of_model = parameter_count(&parameter_specs(&self.config)) * element;
+        let of_adapter = self.adapter.as_ref().map(|adapter| adapter.len(&self.config).unwrap_or_default() * 4);
+        of_adapter.unwrap_or(of_model) as u64 + (64 << 20)
     }
 
     /// How this checkpoint generates: its stop tokens, and when tokens are drawn its numbers for that.

@@ -7,11 +7,9 @@ use super::devices::ComputeDevice;
 use crate::batch::Example;
 use crate::batch::growth::Growth;
 use crate::batch::tree::TokenTree;
-use crate::device::{DType, Purpose, Tensor, counted};
+use crate::device::counted;
 use crate::err;
 use crate::error::{Error, Kind, Result};
-use crate::model::gemma3::Gemma3;
-use crate::model::gemma3::table::{parameter_count, parameter_specs};
 use crate::ops::adamw::AdamW;
 use crate::train::options::TrainOptions;
 use crate::train::order::{Order, Window};
@@ -40,9 +38,7 @@ impl Footprint {
         options: &TrainOptions,
     ) -> Result<Footprint> {
         let device = counted::device(&on.device);
-        let len = parameter_count(&parameter_specs(&checkpoint.config));
-        let weights = Tensor::empty(&device.of(Purpose::Weights), &[len], DType::F32)?;
-        let mut model = Gemma3::new(checkpoint.config.clone(), weights)?.computed_in(on.dtype)?;
+        let mut model = checkpoint.to_train(checkpoint.room_to_train(&device)?, on.dtype)?;
         let mut step = Step::new(&model, options.max_grad_norm, options.cuda_graphs)?;
         step = step.with_regularization(options.regularization());
         let window = largest(Order::new(options, train)?.windows(train, 0), train);

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use half::bf16;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::batch::Example;
+use crate::device::{DType, Tensor};
 use crate::error::{Error, Result};
 use crate::io::manifest::hex;
 use crate::model::gemma3::Gemma3;
@@ -38,14 +40,17 @@ impl Identity {
     pub fn new(model: &Gemma3, train: &[Example], eval: &[Example], options: &TrainOptions) -> Result<Self> {
         let mut hash = Sha256::new();
         hash.update(model.config.to_value("float32").to_string());
-        let values = model.params.values.read::<f32>()?;
-        let parts: Vec<_> = values.par_chunks(CHUNK).map(|part| Sha256::digest(bytemuck::cast_slice(part))).collect();
-        parts.iter().for_each(|part| hash.update(part));
+        let mut settings = options.that_change_the_result();
+        add_to(&mut hash, &model.params.values)?;
+        if let Some(adapter) = model.adapter() {
+            add_to(&mut hash, &adapter.params.values)?;
+            settings.extend(adapter.lora.settings());
+        }
         Ok(Self {
             model: hex(&hash.finalize()),
             training_rows: hash_of(train),
             evaluation_rows: hash_of(eval),
-            settings: options.that_change_the_result(),
+            settings,
             device: model.device().driver().name(),
             dtype: format!("{:?}", model.params.dtype()),
         })
@@ -80,6 +85,20 @@ impl Identity {
         Ok((then != now)
             .then(|| format!("the run was computed on {then} and goes on on {now}: its numbers will differ")))
     }
+}
+
+/// Adds numbers to a hash: those of bf16 as f32, which all devices can tell.
+fn add_to(hash: &mut Sha256, values: &Tensor) -> Result<()> {
+    let digest = |part: &[f32]| Sha256::digest(bytemuck::cast_slice(part));
+    let parts: Vec<_> = match values.dtype() {
+        DType::Bf16 => {
+            let widened = |part: &[bf16]| digest(&part.iter().map(|x| x.to_f32()).collect::<Vec<_>>());
+            values.read::<bf16>()?.par_chunks(CHUNK).map(widened).collect()
+        }
+        _ => values.read::<f32>()?.par_chunks(CHUNK).map(digest).collect(),
+    };
+    parts.iter().for_each(|part| hash.update(part));
+    Ok(())
 }
 
 fn hash_of(examples: &[Example]) -> String {

@@ -19,6 +19,8 @@
 //! was not taken, records to observers, failures as errors with a [kind](crate::error::Kind).
 
 pub mod about;
+mod adapted;
+pub mod adapter_source;
 #[cfg(feature = "hub")]
 pub mod card;
 pub mod check;
@@ -42,6 +44,7 @@ pub mod state;
 pub mod token_cache;
 
 pub use about::About;
+pub use adapter_source::AdapterSource;
 pub use checkpoint::{Checkpoint, Generation};
 pub use devices::{ComputeDevice, DeviceName};
 pub use examples::{ExampleOptions, Examples};

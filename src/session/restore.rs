@@ -14,6 +14,7 @@ use crate::train::options::TrainOptions;
 /// The long runs of numbers of a [`State`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Array {
+    /// Of what is trained.
     Weights,
     /// AdamW's first moment.
     M,
@@ -36,9 +37,9 @@ impl Run {
     ) -> Result<Self> {
         let mut run = Self::prepare(model, train, eval, options)?;
         let State { weights, moments: [m, v], progress } = state;
-        let parameters = run.model.params.len();
+        let parameters = run.model.trained().len();
         if [&weights, &m, &v].iter().any(|values| values.len() != parameters) {
-            let text = format!("the state is of another model: this one has {parameters} parameters");
+            let text = format!("the state is of another model: this one has {parameters} trained parameters");
             return Err(Error::new(text).of_kind(Kind::Model));
         }
         run.restore(progress, |array, out| {
@@ -82,8 +83,8 @@ impl Run {
     /// The master weights are not f32, or `read` fails.
     pub fn replace_weights(&mut self, step: u64, read: impl FnOnce(&mut [f32]) -> Result<()>) -> Result<()> {
         self.check_masters()?;
-        self.model.params.values.fill_with(read)?;
-        self.model.params.renew_copy((step > 0).then_some(step))
+        self.model.trained_mut().values.fill_with(read)?;
+        self.model.trained_mut().renew_copy((step > 0).then_some(step))
     }
 
     /// All that a run needs to go on from here, copied out of it.
@@ -118,7 +119,7 @@ impl Run {
         self.check_masters()?;
         let (m, v) = self.updates.moments();
         match array {
-            Array::Weights => &self.model.params.values,
+            Array::Weights => &self.model.trained().values,
             Array::M => m,
             Array::V => v,
         }
@@ -126,7 +127,7 @@ impl Run {
     }
 
     fn check_masters(&self) -> Result<()> {
-        match self.model.params.values.dtype() {
+        match self.model.trained().values.dtype() {
             DType::F32 => Ok(()),
             other => Err(err!("internal: the state of a run whose master weights are {other:?}")),
         }

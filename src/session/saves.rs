@@ -1,6 +1,6 @@
 //! What a run leaves on the disk: checkpoints that it can go on from, and the model at its end.
 //!
-//! A checkpoint is a folder `checkpoint-STEP` in the output folder, and a model folder like any other. Beside the model it holds
+//! A checkpoint is a folder `checkpoint-STEP` in the output folder, and a model folder (or an adapter's) like any other. Beside the model it holds
 //! [`STATE`], [`ARRAYS`], and what the run has written so far.
 
 use std::fs;
@@ -17,6 +17,7 @@ use super::state::Progress;
 use crate::err;
 use crate::error::{Context, Error, Kind, Result};
 use crate::eval::report::Score;
+use crate::io::adapter_files::AdapterFolder;
 use crate::io::arrays::{read_array, write_arrays};
 use crate::io::folder::{Existing, OutputFolder, Saved, checkpoints, is_disk_full};
 use crate::io::manifest::Manifest;
@@ -42,7 +43,7 @@ struct SavedState {
     progress: Progress,
     /// The score that the model had before the run, where it was taken.
     score_before: Option<Score>,
-    /// Whether `model.safetensors` holds the master weights themselves.
+    /// Whether the weights beside it, of the model or of the adapter, are the master weights themselves.
     model_is_exact: bool,
 }
 
@@ -77,7 +78,7 @@ impl Saves {
     /// # Errors
     /// As [`save_checkpoint`](Self::save_checkpoint).
     pub fn save_diverged(&self, model: &Gemma3, step: u64) -> Result<Saved> {
-        let flat = model.params.values.read::<f32>()?;
+        let flat = model.trained().values.read::<f32>()?;
         let saved = self.checkpoint.saved_model(&flat, self.dtype);
         self.folder.save_inside(&format!("diverged-{step}"), |folder| saved.write_to(folder))
     }
@@ -93,7 +94,7 @@ impl Saves {
         fallback: Option<&Path>,
         mut wait: impl FnMut(&Error) -> bool,
     ) -> Result<Saved> {
-        let flat = model.params.values.read::<f32>()?;
+        let flat = model.trained().values.read::<f32>()?;
         let model = self.checkpoint.saved_model(&flat, self.dtype);
         loop {
             let files = self.folder.run_files();
@@ -115,7 +116,7 @@ impl Saves {
         let [weights, m, v] = [Array::Weights, Array::M, Array::V].map(|array| run.array(array));
         let (weights, m, v) = (weights?, m?, v?);
         self.checkpoint.saved_model(&weights, self.dtype).write_to(folder)?;
-        let model_is_exact = self.dtype == SaveDtype::F32;
+        let model_is_exact = self.dtype == SaveDtype::F32 || self.checkpoint.adapter.is_some();
         let mut arrays = vec![(name(Array::M), &*m), (name(Array::V), &*v)];
         if !model_is_exact {
             arrays.push((name(Array::Weights), &*weights));
@@ -234,8 +235,8 @@ impl SavedRun {
     /// # Errors
     /// It is of another run, or a file cannot be read.
     pub fn restore(&self, run: &mut Run) -> Result<()> {
-        let config = run.model().config.clone();
-        run.restore(self.state.progress.clone(), |array, out| self.read(array, out, &config))
+        let (config, is_adapter) = (run.model().config.clone(), run.model().adapter().is_some());
+        run.restore(self.state.progress.clone(), |array, out| self.read(array, out, &config, is_adapter))
     }
 
     /// Gives a run's model the weights of this checkpoint: at the end, those of the best one.
@@ -244,17 +245,20 @@ impl SavedRun {
     /// A file cannot be read. The run's weights are then as they were.
     pub fn restore_weights(&self, run: &mut Run) -> Result<()> {
         let mut weights = Vec::new();
-        let len = run.model().params.len();
+        let len = run.model().trained().len();
         weights.try_reserve_exact(len).context(|| format!("no memory for {len} weights"))?;
         weights.resize(len, 0.0);
-        self.read(Array::Weights, &mut weights, &run.model().config)?;
+        self.read(Array::Weights, &mut weights, &run.model().config, run.model().adapter().is_some())?;
         run.replace_weights(self.step(), |out| {
             out.copy_from_slice(&weights);
             Ok(())
         })
     }
 
-    fn read(&self, array: Array, out: &mut [f32], config: &Gemma3Config) -> Result<()> {
+    fn read(&self, array: Array, out: &mut [f32], config: &Gemma3Config, is_adapter: bool) -> Result<()> {
+        if array == Array::Weights && is_adapter {
+            return AdapterFolder::open(&self.path)?.read_into(config, out);
+        }
         if array == Array::Weights && self.state.model_is_exact {
             return read_model(&self.path, &parameter_specs(config), out);
         }

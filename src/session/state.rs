@@ -10,7 +10,7 @@ use crate::train::spike::RecentLosses;
 /// The state of a run between two of its steps. It belongs to no device.
 #[derive(Clone, Debug, PartialEq)]
 pub struct State {
-    /// The master weights, in the order of the parameter table.
+    /// The master weights of what is trained, in the order of its table.
     pub weights: Vec<f32>,
     /// AdamW's first and second moments, in the same order.
     pub moments: [Vec<f32>; 2],

@@ -161,12 +161,12 @@ impl Step {
         let device = model.device().of(Purpose::Optimizer);
         let graphs = Graphs { captured: HashMap::new(), enabled: use_graphs, device: device.clone() };
         Ok(Self {
-            gradients: model.params.gradients()?,
-            m: model.params.zeros(&device)?,
-            v: model.params.zeros(&device)?,
+            gradients: model.trained().gradients()?,
+            m: model.trained().zeros(&device)?,
+            v: model.trained().zeros(&device)?,
             max_grad_norm,
             regularization: Regularization::default(),
-            plan: Plan::new(&device, model.params.spans())?,
+            plan: Plan::new(&device, model.trained().spans())?,
             results: StepResults::zeros(&device)?,
             graphs,
         })
@@ -176,7 +176,7 @@ impl Step {
         Self { regularization, ..self }
     }
 
-    /// AdamW's first and second moments, laid out as the parameters.
+    /// AdamW's first and second moments, laid out as the trained parameters.
     pub fn moments(&self) -> (&Tensor, &Tensor) {
         (&self.m, &self.v)
     }
@@ -302,7 +302,7 @@ impl Step {
     /// Queues the update of the weights.
     fn update(&mut self, model: &mut Gemma3) -> Result<()> {
         let moments = Moments { m: &mut self.m, v: &mut self.v };
-        adamw(&mut model.params, moments, &self.gradients.values, &self.plan, &self.results)
+        adamw(model.trained_mut(), moments, &self.gradients.values, &self.plan, &self.results)
     }
 }
 

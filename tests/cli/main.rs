@@ -15,6 +15,7 @@ mod export;
 #[path = "../io/exportable.rs"]
 mod exportable;
 mod interrupt;
+mod lora;
 mod parity;
 mod programs;
 #[cfg(feature = "hub")]

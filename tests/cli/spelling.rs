@@ -90,7 +90,7 @@ fn a_flag_that_only_trl_has_gets_a_sentence() {
         ("--padding-free", "batches have no padding"),
         ("--use_cpu", "`--device cpu` is what it is here"),
         ("--fp16=true", "bf16 and f32 are"),
-        ("--use-peft", "LoRA"),
+        ("--use-peft", "`--lora-r R` is what it is here"),
     ] {
         let refused = train(&folder.path().join("out"), &[flag]);
         assert_eq!(refused.code, 2, "{flag}");

@@ -59,3 +59,9 @@ fn the_debug_switch_is_1_or_0() {
     assert_eq!(error.exit_code(), 2);
     assert!(error.report().contains("`yes`"), "{}", error.report());
 }
+
+#[test]
+fn logits_take_a_sixteenth_of_the_memory_within_bounds() {
+    let gigabytes = [8, 24, 80, 192].map(|gib: usize| engine::cuda::logits_bytes(gib << 30) >> 20);
+    assert_eq!(gigabytes, [1024, 1536, 4096, 4096]);
+}

@@ -2,6 +2,7 @@
 
 use std::path::{Component, Path};
 
+use engine::io::adapter_files::AdapterConfig;
 use engine::io::gguf::{GgufFile, check_header, decode_blocks};
 use engine::io::safetensors::{Header, parse_index, read_model};
 use engine::model::gemma3::config::Gemma3Config;
@@ -81,6 +82,18 @@ fn a_damaged_config_that_passes_is_saved_as_one_that_passes() {
         if let Ok(config) = Gemma3Config::from_value(value) {
             parameter_specs(&config);
             Gemma3Config::from_value(config.to_value("bfloat16")).unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_damaged_config_of_an_adapter_that_passes_is_saved_as_one_that_passes() {
+    let seed = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/lora/begun/adapter_config.json");
+    each_damaged(vec![std::fs::read(seed).unwrap()], CASES, |bytes| {
+        let Ok(value) = serde_json::from_slice::<Value>(bytes) else { return };
+        if let Ok(adapter) = AdapterConfig::from_value(&value) {
+            let _ = adapter.lora.specs(&config());
+            assert_eq!(AdapterConfig::from_value(&adapter.to_value()).unwrap(), adapter);
         }
     });
 }

@@ -1,4 +1,5 @@
 //! Model files in and out: configs, safetensors, GGUF, output folders, the hub.
+mod adapter;
 mod atomic;
 mod config;
 #[path = "../damage/mod.rs"]

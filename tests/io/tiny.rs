@@ -90,7 +90,8 @@ pub fn save_files(
     let generation_config = GenerationConfig::from_value(json!({"top_k": 64}), &config)?;
     let chat_template = Some("{{ messages }}");
     let (config, generation_config) = (&config, &generation_config);
-    let model = SavedModel { tokenizer, config, generation_config, flat, dtype: SaveDtype::Bf16, chat_template };
+    let model =
+        SavedModel { tokenizer, config, generation_config, flat, dtype: SaveDtype::Bf16, adapter: None, chat_template };
     match output.save_model(&model, files)?.warning {
         Some(warning) => Err(warning),
         None => Ok(()),

@@ -1,6 +1,8 @@
 //! The emulator against kernels with planted faults, its graphs, the table of kernels and its bindings. What the kernels
-//! compute is tested in `tests/ops`.
+//! compute is tested in `tests/ops`. And the bill of a step.
 
+#[cfg(engine_emulated)]
+mod bill;
 #[cfg(engine_emulated)]
 mod buffer;
 #[cfg(engine_emulated)]

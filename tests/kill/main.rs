@@ -14,6 +14,8 @@ use serde_json::Value;
 
 /// Kills, unless `ENGINE_KILLS` says how many.
 const KILLS: usize = 20;
+/// The same of a run of LoRA, which differs in what it saves alone.
+const KILLS_OF_LORA: usize = 5;
 
 /// A model so small that a run spends much of its time in saves and evaluations.
 const CONFIG: &str = r#"{
@@ -57,13 +59,14 @@ fn with_model() -> tempfile::TempDir {
 }
 
 /// The run that is killed: 15 steps, an evaluation and a checkpoint after every fifth, and a checkpoint in between.
-fn training(folder: &Path, output: &Path) -> Command {
+fn training(folder: &Path, output: &Path, flags: &[&str]) -> Command {
     let mut command = engine();
     command.arg("train").arg("--model").arg(folder.join("model")).arg("--output-dir").arg(output);
     command.arg("--dataset").arg(quickstart("train.jsonl")).arg("--eval-dataset").arg(quickstart("test.jsonl"));
     command.arg("--tools").arg(quickstart("tools.json"));
     command.args(["--per-device-train-batch-size", "4", "--num-train-epochs", "3", "--learning-rate", "1e-2"]);
     command.args(["--save-strategy", "steps", "--save-steps", "2", "--score", "none", "--resume-from-checkpoint"]);
+    command.args(flags);
     command
 }
 
@@ -77,7 +80,9 @@ fn result(output: &Path) -> (Vec<u8>, Vec<Value>) {
             record.remove(name);
         }
     }
-    (fs::read(output.join("model.safetensors")).unwrap(), records)
+    let weights =
+        fs::read(output.join("model.safetensors")).or_else(|_| fs::read(output.join("adapter_model.safetensors")));
+    (weights.unwrap(), records)
 }
 
 /// Starts the run and kills it after `delay`, unless it ends before.
@@ -97,13 +102,23 @@ fn killed_after(delay: Duration, mut command: Command) -> Option<ExitStatus> {
 
 #[test]
 fn a_run_killed_at_any_moment_and_started_again_ends_equal_to_the_bit() {
-    let kills = env::var("ENGINE_KILLS").ok().map_or(KILLS, |kills| kills.parse().expect("ENGINE_KILLS is a number"));
+    kill(&[], KILLS);
+}
+
+#[test]
+fn a_run_of_lora_killed_at_any_moment_and_started_again_ends_equal_to_the_bit() {
+    kill(&["--lora-r", "4", "--lora-target-modules", "all-linear"], KILLS_OF_LORA);
+}
+
+/// Kills runs with these flags.
+fn kill(flags: &[&str], kills: usize) {
+    let kills = env::var("ENGINE_KILLS").ok().map_or(kills, |kills| kills.parse().expect("ENGINE_KILLS is a number"));
     let seed = env::var("ENGINE_KILL_SEED").ok().map_or(1, |seed| seed.parse().expect("ENGINE_KILL_SEED is a number"));
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let folder = with_model();
     let whole = folder.path().join("whole");
     let started = Instant::now();
-    assert!(training(folder.path(), &whole).status().unwrap().success());
+    assert!(training(folder.path(), &whole, flags).status().unwrap().success());
     let duration = started.elapsed();
     let expected = result(&whole);
     assert!(expected.1.len() > 15 && !expected.0.is_empty());
@@ -115,7 +130,7 @@ fn a_run_killed_at_any_moment_and_started_again_ends_equal_to_the_bit() {
         // Killed again and again: recovery is killed too.
         let status = loop {
             let delay = if killed < kills { duration.mul_f64(rng.random_range(0.0..1.1)) } else { Duration::MAX };
-            match killed_after(delay, training(folder.path(), &output)) {
+            match killed_after(delay, training(folder.path(), &output, flags)) {
                 Some(status) => break status,
                 None => killed += 1,
             }

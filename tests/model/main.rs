@@ -15,4 +15,6 @@ mod evaluation;
 mod generation;
 mod golden;
 mod gradients;
+mod lora;
+mod lora_golden;
 mod tiny;

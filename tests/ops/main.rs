@@ -23,6 +23,7 @@ mod embedding;
 mod exp;
 mod geglu;
 mod linear;
+mod lora;
 mod products;
 mod residual;
 mod rmsnorm;

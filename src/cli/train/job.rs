@@ -13,6 +13,7 @@ use crate::chat::preview::preview;
 use crate::cli::args::{LogFormat, TrainArgs};
 use crate::cli::check;
 use crate::cli::lengths;
+use crate::cli::lora_args::check_dropout;
 use crate::cli::numbers::{by_purpose, counted, gigabytes};
 use crate::cli::options::{existing, explain_device, load};
 use crate::cli::out::{result, say};
@@ -63,7 +64,7 @@ pub(super) fn once(args: &TrainArgs, before: &mut Before) -> Result<Option<Summa
     }
     let folder = OutputFolder::claim(&args.output_dir, mode(args))?;
     job.resumed = resumed(args)?;
-    let model = checkpoint.load(&device)?;
+    let model = checkpoint.load_to_train(&device)?;
     explain_device(&device);
     let identity = Identity::new(&model, &job.train, &job.eval, &args.options())?;
     if let Some(saved) = &job.resumed {
@@ -86,7 +87,8 @@ pub(super) fn once(args: &TrainArgs, before: &mut Before) -> Result<Option<Summa
     job.score_after(&model, &place, &saves.checkpoint, &mut about)?;
     let pushed = args.hub.push(&place);
     let About { steps, best, score_before, score_after, .. } = about;
-    let mut summary = Summary { output_dir: place, steps, best, score_before, score_after, pushed: None };
+    let is_adapter = saves.checkpoint.adapter.is_some();
+    let mut summary = Summary { output_dir: place, is_adapter, steps, best, score_before, score_after, pushed: None };
     match pushed {
         Ok(page) => summary.pushed = page,
         Err(error) => {
@@ -103,6 +105,8 @@ pub(super) fn once(args: &TrainArgs, before: &mut Before) -> Result<Option<Summa
 #[derive(Serialize)]
 pub(super) struct Summary {
     pub(super) output_dir: PathBuf,
+    /// Whether an adapter lies there, in the place of a model.
+    pub(super) is_adapter: bool,
     pub(super) steps: u64,
     pub(super) best: Option<Best>,
     pub(super) score_before: Option<Score>,
@@ -133,7 +137,7 @@ impl<'a> Job<'a> {
             (None, None) => (rows, Vec::new()),
         };
         check::warn(&train_rows, &eval_rows, args.strict)?;
-        let checkpoint = open(&args.model.model, &args.rows)?;
+        let checkpoint = adapted(open(&args.model, &args.rows)?, args)?;
         let train = examples(&checkpoint, &train_rows, &args.rows, "training")?;
         let eval = examples(&checkpoint, &eval_rows, &args.rows, "evaluation")?;
         if train.is_empty() {
@@ -153,7 +157,7 @@ impl<'a> Job<'a> {
     /// What can be known without the steps.
     fn rehearse(&mut self, checkpoint: &Checkpoint, device: &ComputeDevice, footprint: &Footprint) -> Result<()> {
         self.resumed = resumed(self.args)?;
-        let model = checkpoint.load(device)?;
+        let model = checkpoint.load_to_train(device)?;
         explain_device(device);
         if let Some(saved) = &self.resumed {
             let identity = Identity::new(&model, &self.train, &self.eval, &self.args.options())?;
@@ -173,8 +177,12 @@ impl<'a> Job<'a> {
 
     /// What is about to happen, and one example with its scored tokens marked.
     fn introduce(&self, model: &Gemma3, checkpoint: &Checkpoint, footprint: &Footprint) {
+        let trained = match model.adapter() {
+            Some(adapter) => format!(", {} of an adapter are trained", adapter.params.len()),
+            None => String::new(),
+        };
         say(&format!(
-            "{} parameters; {}, {}; {}",
+            "{} parameters{trained}; {}, {}; {}",
             model.params.len(),
             counted(self.train.len(), "training row"),
             counted(self.eval.len(), "evaluation row"),
@@ -196,6 +204,7 @@ impl<'a> Job<'a> {
             engine: About::ENGINE,
             model: self.args.model.model.clone(),
             parameters: model.params.len(),
+            trained_parameters: model.trained().len(),
             training_rows: self.train.len(),
             evaluation_rows: self.eval.len(),
             threads: rayon::current_num_threads(),
@@ -211,6 +220,17 @@ impl<'a> Job<'a> {
             score_before: None,
             score_after: None,
         })
+    }
+}
+
+/// With the adapter that the flags ask for.
+fn adapted(checkpoint: Checkpoint, args: &TrainArgs) -> Result<Checkpoint> {
+    if let Some(adapter) = &checkpoint.adapter {
+        check_dropout(&adapter.config.lora)?;
+    }
+    match args.lora.lora()? {
+        Some(lora) => checkpoint.with_lora(lora, &args.model.model, args.generation.seed),
+        None => Ok(checkpoint),
     }
 }
 

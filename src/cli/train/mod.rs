@@ -37,5 +37,9 @@ fn next_steps(args: &TrainArgs, summary: &Summary) -> String {
         String::new()
     };
     let tools = args.rows.tools.as_ref().map(|path| format!(" --tools {}", path.display())).unwrap_or_default();
-    format!("\n{page}try it: engine generate --model {place}{tools} --chat")
+    let model = match summary.is_adapter {
+        true => format!("{} --adapter {place}", args.model.model),
+        false => place.to_string(),
+    };
+    format!("\n{page}try it: engine generate --model {model}{tools} --chat")
 }

@@ -10,8 +10,9 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
+use super::adapter::Adapter;
 use super::config::{Gemma3Config, LayerType};
-use super::table::parameter_specs;
+use super::table::{PRODUCTS, parameter_specs};
 use crate::autograd::{Param, ParamHandle, Params, Tape, Var};
 use crate::bail;
 use crate::batch::inputs::{DeviceArray, Inputs};
@@ -23,6 +24,7 @@ use crate::ops::attention::attention;
 use crate::ops::embedding::{Noise, TokenIds, embedding, gather};
 use crate::ops::geglu::geglu;
 use crate::ops::linear::linear;
+use crate::ops::lora::lora_linear;
 use crate::ops::residual::{NormPair, residual_rmsnorm};
 use crate::ops::rmsnorm::rmsnorm;
 use crate::ops::rope::{CacheSlots, Heads, NormRope, Rotation, RotationTable, qkv_norm_rope, qkv_norm_rope_cached};
@@ -33,7 +35,9 @@ const SHORTEST_ROTATION_TABLE: usize = 256;
 /// A model: what it looks like and its weights.
 pub struct Gemma3 {
     pub config: Gemma3Config,
+    /// Its own parameters, which are frozen where there is an adapter.
     pub params: Params,
+    adapter: Option<Adapter>,
     device: Device,
     embedding: ParamHandle,
     layers: Vec<Layer>,
@@ -63,21 +67,21 @@ impl Layer {
     fn new(params: &Params, layer: usize, kind: LayerType) -> Self {
         let name = |name: &str| format!("model.layers.{layer}.{name}.weight");
         let one = |of: &str| params.handle(&name(of));
-        let fused = |names: &[&str]| {
-            let names: Vec<String> = names.iter().map(|of| name(of)).collect();
+        let [qkv_proj, o_proj, gate_up_proj, down_proj] = PRODUCTS.map(|modules| {
+            let names: Vec<String> = modules.iter().map(|of| name(of)).collect();
             params.fused_handle(&names.iter().map(String::as_str).collect::<Vec<_>>())
-        };
+        });
         Self {
             kind,
             input_layernorm: one("input_layernorm"),
-            qkv_proj: fused(&["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"]),
+            qkv_proj,
             q_norm: one("self_attn.q_norm"),
             k_norm: one("self_attn.k_norm"),
-            o_proj: one("self_attn.o_proj"),
+            o_proj,
             post_attention_layernorm: one("post_attention_layernorm"),
             pre_feedforward_layernorm: one("pre_feedforward_layernorm"),
-            gate_up_proj: fused(&["mlp.gate_proj", "mlp.up_proj"]),
-            down_proj: one("mlp.down_proj"),
+            gate_up_proj,
+            down_proj,
             post_feedforward_layernorm: one("post_feedforward_layernorm"),
         }
     }
@@ -124,12 +128,32 @@ impl Gemma3 {
         let device = params.values.device().of(Purpose::Activations);
         let layers = config.layer_types.iter().enumerate().map(|(i, &kind)| Layer::new(&params, i, kind)).collect();
         let (embedding, norm) = (params.handle("model.embed_tokens.weight"), params.handle("model.norm.weight"));
-        Ok(Self { config, params, device, embedding, layers, norm, rotations: RefCell::new(None) })
+        Ok(Self { config, params, adapter: None, device, embedding, layers, norm, rotations: RefCell::new(None) })
     }
 
     /// The same model, computing in `dtype` beside the master weights.
     pub fn computed_in(self, dtype: DType) -> Result<Self> {
         Ok(Self { params: self.params.computed_in(dtype)?, ..self })
+    }
+
+    /// The same model, frozen, with an adapter that is trained in its place. Both compute in `dtype`.
+    pub fn adapted(self, adapter: Adapter, dtype: DType) -> Result<Self> {
+        let adapter = Some(adapter.computed_in(dtype)?);
+        Ok(Self { params: self.params.frozen_in(dtype)?, adapter, ..self })
+    }
+
+    pub fn adapter(&self) -> Option<&Adapter> {
+        self.adapter.as_ref()
+    }
+
+    /// The parameters that are trained: the adapter's, if there is one.
+    pub fn trained(&self) -> &Params {
+        self.adapter.as_ref().map_or(&self.params, |adapter| &adapter.params)
+    }
+
+    /// [`trained`](Self::trained), to change them.
+    pub fn trained_mut(&mut self) -> &mut Params {
+        self.adapter.as_mut().map_or(&mut self.params, |adapter| &mut adapter.params)
     }
 
     pub fn device(&self) -> &Device {
@@ -198,7 +222,7 @@ impl Gemma3 {
         let scale = (self.config.hidden_size as f64).sqrt();
         let mut h = embedding(tape, &batch.ids, &self.embedding(), scale)?;
         let opening = |i: usize| self.layers.get(i).map_or(&self.norm, |layer| &layer.input_layernorm);
-        let mut x = rmsnorm(tape, &h, &self.params.at(opening(0)), self.config.rms_norm_eps)?;
+        let mut x = rmsnorm(tape, &h, &self.at(opening(0)), self.config.rms_norm_eps)?;
         for (i, layer) in self.layers.iter().enumerate() {
             let slots = cache.as_deref_mut().map(|cache| cache.slots(i, batch));
             let o = self.attention_block(tape, layer, &x, batch, slots)?;
@@ -212,13 +236,27 @@ impl Gemma3 {
 
     /// The norm that closes a block and the one that opens the next, or the last of all.
     fn norms(&self, closing: &ParamHandle, opening: &ParamHandle) -> NormPair {
-        let [weight, next_weight] = [closing, opening].map(|handle| self.params.at(handle));
+        let [weight, next_weight] = [closing, opening].map(|handle| self.at(handle));
         NormPair { weight, next_weight, eps: self.config.rms_norm_eps }
     }
 
     /// The tied embedding and head, (V, D).
     pub fn embedding(&self) -> Param {
-        self.params.at(&self.embedding)
+        self.at(&self.embedding)
+    }
+
+    /// A parameter: the adapter's own one, if it has one in its place.
+    fn at(&self, handle: &ParamHandle) -> Param {
+        let own = self.adapter.as_ref().and_then(|adapter| adapter.in_place_of(handle.name()));
+        own.unwrap_or_else(|| self.params.at(handle))
+    }
+
+    /// x times the transpose of a weight, with what an adapter adds to it.
+    fn product(&self, tape: &mut Tape, x: &Var, weight: &ParamHandle) -> Result<Var> {
+        match self.adapter.as_ref().and_then(|adapter| adapter.update_of(weight.name())) {
+            Some(update) => lora_linear(tape, x, &self.params.at(weight), &update),
+            None => linear(tape, x, &self.params.at(weight)),
+        }
     }
 
     /// Logits (R, V) of some rows of the hidden states.
@@ -247,8 +285,8 @@ impl Gemma3 {
         cache: Option<CacheSlots<'_>>,
     ) -> Result<Var> {
         let (c, kind) = (&self.config, batch.kinds.get(layer.kind));
-        let (at, eps) = (|handle| self.params.at(handle), c.rms_norm_eps);
-        let qkv = linear(tape, x, &at(&layer.qkv_proj))?;
+        let (at, eps) = (|handle| self.at(handle), c.rms_norm_eps);
+        let qkv = self.product(tape, x, &layer.qkv_proj)?;
         let heads = Heads { query: c.num_attention_heads, kv: c.num_key_value_heads, dim: c.head_dim };
         let (q_norm, k_norm, rotation) = (at(&layer.q_norm), at(&layer.k_norm), kind.rotation.clone());
         let how = NormRope { q_norm, k_norm, rotation, heads, eps };
@@ -257,14 +295,14 @@ impl Gemma3 {
             None => qkv_norm_rope(tape, &qkv, &how)?,
         };
         let o = attention(tape, &qkv, &kind.mask, c.query_pre_attn_scalar.powf(-0.5))?;
-        linear(tape, &o, &at(&layer.o_proj))
+        self.product(tape, &o, &layer.o_proj)
     }
 
     /// down_proj of the gated units of x, the normed residual stream.
     fn mlp_block(&self, tape: &mut Tape, layer: &Layer, x: &Var) -> Result<Var> {
-        let x = linear(tape, x, &self.params.at(&layer.gate_up_proj))?;
+        let x = self.product(tape, x, &layer.gate_up_proj)?;
         let x = geglu(tape, &x)?;
-        linear(tape, &x, &self.params.at(&layer.down_proj))
+        self.product(tape, &x, &layer.down_proj)
     }
 }
 

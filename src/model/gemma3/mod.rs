@@ -1,7 +1,9 @@
-//! Gemma 3: its configuration, the table of its parameters, and its one forward.
+//! Gemma 3: its configuration, the table of its parameters, what LoRA trains beside them, and its one forward.
 
+pub mod adapter;
 pub mod config;
 mod forward;
+pub mod lora;
 pub mod table;
 
 pub use forward::{Batch, Gemma3, KvCache};

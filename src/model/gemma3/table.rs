@@ -8,6 +8,14 @@ pub const EMBEDDING: &str = "model.embed_tokens.weight";
 /// llama.cpp's name of it.
 pub const GGUF_EMBEDDING: &str = "token_embd.weight";
 
+/// The linear modules of a layer: those that one product computes stand together, on top of each other in memory.
+pub const PRODUCTS: [&[&str]; 4] = [
+    &["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
+    &["self_attn.o_proj"],
+    &["mlp.gate_proj", "mlp.up_proj"],
+    &["mlp.down_proj"],
+];
+
 /// What a parameter is for; how it starts, decays and is stored follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ParamKind {

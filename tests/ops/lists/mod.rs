@@ -23,6 +23,7 @@ pub mod cross_entropy;
 pub mod embedding;
 pub mod geglu;
 pub mod linear;
+pub mod lora;
 pub mod residual;
 pub mod rmsnorm;
 pub mod rope;
@@ -208,7 +209,7 @@ pub fn outputs_of(output: &Output) -> Vec<Vec<f64>> {
 }
 
 /// Pushed before the op, and so run after its backward: takes the gradients that arrived at the inputs.
-fn catch(tape: &mut Tape, vars: &[Var]) -> Rc<RefCell<Vec<Vec<f64>>>> {
+pub fn catch(tape: &mut Tape, vars: &[Var]) -> Rc<RefCell<Vec<Vec<f64>>>> {
     let caught = Rc::new(RefCell::new(Vec::new()));
     let (sink, vars) = (caught.clone(), vars.to_vec());
     tape.push("catch", move |ctx| {

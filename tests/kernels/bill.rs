@@ -1,0 +1,173 @@
+//! The bill of a step says what the emulator counts when it runs the step, and is what it was.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::ffi::c_void;
+use std::rc::Rc;
+
+use engine::batch::Example;
+use engine::batch::tree::TokenTree;
+use engine::device::bindings::engine_stream;
+use engine::device::driver::{Driver, Product};
+use engine::device::kernels::Kernels;
+use engine::device::{DType, Device, Purpose, Tensor};
+use engine::error::Result;
+use engine::model::gemma3::Gemma3;
+use engine::model::gemma3::config::Gemma3Config;
+use engine::model::gemma3::table::{parameter_count, parameter_specs};
+use engine::ops::adamw::AdamW;
+use engine::train::step::Step;
+use serde_json::json;
+
+#[path = "../../benches/shared/bill.rs"]
+mod bill;
+#[path = "../../benches/shared/jobs.rs"]
+mod jobs;
+
+use bill::Attention;
+
+// kernels/emulator/memory.cpp
+unsafe extern "C" {
+    fn engine_emulator_count_traffic(counting: bool);
+    fn engine_emulator_traffic(read: *mut u64, written: *mut u64);
+}
+
+/// Bytes that launches have read and written, and their number, by launcher.
+type Traffic = BTreeMap<String, [u64; 3]>;
+
+/// The emulated device, whose launches are counted.
+struct Counted {
+    inner: Device,
+    traffic: Rc<RefCell<Traffic>>,
+}
+
+impl Driver for Counted {
+    fn kernels(&self) -> Kernels {
+        // SAFETY: touches this thread's numbers.
+        unsafe { engine_emulator_count_traffic(true) };
+        self.inner.driver().kernels()
+    }
+
+    fn stream(&self) -> engine_stream {
+        self.inner.driver().stream()
+    }
+
+    fn name(&self) -> String {
+        self.inner.driver().name()
+    }
+
+    fn allocate(&self, bytes: usize) -> Result<*mut c_void> {
+        self.inner.driver().allocate(bytes)
+    }
+
+    unsafe fn free(&self, address: *mut c_void, bytes: usize) {
+        // SAFETY: the caller's promise.
+        unsafe { self.inner.driver().free(address, bytes) };
+    }
+
+    fn keeps_freed_memory(&self) -> bool {
+        false
+    }
+
+    fn after_launch(&self, op: &str, _sizes: &[(&str, u64)]) -> Result<()> {
+        let (mut read, mut written) = (0, 0);
+        // SAFETY: two numbers of this thread.
+        unsafe {
+            engine_emulator_traffic(&raw mut read, &raw mut written);
+            engine_emulator_count_traffic(false);
+        }
+        let mut traffic = self.traffic.borrow_mut();
+        let sums = traffic.entry(op.to_owned()).or_default();
+        sums.iter_mut().zip([read, written, 1]).for_each(|(sum, term)| *sum += term);
+        Ok(())
+    }
+
+    unsafe fn upload(&self, to: *mut c_void, from: &[u8]) -> Result<()> {
+        // SAFETY: the caller's promise.
+        unsafe { self.inner.driver().upload(to, from) }
+    }
+
+    unsafe fn download(&self, to: &mut [u8], from: *const c_void) -> Result<()> {
+        // SAFETY: the caller's promise.
+        unsafe { self.inner.driver().download(to, from) }
+    }
+
+    unsafe fn zero(&self, at: *mut c_void, bytes: usize) -> Result<()> {
+        // SAFETY: the caller's promise.
+        unsafe { self.inner.driver().zero(at, bytes) }
+    }
+
+    unsafe fn product(&self, product: &Product) -> Result<()> {
+        // SAFETY: the caller's promise.
+        unsafe { self.inner.driver().product(product) }
+    }
+}
+
+const HEADS: Attention = Attention { heads: 4, head_dim: 16 };
+
+/// A step of a small model on `device`.
+fn step(device: &Device) -> Result<()> {
+    let config = Gemma3Config::from_value(json!({
+        "model_type": "gemma3_text",
+        "vocab_size": 512,
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": HEADS.heads,
+        "num_key_value_heads": 1,
+        "head_dim": HEADS.head_dim,
+        "sliding_window": 16,
+        "sliding_window_pattern": 2,
+    }))?;
+    let count = parameter_count(&parameter_specs(&config));
+    let mut weights = Tensor::empty(&device.of(Purpose::Weights), &[count], DType::F32)?;
+    weights.upload(&vec![0.125f32; count])?;
+    let mut model = Gemma3::new(config, weights)?.computed_in(DType::Bf16)?;
+    let mut step = Step::new(&model, 1.0, false)?;
+    // All tokens differ: no row of the embedding is read twice.
+    let row = |r: u32| Example {
+        ids: (0..40).map(|t| if t < 8 { t } else { 40 * r + t }).collect(),
+        scored: vec![true; 40],
+        origin: String::new(),
+    };
+    let rows = [row(0), row(1), row(2)];
+    let tree = TokenTree::from_examples(&rows.iter().collect::<Vec<_>>());
+    let hyper = AdamW { learning_rate: 1e-3, betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.0, step: 1 };
+    step.run(&mut model, vec![tree], &hyper).map(drop)
+}
+
+#[test]
+fn bytes_and_launches_are_those_that_the_emulator_counts() {
+    let traffic = Rc::new(RefCell::new(Traffic::new()));
+    let counted = Counted { inner: engine::emulated::device().unwrap(), traffic: traffic.clone() };
+    step(&Device::with_driver(Box::new(counted))).unwrap();
+    let (device, bill) = bill::device(HEADS);
+    step(&device).unwrap();
+    let bill = bill.take();
+    let ops = bill.by_op();
+    for (op, &[read, written, launches]) in &*traffic.borrow() {
+        let nodes = &ops[&op[..]];
+        let sum = |of: fn(&bill::Node) -> u64| nodes.iter().map(|node| of(node)).sum::<u64>();
+        for (what, counted, billed) in [("read", read, sum(|n| n.read)), ("written", written, sum(|n| n.written))] {
+            // Structs of a few numbers are billed as a whole. What is picked by index is billed as if nothing were picked twice.
+            let picks = ["attention", "embedding", "rope"].iter().any(|name| op.starts_with(name));
+            let slack = if picks { counted / 4 } else { 0 };
+            let fits = counted <= billed + 64 && billed <= counted + 256 * launches + slack;
+            assert!(fits, "{op}: {launches} launches: {counted} bytes are {what}, the bill says {billed}");
+        }
+    }
+    let launchers = ops.keys().filter(|op| !op.contains(" = ") && **op != "zero");
+    assert!(launchers.copied().eq(traffic.borrow().keys()), "{:?}", ops.keys());
+}
+
+/// Nodes and gigabytes of the jobs. Fewer are better: then write them here, and the bill (`cargo bench --bench bill`) to
+/// benches/results.
+#[test]
+fn a_step_of_the_270m_takes_no_more_than_it_did() {
+    let known = [(448, 13.00), (538, 233.23), (185, 0.68)];
+    for (jobs::Billed { name, bill, .. }, (nodes, gigabytes)) in jobs::all().unwrap().iter().zip(known) {
+        let (counted, bytes) = (bill.nodes.len(), bill.bytes() as f64 / 1e9);
+        let same = counted == nodes && (bytes - gigabytes).abs() < 0.01;
+        assert!(same, "{name}: {counted} nodes and {bytes:.2} GB; they were {nodes} and {gigabytes:.2}");
+    }
+}
