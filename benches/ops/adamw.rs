@@ -18,8 +18,7 @@ pub fn bench(c: &mut Criterion, device: &Device) {
     }
 }
 
-/// One update. Gradients are 0 from the start, as each update leaves them: moments that shrink for long would end as
-/// subnormal numbers, which a CPU is slow with.
+/// One update. Gradients are 0: moments that shrink for long would end as subnormal numbers, which a CPU is slow with.
 fn update(device: &Device, case: &Case, dtype: DType) -> Box<dyn FnMut()> {
     let masters = tensor(device, &[case.len()], DType::F32);
     let mut params = Params::new(&case.specs(), masters).unwrap().computed_in(dtype).unwrap();

@@ -23,6 +23,11 @@ pub fn device() -> Device {
     }
 }
 
+/// Whether all is to run once and nothing is measured, as criterion does it without the `--bench` that `cargo bench` adds.
+pub fn is_trial() -> bool {
+    !std::env::args().any(|argument| argument == "--bench")
+}
+
 /// What one pass of an op has to do.
 #[derive(Clone, Copy)]
 pub enum Work {

@@ -36,8 +36,13 @@ pub fn pieces(example: &Example, tokenizer: &ChatTokenizer) -> Vec<(String, bool
 pub fn id_lines(example: &Example, tokenizer: &ChatTokenizer) -> String {
     let line = |(t, id): (usize, &u32)| {
         let scored = if t > 0 && example.scored[t] { '*' } else { ' ' };
-        let text = tokenizer.token_text(*id).replace('\n', "\\n").replace('\t', "\\t");
-        format!("{t:>6} {id:>7} {scored} {}\n", printable(&text))
+        format!("{t:>6} {id:>7} {scored} {}\n", shown(*id, tokenizer))
     };
     example.ids.iter().enumerate().map(line).collect()
+}
+
+/// The text of one token for a line of its own.
+pub fn shown(id: u32, tokenizer: &ChatTokenizer) -> String {
+    let text = tokenizer.token_text(id).replace('\n', "\\n").replace('\t', "\\t");
+    printable(&text).into_owned()
 }

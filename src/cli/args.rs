@@ -14,6 +14,7 @@ pub use super::data_args::{CheckArgs, OverlongArg, RowArgs};
 pub use super::export_args::{ExportArgs, PriceArgs, WrittenModelArgs};
 pub use super::lora_args::{LoraArgs, MergeArgs};
 use super::numbers::{below_one, positive, positive_number, rate};
+pub use super::parity_args::ParityArgs;
 use crate::cli::hub_args::{HubArgs, PushArgs};
 use crate::session::DeviceName;
 use crate::train::schedule::ScheduleKwargs;
@@ -64,6 +65,17 @@ pub enum Command {
     #[command(after_help = "Example:
   engine check --model trained --dataset train.jsonl --eval-dataset test.jsonl --tools tools.json")]
     Check(CheckArgs),
+    /// Compare a model's chat template with the one that it is to be served with, token by token
+    #[command(
+        long_about = "Compare a model's chat template with the one that it is to be served with, token by token.
+
+Each chat of the dataset is rendered by both: the prompt of every answer, with the true history before it, and the whole \
+conversation as it is trained on. Equal tokens are a space, those of the model's template alone a `-`, those of the other one alone \
+a `+`, each with its index on either side. Exit code 0: all are equal; 1: some differ.",
+        after_help = "Example:
+  engine parity --model trained --dataset test.jsonl --tools tools.json --against served.jinja"
+    )]
+    Parity(ParityArgs),
     /// Push a model to the Hugging Face hub
     #[command(
         long_about = "Push a model to the Hugging Face hub, as one commit.
@@ -93,7 +105,8 @@ The file holds weights, tokenizer, chat template and stop tokens. q8_0 has half 
 smaller still and may cost a small model much: `engine eval --as q4_0` tells how much. Beside the file a Modelfile is written \
 with which Ollama renders FunctionGemma's prompts and reads its calls: `ollama create NAME -f Modelfile`.
 
-Only models with Gemma's tokenizer can be exported.",
+Only models with Gemma's tokenizer can be exported. An export that is killed leaves a hidden file beside the output, `.tmp-` and six letters: \
+it may be deleted.",
         after_help = "Example:
   engine export --gguf --type q8_0 --model trained --output trained-q8_0.gguf"
     )]

@@ -29,6 +29,8 @@ mod merge;
 mod numbers;
 pub mod options;
 mod out;
+mod parity;
+pub mod parity_args;
 mod preview;
 pub mod progress;
 mod push;
@@ -73,6 +75,7 @@ fn run() -> Result<()> {
         Command::Generate(args) => generate::run(&args),
         Command::Preview(args) => preview::run(&args),
         Command::Check(args) => check::run(&args),
+        Command::Parity(args) => parity::run(&args),
         Command::Import(args) => {
             let existing = options::existing(args.written.overwrite_output_dir, false);
             let dtype = args.written.save_dtype.into();

@@ -11,6 +11,7 @@
 //! | [`Saves`], [`SavedRun`] | checkpoints of a run on disk, and the final model; [`Identity`]: what a run that goes on must be of |
 //! | [`Observer`] | who is told what a run measures: `metrics.jsonl`, the plot, the terminal |
 //! | `publish`, `card` | a model folder becomes a model of the hub, with a model card |
+//! | [`parity`] | whether another runtime's template makes the same tokens |
 //! | [`conversation`] | what was said to a model and what it is given next |
 //! | [`score`](fn@score) | generates the answers to prompts and judges them |
 //!
@@ -31,6 +32,7 @@ pub mod footprint;
 pub mod identity;
 pub mod observer;
 pub mod page;
+pub mod parity;
 #[cfg(feature = "hub")]
 pub mod publish;
 pub mod restore;

@@ -31,7 +31,7 @@ fn help_of(command: &str) -> String {
 #[test]
 fn help_lists_flags_in_the_order_in_which_a_user_meets_them() {
     let headings = ["Model:", "Data:", "Optimization:", "Evaluation:", "Generation:", "Output:"];
-    for command in ["train", "eval", "generate", "preview"] {
+    for command in ["train", "eval", "generate", "preview", "parity"] {
         let help = help_of(command);
         let found: Vec<&str> = help.lines().filter(|line| headings.contains(line)).collect();
         let expected: Vec<&str> = headings.into_iter().filter(|heading| found.contains(heading)).collect();

@@ -16,6 +16,7 @@ mod export;
 mod exportable;
 mod interrupt;
 mod lora;
+mod parity;
 mod programs;
 #[cfg(feature = "hub")]
 mod push;

@@ -1,5 +1,6 @@
 //! Reading calls back, judging them, and showing the result.
 
+mod conformance;
 #[path = "../damage/mod.rs"]
 mod damage;
 mod damaged;

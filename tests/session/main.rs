@@ -11,6 +11,7 @@ mod footprint;
 mod kinds;
 mod observers;
 mod order;
+mod parity;
 mod quiet;
 mod regularization;
 mod resume;
