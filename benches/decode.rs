@@ -25,7 +25,7 @@ fn bench(c: &mut Criterion, name: &str, model: &Gemma3) {
     let prompts = prompts(model.config.vocab_size);
     let prompts: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
     // Nothing ends an answer early: every run does the same work.
-    let options = GenerateOptions { max_new_tokens: NEW_TOKENS, stop: Vec::new(), sampling: None };
+    let options = GenerateOptions { max_new_tokens: NEW_TOKENS, stop: Vec::new(), sampling: None, use_graphs: true };
     let mut group = c.benchmark_group("decode");
     group
         .sample_size(10)

@@ -61,11 +61,16 @@
 //! **A step does not wait for the host.** What a batch sends is packed into one buffer ([`batch::inputs`]); losses, the
 //! gradient's norm and the factor of clipping stay on the device, and AdamW leaves the weights alone when that factor is NaN.
 //! Trees are padded to a few sizes with tokens that nobody sees and nobody scores, which is exact (they add zeros), so that
-//! the second step of a size can be captured into a graph and later ones replay it. What a graph uses comes from an arena of
-//! its own ([`device::Device::for_graph`]), which all graphs share, for they run one after the other; it is given back
-//! with the step. The emulator captures and replays too: that graphs give the losses of single launches to the bit is a test.
+//! the second step of a size can be captured into a graph and later ones replay it ([`device::graphs`]). What a graph uses comes from an
+//! arena of its own ([`device::GraphMemory`]), which all graphs share, for they run one after the other; it is given back with the last who
+//! may launch one. The emulator captures and replays too: that graphs give the losses of single launches to the bit is a test.
 //! What a replay reads must be checked or sized when the batch is made, not when the graph is: token ids, and rotation
 //! tables as deep as the batch has rows.
+//!
+//! **A decoded token is one launch.** What continues the sequences of a [`generate::Decoder`] is a graph in the same way: one upload (tokens, their
+//! places, the mask, the numbers to draw with), one launch, one download of the tokens. Rows of padding have slots of their own behind those that sequences can
+//! hold, and see themselves alone. The tiles of the mask have room for all slots, the rotation tables know all positions that the sequences
+//! can come to.
 //!
 //! **f32 masters, compute in bf16.** Weights, moments and gradients of parameters are f32; where ops compute in bf16, they read a
 //! bf16 copy that AdamW writes in its own pass. Products accumulate gradients in f32. The CPU does both, f32 by default.

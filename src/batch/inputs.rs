@@ -28,7 +28,7 @@ pub struct DeviceArray {
     inputs: Rc<Inputs>,
     /// First word.
     offset: usize,
-    /// Words.
+    /// Words, those that are left free included.
     len: usize,
 }
 
@@ -101,6 +101,11 @@ impl Inputs {
 }
 
 impl DeviceArray {
+    /// Words of the array, those that are left free included.
+    pub fn room(&self) -> usize {
+        self.len
+    }
+
     /// Where the array lies on the device; an error when it was not sent.
     pub fn address(&self) -> Result<*const u32> {
         let buffer = self.inputs.buffer.borrow();

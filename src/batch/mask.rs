@@ -67,7 +67,8 @@ impl AttentionMask {
         let pairs = visible_tiles(tree, rows, window, (tile_rows, tile));
         let (queries, keys) = (num_rows.div_ceil(tile_rows), num_slots.div_ceil(tile));
         // Keys come before their queries: about half of all pairs, where rows are slots.
-        let bound = if queries == keys { queries * (queries + 1) / 2 } else { queries * keys };
+        let rows_are_slots = num_rows == num_slots && !decoding;
+        let bound = if rows_are_slots { queries * (queries + 1) / 2 } else { queries * keys };
         let by_query = Lists::new(queries, pairs.iter().copied());
         let by_key = Lists::new(keys, pairs.iter().map(|&(query, key)| (key, query)));
         Self {

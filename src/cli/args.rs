@@ -366,7 +366,7 @@ pub struct OptimizationArgs {
     /// What becomes of such a step
     #[arg(long, value_name = "WHAT", value_enum, default_value = "warn")]
     pub loss_spike: LossSpikeArg,
-    /// On a GPU, record a training step once and replay it: faster, with the same results
+    /// On a GPU, record a step of training or generation once and replay it: faster, with the same results
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_value_t = true, default_missing_value = "true", value_parser = BoolishValueParser::new(), action = ArgAction::Set)]
     pub cuda_graphs: bool,
 }

@@ -55,7 +55,8 @@ impl Job<'_> {
         let model = self.checkpoint.load(&self.device)?;
         explain_device(&self.device);
         signals::listen("stopping; what is answered by now is shown and written");
-        let scored = score_until_stopped(&self.checkpoint, &model, &self.rows, &self.args.generation, "score")?;
+        let generation = self.args.generation.options();
+        let scored = score_until_stopped(&self.checkpoint, &model, &self.rows, &generation, "score")?;
         let (mut report, stopped) = scored.ok_or_else(|| self.nothing_to_score())?;
         if stopped.is_none() {
             self.add_loss(&mut report, &model)?;
@@ -100,7 +101,7 @@ impl Job<'_> {
     }
 
     fn report(&self, model: &Gemma3, title: &str) -> Result<Report> {
-        let scored = score(&self.checkpoint, model, &self.rows, &self.args.generation, title)?;
+        let scored = score(&self.checkpoint, model, &self.rows, &self.args.generation.options(), title)?;
         let mut report = scored.ok_or_else(|| self.nothing_to_score())?;
         self.add_loss(&mut report, model)?;
         Ok(report)

@@ -205,11 +205,16 @@ impl GenerationArgs {
     /// How answers are generated.
     pub fn options(&self) -> Generation {
         let GenerationArgs { max_new_tokens, do_sample, seed } = *self;
-        Generation { max_new_tokens: max_new_tokens as usize, do_sample, seed }
+        Generation { max_new_tokens: max_new_tokens as usize, do_sample, seed, cuda_graphs: true }
     }
 }
 
 impl TrainArgs {
+    /// How answers are generated in training.
+    pub fn generation(&self) -> Generation {
+        Generation { cuda_graphs: self.optimization.cuda_graphs, ..self.generation.options() }
+    }
+
     /// The settings of the run.
     pub fn options(&self) -> TrainOptions {
         let o = &self.optimization;

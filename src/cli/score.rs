@@ -1,7 +1,7 @@
 //! Rows and answers with what a terminal should show of them: for `engine eval` and `engine train`.
 
 use crate::batch::Example;
-use crate::cli::args::{GenerationArgs, ModelArgs, RowArgs};
+use crate::cli::args::{ModelArgs, RowArgs};
 use crate::cli::out::say;
 use crate::cli::progress::Progress;
 use crate::cli::signals;
@@ -10,7 +10,7 @@ use crate::data::rows::Row;
 use crate::error::{Error, Kind, Result, printable};
 use crate::eval::report::Report;
 use crate::model::gemma3::Gemma3;
-use crate::session::{Checkpoint, Examples, Prompts};
+use crate::session::{Checkpoint, Examples, Generation, Prompts};
 
 /// What a table is fitted to where the width is unknown: output that goes to a file or a pipe.
 const DEFAULT_WIDTH: usize = 120;
@@ -20,10 +20,10 @@ pub fn score(
     checkpoint: &Checkpoint,
     model: &Gemma3,
     rows: &[Row],
-    args: &GenerationArgs,
+    generation: &Generation,
     title: &str,
 ) -> Result<Option<Report>> {
-    match score_until_stopped(checkpoint, model, rows, args, title)? {
+    match score_until_stopped(checkpoint, model, rows, generation, title)? {
         Some((_, Some(stopped))) => Err(stopped),
         Some((report, None)) => Ok(Some(report)),
         None => Ok(None),
@@ -35,7 +35,7 @@ pub fn score_until_stopped(
     checkpoint: &Checkpoint,
     model: &Gemma3,
     rows: &[Row],
-    args: &GenerationArgs,
+    generation: &Generation,
     title: &str,
 ) -> Result<Option<(Report, Option<Error>)>> {
     let prompts = Prompts::new(checkpoint, rows)?;
@@ -43,7 +43,7 @@ pub fn score_until_stopped(
         return Ok(None);
     }
     let mut progress = None;
-    let options = checkpoint.generate_options(&args.options());
+    let options = checkpoint.generate_options(generation);
     let (report, ended) = prompts.score_until(model, &checkpoint.tokenizer, &options, |done, total| {
         progress.get_or_insert_with(|| Progress::counter(title, total as u64)).set_done(done as u64);
         signals::go_on("the scoring was stopped")

@@ -49,6 +49,8 @@ struct Shared {
     arena: RefCell<Arena>,
     /// Whether storage is taken from the arena of graphs.
     for_graph: Cell<bool>,
+    /// How many [`GraphMemory`] there are.
+    graph_owners: Cell<usize>,
     accounts: RefCell<Accounts>,
     /// Bytes of the driver that are not given back.
     held: Cell<Account>,
@@ -92,7 +94,8 @@ impl Device {
         let arena = RefCell::new(Arena::new(driver.keeps_freed_memory()));
         let (pool, accounts, held) = (RefCell::default(), RefCell::default(), Cell::default());
         let room = if driver.is_host() { room::available() } else { None };
-        let shared = Shared { pool, arena, for_graph: Cell::new(false), accounts, held, room, driver };
+        let (for_graph, graph_owners) = (Cell::default(), Cell::default());
+        let shared = Shared { pool, arena, for_graph, graph_owners, accounts, held, room, driver };
         Self { shared: Rc::new(shared), purpose: Purpose::Activations }
     }
 
@@ -137,23 +140,6 @@ impl Device {
         self.shared.trim();
     }
 
-    /// Gives the arena of graphs back to the system, as far as no tensor lies in it.
-    ///
-    /// # Safety
-    /// No graph that was captured on this device is launched any more.
-    pub unsafe fn free_graph_memory(&self) {
-        let free = self.shared.arena.borrow_mut().take_free_chunks();
-        free.into_iter().for_each(|chunk| self.shared.free(chunk.address, chunk.size));
-    }
-
-    /// Runs `work` with storage from the arena of graphs: what was captured there may be replayed later.
-    pub fn for_graph<R>(&self, work: impl FnOnce() -> R) -> R {
-        let before = self.shared.for_graph.replace(true);
-        let result = work();
-        self.shared.for_graph.set(before);
-        result
-    }
-
     pub(super) fn allocate(&self, bytes: usize) -> Result<Storage> {
         let size = self.shared.rounded(bytes);
         let graph = self.shared.for_graph.get();
@@ -166,6 +152,44 @@ impl Device {
         let mut accounts = self.shared.accounts.borrow_mut();
         accounts.total.add(bytes);
         accounts.by_purpose[self.purpose as usize].add(bytes);
+    }
+}
+
+/// A share in the arena of graphs. Whoever captures graphs keeps one for as long as they may be launched; with the last share
+/// the arena is given back to the system, as far as no tensor lies in it.
+pub struct GraphMemory {
+    device: Device,
+}
+
+impl GraphMemory {
+    pub fn of(device: &Device) -> Self {
+        let owners = &device.shared.graph_owners;
+        owners.set(owners.get() + 1);
+        Self { device: device.clone() }
+    }
+
+    /// Runs `work` with storage from the arena: what was captured there may be replayed later.
+    pub fn within<R>(&self, work: impl FnOnce() -> R) -> R {
+        let before = self.device.shared.for_graph.replace(true);
+        let result = work();
+        self.device.shared.for_graph.set(before);
+        result
+    }
+
+    /// Whose graphs they are.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+}
+
+impl Drop for GraphMemory {
+    fn drop(&mut self) {
+        let shared = &self.device.shared;
+        shared.graph_owners.set(shared.graph_owners.get() - 1);
+        if shared.graph_owners.get() == 0 {
+            let free = shared.arena.borrow_mut().take_free_chunks();
+            free.into_iter().for_each(|chunk| shared.free(chunk.address, chunk.size));
+        }
     }
 }
 

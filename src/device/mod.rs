@@ -8,6 +8,7 @@ pub mod bindings;
 pub mod counted;
 pub mod driver;
 mod dtype;
+pub mod graphs;
 pub mod kernels;
 pub mod launch;
 mod memory;
@@ -17,6 +18,6 @@ pub mod room;
 mod tensor;
 
 pub use dtype::{DType, Element};
-pub use memory::{Device, Purpose};
+pub use memory::{Device, GraphMemory, Purpose};
 pub use out_of_memory::OutOfMemory;
 pub use tensor::Tensor;

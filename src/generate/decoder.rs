@@ -9,14 +9,12 @@ use std::collections::BTreeMap;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::sampling::{Sampling, choose};
+use super::cached_model::{CachedModel, Wanted, spare_slots};
+use super::sampling::Sampling;
 use super::slots::{Row, Slots};
-use crate::autograd::Tape;
-use crate::batch::inputs::Inputs;
-use crate::batch::tree::Rows;
-use crate::device::{Tensor, room};
+use crate::device::room;
 use crate::error::Result;
-use crate::model::gemma3::{Gemma3, KvCache};
+use crate::model::gemma3::Gemma3;
 use crate::{bail, err};
 
 /// What a slot takes beside its keys and values.
@@ -37,10 +35,9 @@ pub struct Chosen {
 
 /// Sequences over one cache. What is chosen for one does not depend on the others.
 pub struct Decoder<'m> {
-    model: &'m Gemma3,
+    model: CachedModel<'m>,
     stop: Vec<u32>,
     sampling: Option<Sampling>,
-    cache: KvCache,
     slots: Slots,
     /// Of prompts and appended tokens: not in the cache yet.
     queue: Vec<Row>,
@@ -81,10 +78,15 @@ impl<'m> Decoder<'m> {
             bail!("{slots} slots are more than can be counted");
         }
         room::require(slots as u64 * SLOT_BYTES, "the slots of the cache")?;
-        let slots = Slots::new(slots);
-        let cache = model.kv_cache(slots.tree())?;
+        let slots = Slots::new(slots, spare_slots(model));
+        let model = CachedModel::new(model, slots.tree(), sampling.clone())?;
         let (queue, sequences) = (Vec::new(), BTreeMap::new());
-        Ok(Self { model, stop: stop.to_vec(), sampling, cache, slots, queue, sequences, admitted: 0 })
+        Ok(Self { model, stop: stop.to_vec(), sampling, slots, queue, sequences, admitted: 0 })
+    }
+
+    /// Every kernel is queued by itself, also where the device captures graphs: slower there, with the same tokens.
+    pub fn without_graphs(self) -> Self {
+        Self { model: self.model.without_graphs(), ..self }
     }
 
     /// Takes prompts in, each with room for `room` more tokens. What prompts have in common is computed once.
@@ -101,6 +103,7 @@ impl<'m> Decoder<'m> {
             err!("{} prompts with room for {room} tokens do not fit: {free} of {len} slots are free", prompts.len())
         })?;
         self.queue.extend(placed.rows);
+        self.model.expect_positions(prompts.iter().map(|prompt| prompt.len()).max().unwrap_or(0) + room);
         let admit = |(prompt, place): (&&[u32], super::slots::Place)| {
             let sequence = Sequence(self.admitted);
             self.admitted += 1;
@@ -180,9 +183,10 @@ impl<'m> Decoder<'m> {
             return Ok(Vec::new());
         }
         rows.sort_by_key(|row| row.slot);
-        let logits = self.logits(&rows, &sequences, decoding)?;
+        let after: Vec<u32> = sequences.iter().map(|sequence| self.sequences[sequence].last).collect();
         let uniforms: Vec<f32> = sequences.iter().map(|sequence| self.uniform(sequence)).collect();
-        let tokens = choose(&logits, &uniforms, self.sampling.as_ref())?;
+        let wanted = Wanted { rows: &rows, after: &after, uniforms: &uniforms, decoding };
+        let tokens = self.model.next_tokens(&self.slots, wanted)?;
         let mut chosen = Vec::with_capacity(tokens.len());
         for (sequence, token) in sequences.into_iter().zip(tokens) {
             let stopped = self.stop.contains(&token);
@@ -192,24 +196,6 @@ impl<'m> Decoder<'m> {
             chosen.push(Chosen { sequence, token, stopped });
         }
         Ok(chosen)
-    }
-
-    /// Logits (sequences, V) after the last token of each; `rows` are in the order of their slots.
-    fn logits(&mut self, rows: &[Row], sequences: &[Sequence], decoding: bool) -> Result<Tensor> {
-        let of = |part: fn(&Row) -> u32| rows.iter().map(part).collect::<Vec<u32>>();
-        let (ids, slots, positions) = (of(|row| row.id), of(|row| row.slot), of(|row| row.position));
-        let inputs = Inputs::new(self.model.device(), false);
-        let rows = Rows { ids: &ids, slots: &slots, positions: &positions };
-        let batch = self.model.batch_of(&inputs, self.slots.tree(), rows, decoding)?;
-        inputs.send()?;
-        let mut tape = Tape::inference(self.model.device());
-        let hidden = self.model.forward(&mut tape, &batch, Some(&mut self.cache))?;
-        let last = |sequence| {
-            let row = slots.binary_search(&self.sequences[sequence].last);
-            row.map(|row| row as u32).map_err(|_| err!("internal: the last token of {sequence:?} is not computed"))
-        };
-        let last_rows = sequences.iter().map(last).collect::<Result<Vec<u32>>>()?;
-        self.model.logits(&mut tape, &hidden, &last_rows)
     }
 
     /// The number in 0..1 that a sequence's next token is drawn with.

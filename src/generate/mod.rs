@@ -8,6 +8,7 @@ use crate::batch::tree::TokenTree;
 use crate::error::{Error, Result};
 use crate::model::gemma3::Gemma3;
 
+mod cached_model;
 pub mod decoder;
 pub mod sampling;
 pub mod slots;
@@ -28,6 +29,8 @@ pub struct GenerateOptions {
     pub stop: Vec<u32>,
     /// None: greedy, the first of equal logits.
     pub sampling: Option<Sampling>,
+    /// Capture the decoding of tokens into graphs and replay it, where the device can.
+    pub use_graphs: bool,
 }
 
 impl GenerateOptions {
@@ -72,6 +75,9 @@ pub fn generate_into(
     let groups = prompts.chunks((MAX_SLOTS / longest).max(1));
     let slots = groups.clone().map(|group| TokenTree::with_reserve(group, room).end.len()).max().unwrap_or(0);
     let mut decoder = Decoder::new(model, slots, &options.stop, options.sampling.clone())?;
+    if !options.use_graphs {
+        decoder = decoder.without_graphs();
+    }
     let mut ended = 0;
     for group in groups {
         let end_of_group = ended + group.len();

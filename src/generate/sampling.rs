@@ -1,8 +1,9 @@
 //! Which token comes next: the likeliest, or one drawn as transformers draws it (temperature, then top-k, then top-p).
 
+use crate::batch::inputs::DeviceArray;
 use crate::device::Tensor;
 use crate::error::Result;
-use crate::ops::sample::{Draw, sample};
+use crate::ops::sample::{Draw, queue_sample};
 
 /// How tokens are drawn.
 #[derive(Clone, Debug, PartialEq)]
@@ -17,9 +18,9 @@ pub struct Sampling {
     pub seed: u64,
 }
 
-/// The next token of each row of logits (R, V). `sampling` None: the likeliest, the first of equals. Otherwise row r
-/// draws with `uniforms[r]`, a number in 0..1.
-pub fn choose(logits: &Tensor, uniforms: &[f32], sampling: Option<&Sampling>) -> Result<Vec<u32>> {
+/// Queues the choice of the next token of each row of logits (R, V); the tokens (R) stay on the device. `sampling` None: the
+/// likeliest, the first of equals. Otherwise row r draws with number r of `uniforms`, which are in 0..1.
+pub fn choose(logits: &Tensor, uniforms: &DeviceArray, sampling: Option<&Sampling>) -> Result<Tensor> {
     let draw = sampling.map(|s| Draw { temperature: s.temperature, top_k: s.top_k, top_p: s.top_p });
-    sample(logits, uniforms, draw.as_ref())
+    queue_sample(logits, uniforms, draw.as_ref())
 }

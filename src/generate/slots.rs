@@ -46,10 +46,17 @@ pub struct Slots {
 }
 
 impl Slots {
-    /// `len` free slots.
-    pub fn new(len: usize) -> Self {
-        let tree = TokenTree { end: vec![0; len], slot_positions: vec![0; len], ..TokenTree::default() };
+    /// `len` free slots, and behind them `spare` ones that nobody ever holds: each sees itself alone, and no other sees it.
+    pub fn new(len: usize, spare: usize) -> Self {
+        let all = len + spare;
+        let mut tree = TokenTree { end: vec![0; all], slot_positions: vec![0; all], ..TokenTree::default() };
+        (len..all).for_each(|slot| tree.end[slot] = slot as u32 + 1);
         Self { tree, ids: vec![0; len], holders: vec![0; len] }
+    }
+
+    /// The slots behind those that can be held.
+    pub fn spare(&self) -> Range<u32> {
+        self.num_slots() as u32..self.tree.end.len() as u32
     }
 
     /// The tree as the mask reads it.
@@ -57,7 +64,7 @@ impl Slots {
         &self.tree
     }
 
-    /// Number of slots.
+    /// Number of slots, without the spare ones.
     pub fn num_slots(&self) -> usize {
         self.holders.len()
     }
@@ -201,7 +208,7 @@ mod tests {
 
     #[test]
     fn prompts_see_themselves_and_what_they_share_is_computed_once() {
-        let mut slots = Slots::new(40);
+        let mut slots = Slots::new(40, 0);
         let prompts: [&[u32]; 3] = [&[2, 5, 6], &[2, 5], &[2, 5, 6]];
         let placed = slots.place(&prompts, 4).unwrap();
         assert_eq!(placed.rows.len(), 3);
@@ -218,7 +225,7 @@ mod tests {
 
     #[test]
     fn what_goes_makes_room_for_a_stranger_or_for_one_that_begins_alike() {
-        let mut slots = Slots::new(2 + 3 * (1 + 4));
+        let mut slots = Slots::new(2 + 3 * (1 + 4), 2);
         let placed = slots.place(&[&[2, 5, 6], &[2, 5, 7], &[2, 5, 8]], 4).unwrap();
         assert_eq!(slots.num_free(), 0);
         // The second one's slots lie within the subtree of `2 5`: only such a prompt may have them.
@@ -237,12 +244,12 @@ mod tests {
             slots.release(place.reserved, 4);
         }
         assert_eq!(slots.num_free(), slots.num_slots());
-        assert!(slots.tree.end.iter().all(|&end| end == 0));
+        assert_eq!(slots.tree.end, [[0; 17].as_slice(), &[18, 19]].concat());
     }
 
     #[test]
     fn a_prompt_that_is_known_as_a_whole_has_its_last_token_computed_again() {
-        let mut slots = Slots::new(30);
+        let mut slots = Slots::new(30, 0);
         slots.place(&[&[2, 5, 6]], 4).unwrap();
         let again = slots.place(&[&[2, 5, 6]], 4).unwrap();
         assert_eq!(again.rows.iter().map(|row| row.id).collect::<Vec<_>>(), [6]);

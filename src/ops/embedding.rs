@@ -61,6 +61,35 @@ impl TokenIds {
     }
 }
 
+/// Some rows of a matrix, on its device.
+pub struct RowList {
+    rows: DeviceArray,
+    len: usize,
+    /// Rows of the matrix.
+    of: usize,
+}
+
+impl RowList {
+    /// Appends `rows` of a matrix of `of` rows to what a batch sends; row 0 follows them, up to `len` rows in all.
+    pub fn new(inputs: &Rc<Inputs>, rows: &[u32], of: usize, len: usize) -> Result<Self> {
+        if let Some(row) = rows.iter().find(|&&row| row as usize >= of) {
+            bail!("internal: row {row} of {of}");
+        }
+        let mut rows = rows.to_vec();
+        rows.resize(len.max(rows.len()), 0);
+        Ok(Self { rows: inputs.push(&rows, rows.len(), 0), len: rows.len(), of })
+    }
+
+    /// The rows of x (N, D), in their order.
+    pub fn pick(&self, x: &Tensor) -> Result<Tensor> {
+        assert_eq!(x.shape()[0], self.of, "rows of a tensor of shape {:?}", x.shape());
+        let mut picked = Tensor::empty(x.device(), &[self.len, x.shape()[1]], x.dtype())?;
+        // SAFETY: as many rows as `picked` has, each one of x.
+        unsafe { gather(&mut picked, x, self.rows.address()?, 1.0)? };
+        Ok(picked)
+    }
+}
+
 /// NEFTune's noise (Jain et al., "NEFTune: Noisy Embeddings Improve Instruction Finetuning", 2023): numbers that are uniform in
 /// -amplitude .. amplitude.
 pub struct Noise {

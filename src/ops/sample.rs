@@ -5,6 +5,7 @@
 
 use std::ptr;
 
+use crate::batch::inputs::{DeviceArray, Inputs};
 use crate::device::bindings::engine_sampling;
 use crate::device::driver::engine_dtype;
 use crate::device::{DType, Purpose, Tensor};
@@ -23,12 +24,17 @@ pub struct Draw {
 
 /// The next token of each row; with `draw`, row r draws with `uniforms[r]` in [0, 1), else the largest logit wins.
 pub fn sample(logits: &Tensor, uniforms: &[f32], draw: Option<&Draw>) -> Result<Vec<u32>> {
+    let inputs = Inputs::new(logits.device(), false);
+    let uniforms = inputs.push_f32(uniforms, uniforms.len());
+    inputs.send()?;
+    queue_sample(logits, &uniforms, draw)?.download()
+}
+
+/// [`sample`] that leaves the tokens (R) on the device.
+pub fn queue_sample(logits: &Tensor, uniforms: &DeviceArray, draw: Option<&Draw>) -> Result<Tensor> {
     let (device, (rows, vocabulary)) = (logits.device(), (logits.shape()[0], logits.shape()[1]));
-    assert_eq!(uniforms.len(), rows, "sample: one number a row");
-    let scratch = device.of(Purpose::Scratch);
-    let mut tokens = Tensor::empty(&scratch, &[rows], DType::U32)?;
-    let mut drawn = Tensor::empty(&scratch, &[rows], DType::F32)?;
-    drawn.upload(uniforms)?;
+    assert!(uniforms.room() >= rows, "sample: one number a row");
+    let mut tokens = Tensor::empty(&device.of(Purpose::Scratch), &[rows], DType::U32)?;
     let sampling = draw.map(|d| engine_sampling {
         temperature: d.temperature as f32,
         top_k: d.top_k as u32,
@@ -36,8 +42,8 @@ pub fn sample(logits: &Tensor, uniforms: &[f32], draw: Option<&Draw>) -> Result<
     });
     let how = sampling.as_ref().map_or(ptr::null(), ptr::from_ref);
     let (driver, r, v, dtype) = (device.driver(), rows as u32, vocabulary as u32, engine_dtype(logits.dtype()));
-    let (out, drawn, logits) = (tokens.address_mut()?.cast(), drawn.address().cast(), logits.address());
+    let (out, uniforms, logits) = (tokens.address_mut()?.cast(), uniforms.address()?.cast(), logits.address());
     // SAFETY: tensors of the shapes that engine.h asks for.
-    unsafe { launch!(driver, sample { r, v }(out, logits, drawn, how, r, v, dtype, driver.stream()))? };
-    tokens.download()
+    unsafe { launch!(driver, sample { r, v }(out, logits, uniforms, how, r, v, dtype, driver.stream()))? };
+    Ok(tokens)
 }

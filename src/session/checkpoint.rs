@@ -41,11 +41,13 @@ pub struct Generation {
     pub do_sample: bool,
     /// What is drawn follows from it.
     pub seed: u64,
+    /// Capture the decoding of tokens into graphs and replay it, where the device can.
+    pub cuda_graphs: bool,
 }
 
 impl Default for Generation {
     fn default() -> Self {
-        Self { max_new_tokens: 128, do_sample: false, seed: 42 }
+        Self { max_new_tokens: 128, do_sample: false, seed: 42, cuda_graphs: true }
     }
 }
 
@@ -164,6 +166,11 @@ impl Checkpoint {
             top_p: config.top_p,
             seed: generation.seed,
         });
-        GenerateOptions { max_new_tokens: generation.max_new_tokens, stop: config.eos_token_id.clone(), sampling }
+        GenerateOptions {
+            max_new_tokens: generation.max_new_tokens,
+            stop: config.eos_token_id.clone(),
+            sampling,
+            use_graphs: generation.cuda_graphs,
+        }
     }
 }

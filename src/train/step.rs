@@ -4,7 +4,6 @@
 //! few sizes ([`Bucket`]): the second step of a size is captured, later ones replay it, so that a step costs one upload, one
 //! launch and one download.
 
-use std::collections::HashMap;
 use std::rc::Rc;
 
 use rand::SeedableRng;
@@ -13,8 +12,8 @@ use rand_chacha::ChaCha8Rng;
 use crate::autograd::{Gradients, Tape};
 use crate::batch::inputs::Inputs;
 use crate::batch::tree::TokenTree;
-use crate::device::driver::Graph;
-use crate::device::{Device, Purpose, Tensor};
+use crate::device::graphs::{self, Graphs};
+use crate::device::{Purpose, Tensor};
 use crate::error::Result;
 use crate::model::gemma3::{Batch, Gemma3};
 use crate::ops::adamw::{AdamW, Moments, Plan, adamw};
@@ -67,15 +66,8 @@ pub struct Step {
     regularization: Regularization,
     plan: Plan,
     results: StepResults,
-    graphs: Graphs,
-}
-
-/// The captured steps.
-struct Graphs {
-    /// None: seen once, not captured yet.
-    captured: HashMap<Size, Option<Captured>>,
-    enabled: bool,
-    device: Device,
+    /// None: steps are queued kernel by kernel.
+    graphs: Option<Rc<Graphs<Size, Vec<Prepared>, ()>>>,
 }
 
 /// What one graph serves.
@@ -85,20 +77,6 @@ struct Size {
     bucket: Bucket,
     /// Whether the update of the weights is part of it.
     updates: bool,
-}
-
-struct Captured {
-    graph: Box<dyn Graph>,
-    /// What the graph reads beside weights: its addresses must stay, those of the rotation's tables too.
-    batches: Vec<Prepared>,
-}
-
-impl Drop for Graphs {
-    fn drop(&mut self) {
-        self.captured.clear();
-        // SAFETY: the step's graphs were the device's only ones, and they are gone.
-        unsafe { self.device.free_graph_memory() };
-    }
 }
 
 /// The size that batches are padded to.
@@ -159,7 +137,8 @@ impl Step {
     /// Allocates gradients and moments. `use_graphs`: capture and replay, where the device can.
     pub fn new(model: &Gemma3, max_grad_norm: f64, use_graphs: bool) -> Result<Self> {
         let device = model.device().of(Purpose::Optimizer);
-        let graphs = Graphs { captured: HashMap::new(), enabled: use_graphs, device: device.clone() };
+        let can_capture = device.driver().captures_graphs();
+        let graphs = (use_graphs && can_capture).then(|| Rc::new(Graphs::new(&device, MOST_GRAPHS)));
         Ok(Self {
             gradients: model.trained().gradients()?,
             m: model.trained().zeros(&device)?,
@@ -210,12 +189,15 @@ impl Step {
         };
         let batches: Vec<Prepared> = trees.into_iter().enumerate().map(prepare).collect::<Result<_>>()?;
         self.plan.set(hyper)?;
-        match bucket {
-            Some(bucket) if self.graphs.enabled => {
+        match (bucket, self.graphs.clone()) {
+            (Some(bucket), Some(graphs)) => {
                 let size = Size { batches: batches.len(), bucket, updates: !asks };
-                self.replay(model, size, batches)?;
+                graphs.run(size, batches, |batches| self.queue(model, batches, !asks))?;
             }
-            _ => self.send_and_queue(model, &batches, !asks)?,
+            _ => {
+                graphs::Inputs::send(&batches)?;
+                self.queue(model, &batches, !asks)?;
+            }
         }
         let results = self.results.read()?;
         let result = StepResult { sums: results.into(), grad_norm: results.grad_norm };
@@ -240,50 +222,6 @@ impl Step {
         Some(Noise { amplitude: alpha / ((longest * d) as f64).sqrt(), rng })
     }
 
-    /// Queues the step: kernel by kernel the first time that one of its size comes, then as a graph.
-    fn replay(&mut self, model: &mut Gemma3, size: Size, batches: Vec<Prepared>) -> Result<()> {
-        let device = model.device().clone();
-        match self.graphs.captured.get(&size) {
-            Some(Some(captured)) => {
-                for (known, new) in captured.batches.iter().zip(&batches) {
-                    known.inputs.replace(&new.inputs)?;
-                }
-                captured.graph.launch()?;
-            }
-            Some(None) => {
-                let graph = device.for_graph(|| {
-                    send(&batches)?;
-                    self.capture(model, &batches, size.updates)
-                })?;
-                graph.launch()?;
-                self.graphs.captured.insert(size, Some(Captured { graph, batches }));
-            }
-            None => {
-                // The first of its size: memory is allocated, algorithms are chosen, modules are loaded.
-                device.for_graph(|| self.send_and_queue(model, &batches, size.updates))?;
-                if self.graphs.captured.len() < MOST_GRAPHS {
-                    self.graphs.captured.insert(size, None);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn capture(&mut self, model: &mut Gemma3, batches: &[Prepared], updates: bool) -> Result<Box<dyn Graph>> {
-        let device = model.device().clone();
-        device.driver().begin_capture()?;
-        let queued = self.queue(model, batches, updates);
-        // The capture must end whatever happened in it.
-        let graph = device.driver().end_capture();
-        queued?;
-        graph
-    }
-
-    fn send_and_queue(&mut self, model: &mut Gemma3, batches: &[Prepared], updates: bool) -> Result<()> {
-        send(batches)?;
-        self.queue(model, batches, updates)
-    }
-
     /// Queues the step, all of it if it `updates`, else up to the gradient's norm.
     fn queue(&mut self, model: &mut Gemma3, batches: &[Prepared], updates: bool) -> Result<()> {
         self.results.zero()?;
@@ -306,6 +244,12 @@ impl Step {
     }
 }
 
-fn send(batches: &[Prepared]) -> Result<()> {
-    batches.iter().try_for_each(|batch| batch.inputs.send())
+impl graphs::Inputs for Vec<Prepared> {
+    fn send(&self) -> Result<()> {
+        self.iter().try_for_each(|batch| batch.inputs.send())
+    }
+
+    fn replace(&self, new: &Self) -> Result<()> {
+        self.iter().zip(new).try_for_each(|(known, new)| known.inputs.replace(&new.inputs))
+    }
 }

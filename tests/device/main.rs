@@ -7,7 +7,7 @@ use std::rc::Rc;
 use engine::device::bindings::engine_stream;
 use engine::device::driver::{Driver, Product};
 use engine::device::kernels::Kernels;
-use engine::device::{DType, Device, Tensor};
+use engine::device::{DType, Device, GraphMemory, Tensor};
 use engine::error::Result;
 use engine::{bail, err};
 
@@ -123,20 +123,33 @@ fn what_does_not_fit_at_all_is_an_error_that_names_the_tensor_and_leaves_the_oth
 fn all_memory_is_given_back_with_the_device() {
     let (device, seen) = device(1 << 30);
     drop(tensor(&device, 4096).unwrap());
-    device.for_graph(|| drop(tensor(&device, 4096).unwrap()));
+    let graphs = GraphMemory::of(&device);
+    graphs.within(|| drop(tensor(&device, 4096).unwrap()));
     assert!(seen.used.get() > 4096 && device.graph_bytes() > 0);
-    drop(device);
+    drop((device, graphs));
     assert_eq!(seen.used.get(), 0);
 }
 
 #[test]
 fn storage_of_graphs_is_not_mixed_with_the_rest() {
     let (device, _) = device(1 << 30);
-    let graph = device.for_graph(|| tensor(&device, 4096).unwrap().address());
+    let graphs = GraphMemory::of(&device);
+    let graph = graphs.within(|| tensor(&device, 4096).unwrap().address());
     let other = tensor(&device, 4096).unwrap();
     assert_ne!(graph, other.address());
-    let again = device.for_graph(|| tensor(&device, 4096).unwrap().address());
+    let again = graphs.within(|| tensor(&device, 4096).unwrap().address());
     assert_eq!(graph, again);
+}
+
+#[test]
+fn storage_of_graphs_stays_until_the_last_who_may_launch_one_has_gone() {
+    let (device, _) = device(1 << 30);
+    let [first, second] = [(); 2].map(|()| GraphMemory::of(&device));
+    first.within(|| drop(tensor(&device, 4096).unwrap()));
+    drop(first);
+    assert!(device.graph_bytes() > 0);
+    drop(second);
+    assert_eq!(device.graph_bytes(), 0);
 }
 
 #[test]

@@ -8,6 +8,8 @@
 #[allow(dead_code)] // what only cuBLASLt's stand-in uses
 #[path = "../../stand-in/driver/src/abi.rs"]
 mod abi;
+#[path = "../model/story.rs"]
+mod story;
 #[allow(dead_code)] // what only tests/model uses
 #[path = "../model/tiny.rs"]
 mod tiny;

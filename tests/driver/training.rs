@@ -4,13 +4,14 @@
 use engine::batch::Example;
 use engine::batch::tree::TokenTree;
 use engine::device::{DType, Device, Tensor};
-use engine::generate::{GenerateOptions, Sampling, generate};
+use engine::generate::{GenerateOptions, generate};
 use engine::model::gemma3::Gemma3;
 use engine::model::gemma3::config::Gemma3Config;
 use engine::ops::adamw::AdamW;
 use engine::train::step::{Step, StepResult};
 
 use crate::machine::{Gpu, stand_in};
+use crate::story::{drawn, story};
 use crate::tiny::{config, example, weights, wide};
 
 fn model(device: &Device, config: &Gemma3Config, dtype: DType) -> Gemma3 {
@@ -89,12 +90,18 @@ fn waiting_for_every_op_changes_nothing() {
 #[test]
 fn generation_gives_the_emulated_devices_tokens() {
     let prompts: [&[u32]; 4] = [&[2, 7, 9, 4, 30, 11, 7, 7, 3], &[2, 7, 9, 4], &[13], &[2, 7, 5]];
-    let sampling = Sampling { temperature: 0.9, top_k: 20, top_p: 0.95, seed: 5 };
-    for (dtype, sampling) in [(DType::F32, None), (DType::Bf16, None), (DType::F32, Some(sampling))] {
-        let options = GenerateOptions { max_new_tokens: 4, stop: vec![3], sampling };
-        let tokens =
-            |device: &Device| generate(&model(device, &wide(), dtype), &prompts, &options, |_| Ok(())).unwrap();
+    let options = GenerateOptions { max_new_tokens: 4, stop: vec![3], sampling: None, use_graphs: true };
+    let tokens =
+        |device: &Device| generate(&model(device, &wide(), DType::F32), &prompts, &options, |_| Ok(())).unwrap();
+    let gpu = Gpu::new();
+    assert_eq!(tokens(&gpu.open().unwrap()), tokens(&engine::emulated::device().unwrap()));
+}
+
+#[test]
+fn decoders_give_the_emulated_devices_tokens_with_graphs_and_without() {
+    for tokens in [story, drawn] {
+        let tokens = |device: &Device, graphs| tokens(&model(device, &wide(), DType::Bf16), graphs);
         let gpu = Gpu::new();
-        assert_eq!(tokens(&gpu.open().unwrap()), tokens(&engine::emulated::device().unwrap()), "{dtype:?}");
+        assert_eq!(tokens(&gpu.open().unwrap(), true), tokens(&engine::emulated::device().unwrap(), false));
     }
 }

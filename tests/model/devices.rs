@@ -357,7 +357,7 @@ fn generation_gives_the_cpus_tokens() {
     for (config, place) in configs().iter().flat_map(|config| places_of(DType::F32).map(move |place| (config, place))) {
         // Drawing is slow on the emulator, and the same for every token.
         for (sampling, max_new_tokens) in [(None, 12), (Some(sampling.clone()), 3)] {
-            let options = GenerateOptions { max_new_tokens, stop: vec![3], sampling };
+            let options = GenerateOptions { max_new_tokens, stop: vec![3], sampling, use_graphs: true };
             let expected = generate(&on_cpu(config, 6, DType::F32), &PROMPTS, &options, |_| Ok(())).unwrap();
             let model = on_device(&place.device(), config, 6, DType::F32);
             assert_eq!(generate(&model, &PROMPTS, &options, |_| Ok(())).unwrap(), expected, "{place:?}");
@@ -367,7 +367,7 @@ fn generation_gives_the_cpus_tokens() {
 
 #[test]
 fn generation_in_bf16_gives_the_same_tokens_on_every_device() {
-    let options = GenerateOptions { max_new_tokens: 6, stop: vec![3], sampling: None };
+    let options = GenerateOptions { max_new_tokens: 6, stop: vec![3], sampling: None, use_graphs: true };
     for config in configs() {
         let expected = generate(&on_cpu(&config, 6, DType::Bf16), &PROMPTS, &options, |_| Ok(())).unwrap();
         for place in places_of(DType::Bf16) {

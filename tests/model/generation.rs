@@ -20,11 +20,11 @@ const PROMPTS: [&[u32]; 8] = [
 ];
 
 fn greedy(max_new_tokens: usize, stop: &[u32]) -> GenerateOptions {
-    GenerateOptions { max_new_tokens, stop: stop.to_vec(), sampling: None }
+    GenerateOptions { max_new_tokens, stop: stop.to_vec(), sampling: None, use_graphs: true }
 }
 
 fn sampled(max_new_tokens: usize, sampling: Sampling) -> GenerateOptions {
-    GenerateOptions { max_new_tokens, stop: vec![], sampling: Some(sampling) }
+    GenerateOptions { max_new_tokens, stop: vec![], sampling: Some(sampling), use_graphs: true }
 }
 
 const PLAIN: Sampling = Sampling { temperature: 1.0, top_k: 0, top_p: 1.0, seed: 5 };
@@ -129,8 +129,12 @@ fn prompts_too_many_for_one_tree_are_decoded_in_groups_with_the_same_outputs() {
     let model = model::<f32>(&weights(&config(), 1));
     let stop: Vec<u32> = (0..31).filter(|id| id % 2 == 0).collect();
     for sampling in [Sampling { top_k: 1, ..PLAIN }, Sampling { temperature: 3.0, ..PLAIN }] {
-        let options =
-            |max_new_tokens| GenerateOptions { max_new_tokens, stop: stop.clone(), sampling: Some(sampling.clone()) };
+        let options = |max_new_tokens| GenerateOptions {
+            max_new_tokens,
+            stop: stop.clone(),
+            sampling: Some(sampling.clone()),
+            use_graphs: true,
+        };
         let one_group = run(&model, &PROMPTS, &options(60));
         assert!(one_group.iter().all(|output| output.len() < 60), "every output stops by itself: {one_group:?}");
         // A tree holds 32,768 slots: two prompts with 16,000 slots each.

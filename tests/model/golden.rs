@@ -176,7 +176,7 @@ fn micro_batches_accumulate_to_the_gradient_of_the_whole_window() {
 fn greedy_tokens_equal_the_reference() {
     let (golden, model) = (golden(), model());
     let prompts: Vec<&[u32]> = golden.rows.iter().map(|r| &r[..12]).collect();
-    let options = GenerateOptions { max_new_tokens: 8, stop: vec![], sampling: None };
+    let options = GenerateOptions { max_new_tokens: 8, stop: vec![], sampling: None, use_graphs: true };
     assert_eq!(generate(&model, &prompts, &options, |_| Ok(())).unwrap(), golden.greedy);
 }
 

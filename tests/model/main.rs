@@ -9,6 +9,7 @@ mod guarded;
 mod places;
 
 mod checkpoint;
+mod counting;
 mod decoder;
 mod devices;
 mod evaluation;
@@ -17,4 +18,6 @@ mod golden;
 mod gradients;
 mod lora;
 mod lora_golden;
+mod replay;
+mod story;
 mod tiny;

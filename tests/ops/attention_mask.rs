@@ -117,3 +117,18 @@ fn a_free_slot_is_seen_by_nobody_and_its_tile_is_left_out() {
     // Slots 3 to 31 are free: tiles 1 to 3.
     assert_eq!(listed(&attention, 8).by_query, [(0, 0), (1, 0), (1, 4)]);
 }
+
+#[test]
+fn whatever_decoded_rows_see_their_lists_have_the_same_room() {
+    let tile = 8;
+    let words = |slots: [u32; 3]| {
+        let inputs = Inputs::new(&with_tile(engine::host::device(), tile), true);
+        let mut attention = of(tree(Shape::Row, 3 * tile), None);
+        (attention.positions, attention.slots) = (slots.to_vec(), slots.to_vec());
+        attention.decoding = true;
+        attention.mask(&inputs);
+        inputs.len()
+    };
+    // As many rows as tiles of keys: each sees the first tile alone, or all three.
+    assert_eq!(words([0, 1, 2]), words([21, 22, 23]));
+}

@@ -103,5 +103,7 @@ fn every_flag_of_a_run_reaches_its_options() {
     let tokens = parsed(&["--batch-size=3", "--max-tokens-per-batch=900"]).options();
     assert_eq!((tokens.max_tokens_per_batch, tokens.per_device_train_batch_size), (Some(900), 8));
     assert_eq!(parsed(&["--seed=9", "--data-seed=3"]).options().seed, 3);
-    assert_eq!(args.generation.options(), Generation { max_new_tokens: 5, do_sample: true, seed: 9 });
+    let generation = Generation { max_new_tokens: 5, do_sample: true, seed: 9, cuda_graphs: true };
+    assert_eq!(args.generation.options(), generation);
+    assert_eq!(args.generation(), Generation { cuda_graphs: false, ..generation });
 }

@@ -42,7 +42,7 @@ impl Job<'_> {
             replace_file(&answers, text)?;
             return Ok(Some(score.clone()));
         }
-        let report = score(checkpoint, model, &self.eval_rows, &self.args.generation, "score before")?;
+        let report = score(checkpoint, model, &self.eval_rows, &self.args.generation(), "score before")?;
         let Some(report) = report else { return Ok(None) };
         let text = report.text()?.into_bytes();
         replace_file(&answers, &text)?;
@@ -64,7 +64,7 @@ impl Job<'_> {
         if !self.args.score.contains(&ScoreArg::After) {
             return Ok(());
         }
-        let Some(after) = score(checkpoint, model, &self.eval_rows, &self.args.generation, "score after")? else {
+        let Some(after) = score(checkpoint, model, &self.eval_rows, &self.args.generation(), "score after")? else {
             return Ok(());
         };
         about.score_after = Some(after.score.clone());

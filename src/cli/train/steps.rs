@@ -105,7 +105,7 @@ impl Job<'_> {
                 .hint("give `--metric-for-best-model eval_loss`"));
         }
         let checkpoint = checkpoint.clone();
-        let options = checkpoint.generate_options(&self.args.generation.options());
+        let options = checkpoint.generate_options(&self.args.generation());
         run.judge_with(move |model| {
             let asked = "the evaluation was asked to stop";
             let report = prompts.score(model, &checkpoint.tokenizer, &options, |_, _| signals::go_on(asked))?;

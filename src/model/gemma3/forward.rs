@@ -14,14 +14,13 @@ use super::adapter::Adapter;
 use super::config::{Gemma3Config, LayerType};
 use super::table::{PRODUCTS, parameter_specs};
 use crate::autograd::{Param, ParamHandle, Params, Tape, Var};
-use crate::bail;
 use crate::batch::inputs::{DeviceArray, Inputs};
 use crate::batch::mask::{AttentionMask, Placement};
 use crate::batch::tree::{Rows, TokenTree};
 use crate::device::{DType, Device, Purpose, Tensor};
 use crate::error::Result;
 use crate::ops::attention::attention;
-use crate::ops::embedding::{Noise, TokenIds, embedding, gather};
+use crate::ops::embedding::{Noise, RowList, TokenIds, embedding};
 use crate::ops::geglu::geglu;
 use crate::ops::linear::linear;
 use crate::ops::lora::lora_linear;
@@ -195,6 +194,12 @@ impl Gemma3 {
         Batch { ids, ..batch }
     }
 
+    /// Makes rotation tables that know the positions below `depth`, at least. Batches that are made from now on have them, or longer ones. Returns
+    /// how many positions they know.
+    pub fn know_positions(&self, depth: usize) -> Result<usize> {
+        Ok(self.rotation_tables(depth)?.full.length())
+    }
+
     /// Tables that know the positions below `depth`.
     fn rotation_tables(&self, depth: usize) -> Result<ByKind<RotationTable>> {
         let mut known = self.rotations.borrow_mut();
@@ -261,17 +266,15 @@ impl Gemma3 {
 
     /// Logits (R, V) of some rows of the hidden states.
     pub fn logits(&self, tape: &mut Tape, hidden: &Var, rows: &[u32]) -> Result<Tensor> {
-        let (n, d) = (hidden.value.shape()[0], hidden.value.shape()[1]);
-        if let Some(row) = rows.iter().find(|&&row| row as usize >= n) {
-            bail!("internal: row {row} of {n} hidden states");
-        }
         let inputs = Inputs::new(self.device(), false);
-        let sent = inputs.push(rows, rows.len(), 0);
+        let rows = RowList::new(&inputs, rows, hidden.value.shape()[0], rows.len())?;
         inputs.send()?;
-        let mut picked = Tensor::empty(self.device(), &[rows.len(), d], hidden.value.dtype())?;
-        // SAFETY: as many rows as `picked` has, each a row of the hidden states.
-        unsafe { gather(&mut picked, &hidden.value, sent.address()?, 1.0)? };
-        let picked = tape.var(picked);
+        self.logits_of(tape, hidden, &rows)
+    }
+
+    /// [`logits`](Self::logits) of rows that were sent with the batch.
+    pub fn logits_of(&self, tape: &mut Tape, hidden: &Var, rows: &RowList) -> Result<Tensor> {
+        let picked = tape.var(rows.pick(&hidden.value)?);
         Ok(linear(tape, &picked, &self.embedding())?.value)
     }
 
