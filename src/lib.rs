@@ -26,6 +26,7 @@
 //! | [`host`] | the CPU: the table of kernels in Rust, a file per op; matrix products, SIMD |
 //! | [`device`] | what a device is: memory, tensors, the driver's trait, the table of kernels and how it is called |
 //! | [`foreign`] | code of other crates that is given what strangers wrote: its panics become errors |
+//! | [`cache`] | the user's folder for what can be had again |
 //! | [`error`] | the one error type: message, cause, hint, kind |
 //!
 //! # Decisions
@@ -104,6 +105,11 @@
 //! **What a run will take is counted, not estimated.** [`device::counted`] is a device on which launches do nothing and memory is only
 //! counted: a step of the run's own code on it tells what the steps will hold ([`session::Footprint`]). [`device::profiled`] is one that
 //! keeps account of time, for `--profile`.
+//!
+//! **Products by timing.** cuBLASLt proposes algorithms by what it expects of them. The first products of a device that matter are timed with the first few,
+//! before anything is captured; choices are kept on disk for a GPU, a driver and a library ([`cuda::choices`]). They are part of a
+//! checkpoint ([`device::driver::Driver::choices`]), for the order of sums follows from them. The margin by which an algorithm must win
+//! and the number of products that are timed are fixed, so that what a run chooses follows from the file and its products alone.
 //!
 //! **Flat parameters.** Weights, gradients and the two moments are one run of numbers each. Clipping and AdamW are one
 //! pass, q, k, v and gate, up are fused matrices without a copy.
@@ -196,6 +202,7 @@
 
 pub mod autograd;
 pub mod batch;
+pub mod cache;
 pub mod chat;
 pub mod cli;
 pub mod cuda;

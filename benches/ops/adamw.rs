@@ -6,8 +6,8 @@ use engine::device::{DType, Device};
 use engine::ops::adamw::{AdamW, Moments, Plan, adamw};
 use engine::ops::results::StepResults;
 
-use crate::lists::adamw::{Case, model_case};
-use crate::measure::{DTYPES, Work, alone, tensor};
+use super::lists::adamw::{Case, model_case};
+use super::measure::{DTYPES, Work, alone, tensor};
 
 pub fn bench(c: &mut Criterion, device: &Device) {
     let case = model_case();

@@ -8,9 +8,9 @@ use engine::batch::inputs::Inputs;
 use engine::device::Device;
 use engine::ops::attention::{Qkv, attention};
 
-use crate::lists::Output;
-use crate::lists::attention::model_case;
-use crate::measure::{Bench, Work};
+use super::lists::Output;
+use super::lists::attention::model_case;
+use super::measure::{Bench, Work};
 
 pub fn bench(c: &mut Criterion, device: &Device) {
     let of = model_case();

@@ -3,8 +3,8 @@
 use criterion::Criterion;
 use engine::device::{DType, Device, Tensor};
 
-use crate::lists::cast::model_case;
-use crate::measure::{DTYPES, Work, alone, tensor, values};
+use super::lists::cast::model_case;
+use super::measure::{DTYPES, Work, alone, tensor, values};
 
 pub fn bench(c: &mut Criterion, device: &Device) {
     let n = model_case();

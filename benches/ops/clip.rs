@@ -5,8 +5,8 @@ use engine::device::{DType, Device};
 use engine::ops::clip::clip_factor;
 use engine::ops::results::StepResults;
 
-use crate::lists::clip::model_case;
-use crate::measure::{alone, tensor, values};
+use super::lists::clip::model_case;
+use super::measure::{alone, tensor, values};
 
 pub fn bench(c: &mut Criterion, device: &Device) {
     let n = model_case();

@@ -4,8 +4,8 @@
 use criterion::Criterion;
 use engine::device::Device;
 
-use crate::lists::cross_entropy::model_case;
-use crate::measure::{Bench, Work};
+use super::lists::cross_entropy::model_case;
+use super::measure::{Bench, Work};
 
 pub fn bench(c: &mut Criterion, device: &Device) {
     let of = model_case();

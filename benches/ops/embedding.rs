@@ -6,9 +6,9 @@ use engine::batch::inputs::Inputs;
 use engine::device::Device;
 use engine::ops::embedding::{TokenIds, embedding};
 
-use crate::lists::Output;
-use crate::lists::embedding::{MODEL, ids, model_case};
-use crate::measure::{Bench, Work, values};
+use super::lists::Output;
+use super::lists::embedding::{MODEL, ids, model_case};
+use super::measure::{Bench, Work, values};
 
 pub fn bench(c: &mut Criterion, device: &Device) {
     let (n, v, d) = MODEL;

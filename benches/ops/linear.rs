@@ -3,8 +3,8 @@
 use criterion::Criterion;
 use engine::device::Device;
 
-use crate::lists::linear::model_cases;
-use crate::measure::{Bench, Work};
+use super::lists::linear::model_cases;
+use super::measure::{Bench, Work};
 
 pub fn bench(c: &mut Criterion, device: &Device) {
     for (name, case) in &model_cases() {

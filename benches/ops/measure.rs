@@ -9,7 +9,7 @@ use engine::autograd::{Gradients, Param, ParamSpec, Params, Tape, Var};
 use engine::device::{DType, Device, Purpose, Tensor};
 use engine::error::Result;
 
-use crate::lists::{Case, Output};
+use super::lists::{Case, Output};
 
 /// What ops compute in, by the names of the benches.
 pub const DTYPES: [(&str, DType); 2] = [("f32", DType::F32), ("bf16", DType::Bf16)];

@@ -15,7 +15,7 @@ use engine::host::products::{multiply, peak};
 
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::measure::{is_trial, tensor};
+use super::measure::{is_trial, tensor};
 
 const NAME: &str = "linear_products";
 

@@ -3,8 +3,8 @@
 use criterion::Criterion;
 use engine::device::Device;
 
-use crate::lists::rmsnorm::model_case;
-use crate::measure::{Bench, values};
+use super::lists::rmsnorm::model_case;
+use super::measure::{Bench, values};
 
 pub fn bench(c: &mut Criterion, device: &Device) {
     let case = &model_case();

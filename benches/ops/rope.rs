@@ -6,9 +6,9 @@ use engine::autograd::Tape;
 use engine::device::Device;
 use engine::ops::rope::qkv_norm_rope;
 
-use crate::lists::Output;
-use crate::lists::rope::model_case;
-use crate::measure::{Bench, values};
+use super::lists::Output;
+use super::lists::rope::model_case;
+use super::measure::{Bench, values};
 
 pub fn bench(c: &mut Criterion, device: &Device) {
     let rope = model_case();

@@ -4,8 +4,8 @@ use criterion::Criterion;
 use engine::device::Device;
 use engine::ops::sample::sample;
 
-use crate::lists::sample::model_case;
-use crate::measure::{DTYPES, alone, tensor, values};
+use super::lists::sample::model_case;
+use super::measure::{DTYPES, alone, tensor, values};
 
 pub fn bench(c: &mut Criterion, device: &Device) {
     let case = model_case();

@@ -2,9 +2,9 @@
 //! nothing, and what they would take on a chip of a known roof.
 //!
 //! Launchers are the emulator's, so grids are those of the GPU; their kernels are taken apart and not run. Bytes are those of the tensors
-//! whose addresses stand among a kernel's arguments, as the ops told the device ([`Driver::addressed`]): each byte once per kernel. So a
-//! kernel that reads a row twice and finds it in a cache is right, and one that does not is billed too little (`cross_entropy` of a
-//! large vocabulary reads its logits twice). What a kernel reads or writes beside that (constants of a few bytes) is left out.
+//! whose addresses stand among a kernel's arguments, as the ops told the device ([`Driver::addressed`]): each byte once per kernel. What a
+//! kernel reads or writes beside that (constants of a few bytes) is left out. A kernel that reads a row twice finds it in the cache, unless the
+//! rows of all blocks that run at once do not fit there: `cross_entropy` of a large vocabulary reads its logits again ([`Node::again`]).
 
 #![allow(dead_code)] // a test and a bench use a part each
 
@@ -23,6 +23,9 @@ use engine::error::Result;
 /// Addresses begin here: no other argument of a kernel looks like that.
 const FIRST: usize = 0x7a51_0000_0000;
 
+/// The kernel whose blocks read twice what they write over: a row of logits for its sum, and again for its gradient.
+const TWO_READS: &str = "cross_entropy_kernel";
+
 /// What a chip can do at most.
 #[derive(Clone, Copy, Debug)]
 pub struct Roof {
@@ -33,11 +36,18 @@ pub struct Roof {
     /// What a node of a graph takes beside its work.
     pub seconds_per_node: f64,
     pub multiprocessors: u64,
+    /// Of the cache that all multiprocessors share.
+    pub cache_bytes: u64,
 }
 
 /// An H100 SXM as well-made kernels find it, not as the data sheet has it.
-pub const H100: Roof =
-    Roof { bytes_per_second: 3.0e12, flop_per_second: 600e12, seconds_per_node: 1.2e-6, multiprocessors: 132 };
+pub const H100: Roof = Roof {
+    bytes_per_second: 3.0e12,
+    flop_per_second: 600e12,
+    seconds_per_node: 1.2e-6,
+    multiprocessors: 132,
+    cache_bytes: 50 << 20,
+};
 
 /// One kernel, product, or filling with zeros.
 #[derive(Clone, Debug, PartialEq)]
@@ -47,6 +57,8 @@ pub struct Node {
     pub kernel: String,
     pub blocks: u64,
     pub read: u64,
+    /// Of `read`, what each block reads a second time, where the cache has lost it.
+    pub again: u64,
     pub written: u64,
     pub flop: f64,
 }
@@ -55,7 +67,10 @@ impl Node {
     /// Seconds: the slower of memory and arithmetic, of the part of the chip that the blocks reach, and the node itself.
     pub fn seconds(&self, roof: &Roof) -> f64 {
         let reached = (self.blocks as f64 / roof.multiprocessors as f64).min(1.0);
-        let memory = (self.read + self.written) as f64 / roof.bytes_per_second;
+        // A block to a multiprocessor.
+        let at_once = self.again / self.blocks.max(1) * self.blocks.min(roof.multiprocessors);
+        let kept = if at_once <= roof.cache_bytes { self.again } else { 0 };
+        let memory = (self.read - kept + self.written) as f64 / roof.bytes_per_second;
         roof.seconds_per_node + memory.max(self.flop / roof.flop_per_second) / reached
     }
 }
@@ -261,7 +276,7 @@ impl Driver for Billed {
         let mut written_before: Vec<usize> = Vec::new();
         let largest = called.iter().map(|kernel| kernel.blocks * kernel.words.len() as u64).max();
         for kernel in &called {
-            let (mut read, mut written) = (0, 0);
+            let (mut read, mut written, mut rewritten) = (0, 0, 0);
             let mut own: Vec<usize> = kernel.words.iter().map(|&word| word as usize).collect();
             own.sort_unstable();
             own.dedup();
@@ -270,12 +285,15 @@ impl Driver for Billed {
                 let again = access == Access::Write && written_before.contains(&address);
                 read += if access != Access::Write || again { bytes } else { 0 };
                 written += if access != Access::Read && !again { bytes } else { 0 };
+                rewritten += if access == Access::Update { bytes } else { 0 };
             }
             written_before.extend(own);
             let works = Some(kernel.blocks * kernel.words.len() as u64) == largest;
             let flop = if works { flop } else { 0.0 };
             let (op, blocks) = (op.to_owned(), kernel.blocks);
-            self.add([Node { op, kernel: kernel.kernel.clone(), blocks, read, written, flop }]);
+            let again = if kernel.kernel.starts_with(TWO_READS) { rewritten } else { 0 };
+            let (kernel, read) = (kernel.kernel.clone(), read + again);
+            self.add([Node { op, kernel, blocks, read, again, written, flop }]);
         }
         Ok(())
     }
@@ -293,23 +311,19 @@ impl Driver for Billed {
 
     unsafe fn zero(&self, _at: *mut c_void, bytes: usize) -> Result<()> {
         let (op, blocks, written) = ("zero".to_owned(), (bytes as u64).div_ceil(1 << 14).max(1), bytes as u64);
-        self.add([Node { kernel: op.clone(), op, blocks, read: 0, written, flop: 0.0 }]);
+        self.add([Node { kernel: op.clone(), op, blocks, read: 0, again: 0, written, flop: 0.0 }]);
         Ok(())
     }
 
     unsafe fn product(&self, product: &Product) -> Result<()> {
-        let &Product { m, n, k, a, b, dtype, c_dtype, accumulate, .. } = product;
-        let (form, outputs, inputs) = match (a.transposed, b.transposed) {
-            (false, true) => ("y = x W^T", n, k),
-            (false, false) => ("dx = dy W", k, n),
-            (true, _) => ("dW = dy^T x", m, n),
-        };
+        let &Product { m, n, k, dtype, c_dtype, accumulate, .. } = product;
         let written = (m * n * c_dtype.size()) as u64;
         let read = ((m * k + k * n) * dtype.size()) as u64 + if accumulate { written } else { 0 };
         // Tiles of 64 x 64 with sums of 512 terms: as far as a product can be split.
         let blocks = (m.div_ceil(64) * n.div_ceil(64) * k.div_ceil(512)) as u64;
-        let op = format!("{form}, W {outputs} x {inputs}");
-        self.add([Node { kernel: op.clone(), op, blocks, read, written, flop: 2.0 * (m * n * k) as f64 }]);
+        let op = name(product);
+        let flop = 2.0 * (m * n * k) as f64;
+        self.add([Node { kernel: op.clone(), op, blocks, read, again: 0, written, flop }]);
         Ok(())
     }
 
@@ -322,6 +336,16 @@ impl Driver for Billed {
         let nodes = self.captured.borrow_mut().take().unwrap_or_default();
         Ok(Box::new(Captured { nodes, bill: self.bill.clone() }))
     }
+}
+
+/// A product by what it is in a linear layer y = x W^T.
+pub fn name(&Product { m, n, k, a, b, .. }: &Product) -> String {
+    let (form, outputs, inputs) = match (a.transposed, b.transposed) {
+        (false, true) => ("y = x W^T", n, k),
+        (false, false) => ("dx = dy W", k, n),
+        (true, _) => ("dW = dy^T x", m, n),
+    };
+    format!("{form}, W {outputs} x {inputs}")
 }
 
 struct Captured {

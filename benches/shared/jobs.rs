@@ -1,14 +1,11 @@
-//! The jobs that are billed: steps and tokens of the 270M on a device that runs nothing.
+//! The jobs that are billed, and measured where there is a GPU: steps and tokens of the 270M.
 
 #![allow(dead_code)] // as in `bill`
-
-use std::cell::RefCell;
-use std::rc::Rc;
 
 use engine::batch::Example;
 use engine::batch::tree::TokenTree;
 use engine::cuda::BLOCKS;
-use engine::device::{DType, Purpose, Tensor};
+use engine::device::{DType, Device, Purpose, Tensor};
 use engine::error::Result;
 use engine::generate::Decoder;
 use engine::model::gemma3::Gemma3;
@@ -27,22 +24,66 @@ pub struct Billed {
     pub peak_bytes: usize,
 }
 
-/// The tutorial's step, a large one, and a decoded token.
-pub fn all() -> Result<[Billed; 3]> {
-    let tutorial = step("a step of the tutorial: 4 rows, 270 tokens of which 213 are scored", tutorial())?;
-    let large = step("a step of 32,768 tokens that share nothing, all scored", large())?;
-    Ok([tutorial, large, decoded_token()?])
+/// A job: what it is called, and how it runs so many times when all is warm; `begin` is called before that. Gives the most bytes that
+/// tensors held.
+pub struct Job {
+    pub name: &'static str,
+    pub run: fn(&Device, On, usize, &dyn Fn()) -> Result<usize>,
 }
 
-/// FunctionGemma in bf16, without its weights.
-fn model() -> Result<(Gemma3, Rc<RefCell<Bill>>)> {
-    let config = serde_json::from_str(include_str!("../compare/gemma3-270m.json")).expect("a JSON file");
-    let config = Gemma3Config::from_value(config)?;
-    let attention = Attention { heads: config.num_attention_heads, head_dim: config.head_dim };
-    let (device, bill) = bill::device(attention, BLOCKS * bill::H100.multiprocessors as usize);
-    let weights = parameter_count(&parameter_specs(&config));
-    let weights = Tensor::empty(&device.of(Purpose::Weights), &[weights], DType::F32)?;
-    Ok((Gemma3::new(config, weights)?.computed_in(DType::Bf16)?, bill))
+/// What a job runs on.
+#[derive(Clone, Copy, PartialEq)]
+pub enum On {
+    /// A device that counts: without weights, and with graphs.
+    Paper,
+    /// One that computes: every kernel is queued by itself.
+    Chip,
+}
+
+/// The tutorial's step, a large one, and a decoded token.
+pub const ALL: [Job; 3] = [
+    Job {
+        name: "a step of the tutorial: 4 rows, 270 tokens of which 213 are scored",
+        run: |device, on, times, begin| step(device, on, tutorial(), times, begin),
+    },
+    Job {
+        name: "a step of 32,768 tokens that share nothing, all scored",
+        run: |device, on, times, begin| step(device, on, large(), times, begin),
+    },
+    Job { name: "a decoded token of 20 prompts", run: decoded_token },
+];
+
+/// All jobs on the device that counts.
+pub fn all() -> Result<[Billed; 3]> {
+    let [tutorial, large, token] = ALL.map(|Job { name, run }| {
+        let (device, bill) = bill::device(attention()?, BLOCKS * bill::H100.multiprocessors as usize);
+        let peak_bytes = run(&device, On::Paper, 1, &|| _ = bill.take())?;
+        Ok(Billed { name, bill: bill.take(), peak_bytes })
+    });
+    Ok([tutorial?, large?, token?])
+}
+
+/// FunctionGemma's shape.
+fn config() -> Result<Gemma3Config> {
+    Gemma3Config::from_value(serde_json::from_str(include_str!("../compare/gemma3-270m.json")).expect("a JSON file"))
+}
+
+fn attention() -> Result<Attention> {
+    let Gemma3Config { num_attention_heads: heads, head_dim, .. } = config()?;
+    Ok(Attention { heads, head_dim })
+}
+
+/// FunctionGemma in bf16.
+fn model(device: &Device, on: On) -> Result<Gemma3> {
+    let config = config()?;
+    let len = parameter_count(&parameter_specs(&config));
+    let mut weights = Tensor::empty(&device.of(Purpose::Weights), &[len], DType::F32)?;
+    if on == On::Chip {
+        // A Weyl sequence in -0.05..0.05.
+        let weight = |i: u32| i.wrapping_mul(2_654_435_769) as i32 as f32 / 2f32.powi(31) * 0.05;
+        weights.upload(&(0..len as u32).map(weight).collect::<Vec<f32>>())?;
+    }
+    Gemma3::new(config, weights)?.computed_in(DType::Bf16)
 }
 
 fn example(ids: impl Iterator<Item = usize>, scored_from: usize) -> Example {
@@ -69,31 +110,34 @@ fn large() -> TokenTree {
     tree(&rows)
 }
 
-/// One step when all is warm.
-fn step(name: &'static str, tree: TokenTree) -> Result<Billed> {
-    let (mut model, bill) = model()?;
-    let mut step = Step::new(&model, 1.0, true)?;
+fn step(device: &Device, on: On, tree: TokenTree, times: usize, begin: &dyn Fn()) -> Result<usize> {
+    let mut model = model(device, on)?;
+    let mut step = Step::new(&model, 1.0, on == On::Paper)?;
     let hyper = |step| AdamW { learning_rate: 1e-5, betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.01, step };
-    for number in 1..=2 {
+    for number in 1..=2 + times as u64 {
+        if number == 3 {
+            begin();
+        }
         step.run(&mut model, vec![tree.clone()], &hyper(number))?;
     }
-    bill.take();
-    step.run(&mut model, vec![tree], &hyper(3))?;
-    Ok(Billed { name, bill: bill.take(), peak_bytes: model.device().peak_bytes() })
+    Ok(device.peak_bytes())
 }
 
 /// One of many tokens, of 20 prompts that share 142 tokens and have 18 of their own.
-fn decoded_token() -> Result<Billed> {
-    let (model, bill) = model()?;
+fn decoded_token(device: &Device, on: On, times: usize, begin: &dyn Fn()) -> Result<usize> {
+    let model = model(device, on)?;
     let prompts: Vec<Vec<u32>> =
         (0..20).map(|row| (0..160).map(|t| if t < 142 { t } else { 1000 * (row + 1) + t }).collect()).collect();
     let prompts: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
-    let mut decoder = Decoder::new(&model, 142 + 20 * (18 + 128), &[1], None)?;
+    let mut decoder = Decoder::new(&model, 142 + 20 * (18 + 128), &[], None)?;
+    if on == On::Chip {
+        decoder = decoder.without_graphs();
+    }
     decoder.admit(&prompts, 128)?;
     for _ in 0..4 {
         decoder.step()?;
     }
-    bill.take();
-    decoder.step()?;
-    Ok(Billed { name: "a decoded token of 20 prompts", bill: bill.take(), peak_bytes: model.device().peak_bytes() })
+    begin();
+    (0..times).try_for_each(|_| decoder.step().map(drop))?;
+    Ok(device.peak_bytes())
 }

@@ -114,7 +114,12 @@ pub const SFT_CONFIG: [(&str, Counterpart); 135] = [
     ("greater_is_better", Nothing("follows from --metric-for-best-model")),
     ("ignore_data_skip", Nothing("a run that goes on jumps to its place in the data at once")),
     ("restore_callback_states_from_checkpoint", Nothing("a run that goes on is equal to the bit")),
-    ("full_determinism", Nothing("a run is equal to the bit always, whatever the number of threads")),
+    (
+        "full_determinism",
+        Nothing(
+            "a run is equal to the bit always, whatever the number of threads; on a GPU, with the same choices of algorithms (CUDA, below)",
+        ),
+    ),
     ("seed", Same),
     ("data_seed", Same),
     ("use_cpu", Flag("--device cpu")),

@@ -5,6 +5,8 @@ use std::ffi::c_void;
 use cudarc::cublaslt::result::{self as lt, CublasError};
 use cudarc::cublaslt::sys::{self, cublasLtMatmulDescAttributes_t as Attribute, cudaDataType_t};
 
+use super::choices::Algorithm;
+
 type Result<T> = std::result::Result<T, CublasError>;
 
 /// The library, opened for the GPU whose context is current. It is current again when this is dropped.
@@ -20,18 +22,72 @@ impl Library {
         self.0
     }
 
-    /// The algorithm that the library expects to be the fastest; NOT_SUPPORTED when there is none.
-    pub fn choose(
+    /// The algorithms that the library expects to be the fastest, best first, at most `most`; NOT_SUPPORTED when there is none.
+    pub fn find(
         &self,
         product: &Matmul,
         [first, second, c]: [&Layout; 3],
         preferences: &Preferences,
-    ) -> Result<sys::cublasLtMatmulAlgo_t> {
+        most: usize,
+    ) -> Result<Vec<Algorithm>> {
         let (first, second, c) = (first.get(), second.get(), c.get());
-        // SAFETY: all of them live as long as their borrows.
-        let found = unsafe { lt::get_matmul_algo_heuristic(self.0, product.get(), first, second, c, c, preferences.0) };
-        found.map(|result| result.algo)
+        let mut found = vec![NONE_FOUND; most];
+        let mut count = 0;
+        // SAFETY: all of them live as long as their borrows, and there is room for `most`.
+        let status = unsafe {
+            sys::cublasLtMatmulAlgoGetHeuristic(
+                self.0,
+                product.get(),
+                first,
+                second,
+                c,
+                c,
+                preferences.0,
+                most as i32,
+                found.as_mut_ptr(),
+                &raw mut count,
+            )
+        };
+        status.result()?;
+        found.truncate(count as usize);
+        // The library may list what it cannot do after all.
+        found.retain(|found| found.state == sys::cublasStatus_t::CUBLAS_STATUS_SUCCESS);
+        match found.is_empty() {
+            true => Err(CublasError(sys::cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED)),
+            false => Ok(found.iter().map(algorithm).collect()),
+        }
     }
+
+    /// Whether the library knows the algorithm and can compute the product by it, with the scratch that it then takes.
+    pub fn check(
+        &self,
+        product: &Matmul,
+        [first, second, c]: [&Layout; 3],
+        Algorithm { words, .. }: Algorithm,
+    ) -> Result<Algorithm> {
+        let (first, second, c) = (first.get(), second.get(), c.get());
+        let algo = sys::cublasLtMatmulAlgo_t { data: words };
+        let mut found = NONE_FOUND;
+        // SAFETY: all of them live as long as their borrows.
+        let status = unsafe {
+            sys::cublasLtMatmulAlgoCheck(self.0, product.get(), first, second, c, c, &raw const algo, &raw mut found)
+        };
+        status.result()?;
+        Ok(Algorithm { words, workspace: found.workspaceSize })
+    }
+}
+
+/// What the library writes over.
+const NONE_FOUND: sys::cublasLtMatmulHeuristicResult_t = sys::cublasLtMatmulHeuristicResult_t {
+    algo: sys::cublasLtMatmulAlgo_t { data: [0; 8] },
+    workspaceSize: 0,
+    state: sys::cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED,
+    wavesCount: 0.0,
+    reserved: [0; 4],
+};
+
+fn algorithm(found: &sys::cublasLtMatmulHeuristicResult_t) -> Algorithm {
+    Algorithm { words: found.algo.data, workspace: found.workspaceSize }
 }
 
 impl Drop for Library {

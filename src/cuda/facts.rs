@@ -68,6 +68,13 @@ impl Machine {
         self.fault_of_cublaslt(driver)
     }
 
+    /// All that the speed and the sums of a product follow from, on a GPU of this machine.
+    pub fn platform(&self, gpu: &Gpu) -> String {
+        let ((major, minor), name) = (gpu.capability, &gpu.name);
+        let (driver, cublaslt) = (self.driver.unwrap_or_default(), self.cublaslt.unwrap_or_default());
+        format!("{name}, capability {major}.{minor}, driver {driver}, cuBLASLt {cublaslt}")
+    }
+
     fn fault_of_cublaslt(&self, driver: i32) -> Option<Error> {
         let major = driver / 1000;
         let hint = |wheel: &str| {

@@ -12,6 +12,8 @@
 //! | `stream` | the stream: memory, copies, waiting, graphs; all calls of the driver while work is done |
 //! | `staging` | the page-locked memory that uploads pass through |
 //! | [`products`] | matrix products: plans, and what binds the choice of algorithms |
+//! | `timing` | the fastest of several algorithms, measured |
+//! | [`choices`] | what was chosen, as text and in a file of the cache folder |
 //! | `descriptors` | cuBLASLt's handles |
 //! | [`faults`] | what the driver and cuBLASLt say, as errors that say what to do |
 //!
@@ -21,8 +23,10 @@
 
 use std::env;
 use std::ffi::c_void;
+use std::path::PathBuf;
 use std::rc::Rc;
 
+pub mod choices;
 mod descriptors;
 pub mod facts;
 pub mod faults;
@@ -31,16 +35,18 @@ pub mod products;
 mod staging;
 mod stream;
 pub mod survey;
+mod timing;
 
+use crate::cache;
 use crate::device::Device;
 use crate::device::bindings::engine_stream;
 use crate::device::driver::{Driver, Graph, Product};
 use crate::device::kernels::Kernels;
 use crate::err;
 use crate::error::{Error, Result};
-use facts::Gpu;
+use facts::{Gpu, Machine};
 pub use name::Name;
-use products::{Products, describe};
+use products::{Choosing, Products, describe};
 use stream::Stream;
 pub use survey::Survey;
 
@@ -85,20 +91,46 @@ pub fn open(index: usize) -> Result<Device> {
 pub fn open_named(name: Name) -> Result<Device> {
     let survey = survey();
     let gpu = survey.choose(name)?;
-    let debug_sync = debug_sync(env::var("ENGINE_DEBUG_SYNC").ok().as_deref())?;
     let kernels = Kernels::cuda().ok_or_else(|| err!("this build has no `cuda` device"))?;
-    open_with(kernels, gpu, debug_sync)
+    open_with(kernels, &survey.machine, gpu, Settings::of_environment()?)
 }
 
-/// This GPU, in which nobody has found a fault, with these launchers; `debug_sync`: see [`debug_sync`](fn@debug_sync).
-/// Tests bring launchers that need no GPU.
-pub fn open_with(kernels: Kernels, gpu: &Gpu, debug_sync: bool) -> Result<Device> {
+/// How a GPU is used.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// See [`debug_sync`](fn@debug_sync).
+    pub debug_sync: bool,
+    /// See [`timed_products`].
+    pub timed_products: bool,
+    /// Where choices of algorithms are kept; None: nowhere.
+    pub folder: Option<PathBuf>,
+}
+
+impl Settings {
+    /// What the environment says.
+    ///
+    /// # Errors
+    /// A usage error that names the variable.
+    pub fn of_environment() -> Result<Self> {
+        let value = |name: &str| env::var(name).ok();
+        Ok(Self {
+            debug_sync: debug_sync(value("ENGINE_DEBUG_SYNC").as_deref())?,
+            timed_products: timed_products(value("ENGINE_PRODUCTS").as_deref())?,
+            folder: cache::folder("products"),
+        })
+    }
+}
+
+/// This GPU of this machine, in which nobody has found a fault, with these launchers. Tests bring launchers that need no GPU.
+pub fn open_with(kernels: Kernels, machine: &Machine, gpu: &Gpu, settings: Settings) -> Result<Device> {
     let stream = Rc::new(Stream::new(gpu.index)?);
     let (free, total) = stream.memory()?;
     if let Some(fault) = gpu.fault_of_free(free) {
         return Err(fault);
     }
-    let products = Products::new(stream.clone())?;
+    let Settings { debug_sync, timed_products, folder } = settings;
+    let choosing = Choosing { platform: machine.platform(gpu), timed: timed_products, folder };
+    let products = Products::new(stream.clone(), choosing)?;
     Ok(Device::with_driver(Box::new(Cuda {
         kernels,
         products,
@@ -123,6 +155,18 @@ pub fn debug_sync(value: Option<&str>) -> Result<bool> {
         Some("1") => Ok(true),
         Some(value) => Err(Error::usage(format!("ENGINE_DEBUG_SYNC is `{value}`"))
             .hint("`1` waits for every op and names the one that fails, `0` does not")),
+    }
+}
+
+/// What the environment's `ENGINE_PRODUCTS` says: whether algorithms of products are chosen by timing, or by the library's own
+/// expectation.
+pub fn timed_products(value: Option<&str>) -> Result<bool> {
+    match value {
+        None | Some("" | "timed") => Ok(true),
+        Some("heuristic") => Ok(false),
+        Some(value) => Err(Error::usage(format!("ENGINE_PRODUCTS is `{value}`")).hint(
+            "`timed` measures which algorithm of cuBLASLt's is the fastest, `heuristic` takes the one that it expects to be",
+        )),
     }
 }
 
@@ -213,6 +257,14 @@ impl Driver for Cuda {
             return self.synchronize_for_debug(&describe(product));
         }
         Ok(())
+    }
+
+    fn choices(&self) -> Option<String> {
+        Some(self.products.choices())
+    }
+
+    fn choose(&self, choices: &str) -> bool {
+        self.products.choose(choices)
     }
 
     fn begin_capture(&self) -> Result<()> {

@@ -1,20 +1,25 @@
 //! Matrix products on the GPU by cuBLASLt: plans cached per shape, sums in f32, output in f32 where gradients accumulate.
 //!
-//! A plan is the descriptors and the algorithm that the heuristic chose; asking it takes longer than a small product
-//! runs. Through cudarc's `result` and `sys` layers, for the safe one asks on every call and cannot write f32.
+//! A plan is the descriptors and an algorithm. The library lists algorithms by what it expects of them; where the product is large
+//! enough to matter, the first few are timed, once: the choice is kept on disk ([`choices`](super::choices)), and is part of a
+//! checkpoint, for algorithms differ in the order of their sums. So products are the same to the bit as long as the choices are.
+//! Through cudarc's `result` and `sys` layers, for the safe one asks on every call and cannot write f32.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::c_void;
+use std::path::PathBuf;
 use std::rc::Rc;
 
 use cudarc::cublaslt::result::{self as lt, CublasError};
 use cudarc::cublaslt::sys::{self, cublasLtMatmulDescAttributes_t as Attribute, cudaDataType_t};
 
+use super::choices::{Algorithm, Choices, File};
 use super::descriptors::{Layout, Library, Matmul, Preferences};
 pub use super::descriptors::{Preference, Value};
 use super::faults::cublas;
 use super::stream::{Stream, Workspace};
+use super::timing::fastest;
 use crate::device::DType;
 use crate::device::driver::{Operand, Product};
 use crate::error::Result;
@@ -22,9 +27,30 @@ use crate::error::Result;
 /// Scratch of the algorithms, as NVIDIA recommends for Hopper: those that split the sum need it.
 pub const WORKSPACE_BYTES: usize = 32 << 20;
 
+/// Algorithms among which the fastest is looked for.
+const CANDIDATES: usize = 8;
+/// Elements of its three matrices from which on a product matters: half of a layer's smallest weight.
+const LEAST_ELEMENTS: usize = 1 << 18;
+/// So many products that matter are chosen with care, in the order in which they come; what comes later takes the library's first. Each is
+/// timed for some milliseconds, and batches that no graph wants padded come in sizes without end.
+const MOST_CHOSEN: usize = 256;
+
+/// How algorithms are chosen.
+pub(super) struct Choosing {
+    /// What a choice is good for.
+    pub platform: String,
+    /// By timing; otherwise the library's first.
+    pub timed: bool,
+    /// Where choices are kept; None: nowhere.
+    pub folder: Option<PathBuf>,
+}
+
 /// The library, its scratch and the plans so far: products of one stream.
 pub(super) struct Products {
     plans: RefCell<HashMap<Key, Plan>>,
+    /// Of the first products that mattered.
+    chosen: RefCell<Choices>,
+    choosing: Choosing,
     workspace: Workspace,
     library: Library,
 }
@@ -71,11 +97,24 @@ impl Key {
 
 impl Products {
     /// Opens cuBLASLt, which is there, for products on this stream.
-    pub fn new(stream: Rc<Stream>) -> Result<Self> {
+    pub fn new(stream: Rc<Stream>, choosing: Choosing) -> Result<Self> {
         stream.bind()?;
         let library = Library::open().map_err(|e| cublas("starting cuBLASLt", e))?;
         let workspace = Workspace::new(stream, WORKSPACE_BYTES)?;
-        Ok(Self { plans: RefCell::default(), workspace, library })
+        Ok(Self { plans: RefCell::default(), chosen: RefCell::default(), choosing, workspace, library })
+    }
+
+    /// As [`Driver::choices`](crate::device::driver::Driver::choices).
+    pub fn choices(&self) -> String {
+        self.chosen.borrow().text(&self.choosing.platform)
+    }
+
+    /// As [`Driver::choose`](crate::device::driver::Driver::choose).
+    pub fn choose(&self, choices: &str) -> bool {
+        let Some(choices) = Choices::parse(choices, &self.choosing.platform) else { return false };
+        self.plans.borrow_mut().clear();
+        *self.chosen.borrow_mut() = choices;
+        true
     }
 
     /// Queues a product.
@@ -96,34 +135,109 @@ impl Products {
         let mut plans = self.plans.borrow_mut();
         let key = Key::of(p);
         if !plans.contains_key(&key) {
-            let plan = Plan::new(&self.library, p, key.alignments);
-            plans.insert(Key::of(p), plan.map_err(|e| cublas(&format!("planning {}", describe(p)), e))?);
+            // SAFETY: the caller's promise; the context is current.
+            let plan = unsafe { self.plan(p, key.alignments)? };
+            plans.insert(Key::of(p), plan);
         }
+        let Plan { problem, algorithm } = &plans[&key];
         // SAFETY: the caller's promise; the plan is that of this shape; the context is current.
-        unsafe { self.run(&plans[&key], p) }.map_err(|e| cublas(&describe(p), e))
+        unsafe { self.run(problem, algorithm, p) }.map_err(|e| cublas(&describe(p), e))
     }
 
     /// # Safety
-    /// As [`Products::queue`]; the plan is that of this product, the context is current.
-    unsafe fn run(&self, plan: &Plan, p: &Product) -> Result<(), CublasError> {
+    /// As [`Products::queue`]; the context is current.
+    unsafe fn plan(&self, p: &Product, alignments: Alignments) -> Result<Plan> {
+        let failed = |e| cublas(&format!("planning {}", describe(p)), e);
+        let problem = Problem::new(p).map_err(failed)?;
+        let matters = p.m * p.k + p.k * p.n + p.m * p.n >= LEAST_ELEMENTS;
+        let name = describe(p);
+        let algorithm = match self.known(&problem, &name, matters) {
+            Some(known) => known,
+            None => {
+                let timed = matters && self.may_time();
+                let candidates = if timed { CANDIDATES } else { 1 };
+                let found = problem.find(&self.library, alignments, candidates).map_err(failed)?;
+                // SAFETY: the caller's promise.
+                let fastest = if timed { unsafe { self.fastest(&problem, &found, p)? } } else { 0 };
+                if let (true, Some(file)) = (timed, self.file()) {
+                    file.keep(&name, found[fastest]);
+                }
+                found[fastest]
+            }
+        };
+        let mut chosen = self.chosen.borrow_mut();
+        if matters && chosen.0.len() < MOST_CHOSEN {
+            chosen.0.insert(name, algorithm);
+        }
+        Ok(Plan { problem, algorithm })
+    }
+
+    /// What was chosen for a product before, by this device, by one whose choices it makes, or by one on this machine.
+    fn known(&self, problem: &Problem, name: &str, matters: bool) -> Option<Algorithm> {
+        if !matters {
+            return None;
+        }
+        let chosen = self.chosen.borrow().0.get(name).copied();
+        let kept = || self.may_time().then(|| self.file()?.get(name)).flatten();
+        let known = problem.check(&self.library, chosen.or_else(kept)?).ok()?;
+        (known.workspace <= self.workspace.bytes()).then_some(known)
+    }
+
+    /// Not within a capture, which runs nothing.
+    fn may_time(&self) -> bool {
+        let room = self.chosen.borrow().0.len() < MOST_CHOSEN;
+        room && self.choosing.timed && !self.workspace.stream().is_capturing()
+    }
+
+    fn file(&self) -> Option<File> {
+        self.choosing.folder.as_deref().map(|folder| File::new(folder, &self.choosing.platform))
+    }
+
+    /// The place of the fastest algorithm. Where c is written, it is written by each of them, and by the fastest afterwards; where c
+    /// is added to, they add to something else. The first when there is no memory for that.
+    ///
+    /// # Safety
+    /// As [`Products::queue`]; the context is current.
+    unsafe fn fastest(&self, problem: &Problem, found: &[Algorithm], p: &Product) -> Result<usize> {
+        if found.len() == 1 {
+            return Ok(0);
+        }
+        let bytes = p.m * p.n * p.c_dtype.size();
+        let scratch = match p.accumulate {
+            true => match Workspace::new(self.workspace.stream().clone(), bytes) {
+                Ok(scratch) => Some(scratch),
+                Err(_) => return Ok(0),
+            },
+            false => None,
+        };
+        let timed = Product { c: scratch.as_ref().map_or(p.c, Workspace::address), ..*p };
+        // SAFETY: the caller's promise, and the scratch is as large as c; who is timed has been waited for when it goes.
+        let run = |i: usize| unsafe { self.run(problem, &found[i], &timed) }.is_ok();
+        Ok(fastest(&self.workspace, found.len(), run)?.unwrap_or(0))
+    }
+
+    /// # Safety
+    /// As [`Products::queue`]; the problem and the algorithm are of this product, the context is current.
+    unsafe fn run(&self, problem: &Problem, algorithm: &Algorithm, p: &Product) -> Result<(), CublasError> {
+        let algorithm = sys::cublasLtMatmulAlgo_t { data: algorithm.words };
         let (alpha, beta) = (1.0f32, if p.accumulate { 1.0f32 } else { 0.0 });
         // Row-major c = a b is column-major c^T = b^T a^T.
         // SAFETY: the caller's promise; alpha and beta are read before this returns.
         unsafe {
             lt::matmul(
                 self.library.handle(),
-                plan.product.get(),
+                problem.product.get(),
                 (&raw const alpha).cast(),
                 (&raw const beta).cast(),
                 p.b.address,
-                plan.b.get(),
+                problem.b.get(),
                 p.a.address,
-                plan.a.get(),
+                problem.a.get(),
                 p.c,
-                plan.c.get(),
+                problem.c.get(),
                 p.c,
-                plan.c.get(),
-                &plan.algorithm,
+                problem.c.get(),
+                &raw const algorithm,
                 self.workspace.address(),
                 self.workspace.bytes(),
                 self.workspace.stream().raw().cast(),
@@ -141,15 +255,20 @@ impl Drop for Products {
 
 /// What cuBLASLt needs for one shape.
 struct Plan {
+    problem: Problem,
+    algorithm: Algorithm,
+}
+
+/// A product as cuBLASLt is told of it.
+struct Problem {
     product: Matmul,
     a: Layout,
     b: Layout,
     c: Layout,
-    algorithm: sys::cublasLtMatmulAlgo_t,
 }
 
-impl Plan {
-    fn new(library: &Library, p: &Product, alignments: Alignments) -> Result<Self, CublasError> {
+impl Problem {
+    fn new(p: &Product) -> Result<Self, CublasError> {
         let (input, output) = (data_type(p.dtype), data_type(p.c_dtype));
         let product = Matmul::new(sys::cublasComputeType_t::CUBLAS_COMPUTE_32F, cudaDataType_t::CUDA_R_32F)?;
         // CUBLAS_OP_N and CUBLAS_OP_T of cublas_api.h, of which cuBLASLt's header has only the type's size.
@@ -163,9 +282,20 @@ impl Plan {
         };
         let (a, b) = (layout(p.m, p.k, p.a)?, layout(p.k, p.n, p.b)?);
         let c = Layout::new(output, [p.n, p.m], p.n)?;
-        let preferences = Preferences::new(&preferences(alignments))?;
-        let algorithm = library.choose(&product, [&b, &a, &c], &preferences)?;
-        Ok(Self { product, a, b, c, algorithm })
+        Ok(Self { product, a, b, c })
+    }
+
+    /// The library's layouts of its first operand, its second, and the result.
+    fn layouts(&self) -> [&Layout; 3] {
+        [&self.b, &self.a, &self.c]
+    }
+
+    fn find(&self, library: &Library, alignments: Alignments, most: usize) -> Result<Vec<Algorithm>, CublasError> {
+        library.find(&self.product, self.layouts(), &Preferences::new(&preferences(alignments))?, most)
+    }
+
+    fn check(&self, library: &Library, algorithm: Algorithm) -> Result<Algorithm, CublasError> {
+        library.check(&self.product, self.layouts(), algorithm)
     }
 }
 

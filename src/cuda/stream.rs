@@ -230,7 +230,7 @@ impl Workspace {
     }
 
     /// Where what uses the scratch is queued.
-    pub fn stream(&self) -> &Stream {
+    pub fn stream(&self) -> &Rc<Stream> {
         &self.stream
     }
 }

@@ -110,6 +110,18 @@ pub trait Driver {
     /// See [`Driver`].
     unsafe fn product(&self, product: &Product) -> Result<()>;
 
+    /// How products are computed where that was chosen among several ways, as text: what a run that goes on must be given to be equal
+    /// to the bit. None: there is nothing to choose.
+    fn choices(&self) -> Option<String> {
+        None
+    }
+
+    /// From now on chooses as a device did that gave these [`choices`](Self::choices). False: they are of another kind of device, or
+    /// of other libraries.
+    fn choose(&self, _choices: &str) -> bool {
+        false
+    }
+
     /// From now on what is queued is kept in a graph and not run. Uploads and downloads must not occur.
     fn begin_capture(&self) -> Result<()> {
         bail!("internal: `{}` captures no graphs", self.name())

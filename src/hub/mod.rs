@@ -1,7 +1,5 @@
 //! The Hugging Face hub: one client for its models and its datasets, and for what is pushed there.
 
-use std::path::PathBuf;
-
 use crate::error::{Error, Result};
 
 #[cfg(feature = "hub")]
@@ -75,10 +73,3 @@ pub fn check_new_id(id: &str) -> Result<()> {
 
 /// Characters of an id that the hub takes at most.
 const LONGEST_ID: usize = 96;
-
-/// The folder for what can be had again: `XDG_CACHE_HOME`, else `.cache` of the user whose folder is `home`, if anything says so.
-pub fn cache_home(setting: impl Fn(&str) -> Option<String>, home: Option<PathBuf>) -> Option<PathBuf> {
-    let set = setting("XDG_CACHE_HOME").map(|folder| folder.trim().to_owned()).filter(|folder| !folder.is_empty());
-    let home = home.filter(|home| !home.as_os_str().is_empty()).map(|home| home.join(".cache"));
-    set.map(PathBuf::from).or(home)
-}

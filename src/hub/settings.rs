@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use hf_hub::Cache;
 
-use super::cache_home;
+use crate::cache;
 use crate::err;
 use crate::error::{Error, Result};
 
@@ -45,7 +45,7 @@ impl Hub {
     /// As [`Hub::from_env`].
     pub fn from_settings(setting: impl Fn(&str) -> Option<String>, home: Option<PathBuf>) -> Result<Self> {
         let set = |name: &str| setting(name).map(|v| v.trim().to_string()).filter(|v| !v.is_empty());
-        let cache_home = cache_home(&setting, home);
+        let cache_home = cache::home(&setting, home);
         let hf_home = set("HF_HOME").map(PathBuf::from).or_else(|| cache_home.map(|home| home.join("huggingface")));
         let hub = hf_home.map(|home| home.join("hub"));
         let cache = set("HF_HUB_CACHE").map(PathBuf::from).or_else(|| hub.clone()).ok_or_else(|| {

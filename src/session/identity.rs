@@ -56,6 +56,11 @@ impl Identity {
         })
     }
 
+    /// What it is computed on, for people.
+    pub fn device(&self) -> &str {
+        &self.device
+    }
+
     /// Whether a run of `self` may go on as a run of `now`. What makes it differ in the last bits only is returned.
     ///
     /// # Errors

@@ -14,6 +14,7 @@ use super::identity::Identity;
 use super::restore::Array;
 use super::run::Run;
 use super::state::Progress;
+use crate::device::Device;
 use crate::err;
 use crate::error::{Context, Error, Kind, Result};
 use crate::eval::report::Score;
@@ -45,6 +46,9 @@ struct SavedState {
     score_before: Option<Score>,
     /// Whether the weights beside it, of the model or of the adapter, are the master weights themselves.
     model_is_exact: bool,
+    /// How the device computed products: [`Driver::choices`](crate::device::driver::Driver::choices).
+    #[serde(default)]
+    choices: Option<String>,
 }
 
 /// Saves a run: its checkpoints, and at the end its model.
@@ -133,6 +137,7 @@ impl Saves {
             progress: run.progress(),
             score_before: self.score_before.clone(),
             model_is_exact,
+            choices: run.model().device().driver().choices(),
         };
         let text = serde_json::to_string_pretty(&state).context(|| "internal: the state is no JSON")?;
         folder.put(STATE, text.as_bytes())
@@ -228,6 +233,17 @@ impl SavedRun {
     pub fn check(&self, now: &Identity) -> Result<Option<String>> {
         let place = || format!("cannot go on from `{}`", self.path.display());
         self.state.identity.check(now).map_err(|error| error.context(place()))
+    }
+
+    /// Makes the device compute products as that of the checkpoint did. Why it cannot is returned, unless it is another device, as
+    /// [`check`](Self::check) tells.
+    pub fn choose(&self, device: &Device) -> Option<String> {
+        let choices = self.state.choices.as_ref()?;
+        let same = self.state.identity.device() == device.driver().name();
+        (same && !device.driver().choose(choices)).then(|| {
+            "the run was computed with another driver or another cuBLASLt: its numbers will differ in the last bits"
+                .into()
+        })
     }
 
     /// Puts a run that was just prepared where this one was.

@@ -15,10 +15,10 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::batch::Example;
+use crate::cache;
 use crate::chat::tokenizer::{ChatTokenizer, LossOn};
 use crate::data::rows::{Row, RowContent};
 use crate::error::{Context, Result};
-use crate::hub::cache_home;
 use crate::io::manifest::hex;
 use crate::{bail, err};
 
@@ -50,8 +50,7 @@ pub struct Entry<'a> {
 impl TokenCache {
     /// That of the user: `engine/tokens` in `XDG_CACHE_HOME` or `~/.cache`. None: nothing says where that is.
     pub fn of_user() -> Option<Self> {
-        let home = cache_home(|name| std::env::var(name).ok(), std::env::home_dir())?;
-        Some(Self::in_folder(home.join("engine").join("tokens")))
+        cache::folder("tokens").map(Self::in_folder)
     }
 
     pub fn in_folder(folder: PathBuf) -> Self {

@@ -40,6 +40,11 @@ fn pairs(csv: &str) -> Vec<(Job, Measured, Measured)> {
     jobs.into_iter().filter_map(both).collect()
 }
 
+/// Steps on a GPU take milliseconds.
+fn shown(seconds: f64) -> String {
+    if seconds < 1.0 { format!("{:.2} ms", 1e3 * seconds) } else { format!("{seconds:.2} s") }
+}
+
 /// A line for each job.
 fn table(csv: &str) -> String {
     let mut lines = HEAD.to_owned();
@@ -50,10 +55,10 @@ fn table(csv: &str) -> String {
         let losses = both(&|of| Some(format!("{:.4}", of.first_loss?)));
         let memory = both(&|of| Some(format!("{:.1} GB", of.peak_memory_bytes? / 1e9)));
         lines += &format!(
-            "| {machine}, {} | {job} | {dtype} | {:.2} s | {:.2} s | {:.1} | {losses} | {memory} |\n",
+            "| {machine}, {} | {job} | {dtype} | {} | {} | {:.1} | {losses} | {memory} |\n",
             ours.date,
-            peer.seconds,
-            ours.seconds,
+            shown(peer.seconds),
+            shown(ours.seconds),
             peer.seconds / ours.seconds
         );
     }
@@ -89,7 +94,7 @@ fn plot(csv: &str) -> String {
             let end = 64 + bar(of.seconds, longest);
             area.draw(&Text::new(who, (8, y), font.clone())).unwrap();
             area.draw(&Rectangle::new([(64, y), (end, y + 16)], color.filled())).unwrap();
-            area.draw(&Text::new(format!("{:.2} s", of.seconds), (end + 8, y), font.clone())).unwrap();
+            area.draw(&Text::new(shown(of.seconds), (end + 8, y), font.clone())).unwrap();
         }
     }
     area.present().unwrap();
@@ -155,7 +160,9 @@ fn attribute<'a>(element: &'a str, name: &str) -> &'a str {
 fn the_last_measurement_counts_and_one_alone_is_no_comparison() {
     let csv = "date,machine,job,dtype,who,seconds,first_loss,peak_memory_bytes\n\
                2026-01-01,M,step,f32,TRL,10,7.5,2e9\n2026-01-01,M,step,f32,engine,4,7.5,1e9\n\
-               2026-01-02,M,step,f32,engine,2,7.5,\n2026-01-02,M,score,f32,engine,3,,\n";
+               2026-01-02,M,step,f32,engine,2,7.5,\n2026-01-02,M,score,f32,engine,3,,\n\
+               2026-01-03,M,step,bf16,TRL,0.05,,\n2026-01-03,M,step,bf16,engine,0.005,,\n";
     let line = "| M, 2026-01-02 | step | f32 | 10.00 s | 2.00 s | 5.0 | 7.5000, 7.5000 | 2.0 GB |\n";
-    assert_eq!(table(csv), format!("{HEAD}{line}"));
+    let of_gpu = "| M, 2026-01-03 | step | bf16 | 50.00 ms | 5.00 ms | 10.0 |  |  |\n";
+    assert_eq!(table(csv), format!("{HEAD}{line}{of_gpu}"));
 }

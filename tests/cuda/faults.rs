@@ -1,8 +1,8 @@
 //! Errors of the driver say what to do, a lack of memory can be told from all others, and the debug switch is spelt out.
 
 use cudarc::driver::sys::CUresult;
-use engine::cuda::debug_sync;
 use engine::cuda::faults::described;
+use engine::cuda::{debug_sync, timed_products};
 use engine::device::OutOfMemory;
 use engine::err;
 
@@ -58,6 +58,16 @@ fn the_debug_switch_is_1_or_0() {
     let error = debug_sync(Some("yes")).unwrap_err();
     assert_eq!(error.exit_code(), 2);
     assert!(error.report().contains("`yes`"), "{}", error.report());
+}
+
+#[test]
+fn products_are_timed_unless_the_environment_says_otherwise() {
+    for (value, timed) in [(None, true), (Some(""), true), (Some("timed"), true), (Some("heuristic"), false)] {
+        assert_eq!(timed_products(value).unwrap(), timed);
+    }
+    let error = timed_products(Some("fast")).unwrap_err();
+    assert_eq!(error.exit_code(), 2);
+    assert!(error.report().contains("ENGINE_PRODUCTS is `fast`"), "{}", error.report());
 }
 
 #[test]

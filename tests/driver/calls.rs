@@ -344,3 +344,36 @@ fn what_is_not_given_back_is_told() {
         assert!(left.contains(what), "{left}");
     }
 }
+
+#[test]
+fn the_time_between_events_is_that_of_the_work_between_them() {
+    let raw = Raw::new();
+    let memory = allocate(2_000_000);
+    let timed = || result::event::create(CUevent_flags::CU_EVENT_DEFAULT).unwrap();
+    let (begin, between, end, never) = (timed(), timed(), timed(), timed());
+    // SAFETY: the stand-in looks at them.
+    let record = |event, stream| unsafe { result::event::record(event, stream) }.unwrap();
+    // SAFETY: as above.
+    let elapsed = |begin, end| unsafe { result::event::elapsed(begin, end) };
+    record(begin, raw.stream);
+    zero(memory, 1_000_000, raw.stream).unwrap();
+    record(between, raw.stream);
+    zero(memory, 2_000_000, raw.stream).unwrap();
+    record(end, raw.stream);
+    fails(elapsed(begin, end), CUDA_ERROR_NOT_READY, "has not come to an event yet");
+    raw.synchronize().unwrap();
+    assert_eq!(elapsed(begin, between).unwrap(), 0.002);
+    assert_eq!(elapsed(between, end).unwrap(), 0.003);
+    assert_eq!(elapsed(end, end).unwrap(), 0.0);
+    fails(elapsed(end, begin), SILENT, "before the beginning");
+    fails(elapsed(begin, never), CUDA_ERROR_INVALID_HANDLE, "never recorded");
+    let silent = event();
+    record(silent, raw.stream);
+    fails(elapsed(begin, silent), CUDA_ERROR_INVALID_HANDLE, "notes no time");
+    let other = stream();
+    record(never, other);
+    fails(elapsed(begin, never), SILENT, "of two streams");
+    raw.capture(CU_STREAM_CAPTURE_MODE_RELAXED);
+    record(never, raw.stream);
+    fails(elapsed(begin, never), CUDA_ERROR_CAPTURED_EVENT, "in a capture");
+}

@@ -65,6 +65,7 @@ unsafe extern "C" fn enqueue(
         accesses: accesses.as_ptr(),
         accesses_len: accesses.len(),
         what: launcher,
+        nanoseconds: 1000,
     };
     // SAFETY: `work` is whole, and the graph is the stand-in's from now on.
     match unsafe { (stand_in().enqueue)(stream.cast(), &work) } {

@@ -11,8 +11,8 @@ use engine::device::Device;
 use engine::error::Result;
 use libloading::Library;
 
-use crate::abi::{Memory, Multiply, Take, Work};
-use crate::cuda::{self, Name, Survey};
+use crate::abi::{Algorithm, Memory, Multiply, Take, Work};
+use crate::cuda::{self, Name, Settings, Survey};
 use crate::launches::{self, MEMORY};
 
 /// The functions of the stand-ins that NVIDIA's libraries do not have.
@@ -22,6 +22,9 @@ pub struct StandIn {
     take_faults: unsafe extern "C" fn(Take, *mut c_void),
     leftovers: unsafe extern "C" fn(c_int, Take, *mut c_void),
     leftovers_of_cublaslt: unsafe extern "C" fn(Take, *mut c_void),
+    version: unsafe extern "C" fn(usize),
+    algorithms: unsafe extern "C" fn(*const Algorithm, usize),
+    ran: unsafe extern "C" fn(Take, *mut c_void),
     fail: unsafe extern "C" fn(*const c_char, u32, CUresult),
     total: unsafe extern "C" fn(c_int, usize),
     _libraries: [Library; 2],
@@ -48,6 +51,9 @@ pub fn stand_in() -> &'static StandIn {
                 take_faults: *driver.get(b"stand_in_take_faults").unwrap(),
                 leftovers: *driver.get(b"stand_in_leftovers").unwrap(),
                 leftovers_of_cublaslt: *cublaslt.get(b"stand_in_cublaslt_leftovers").unwrap(),
+                version: *cublaslt.get(b"stand_in_cublaslt_version").unwrap(),
+                algorithms: *cublaslt.get(b"stand_in_cublaslt_algorithms").unwrap(),
+                ran: *cublaslt.get(b"stand_in_cublaslt_ran").unwrap(),
                 fail: *driver.get(b"stand_in_fail").unwrap(),
                 total: *driver.get(b"stand_in_total").unwrap(),
                 _libraries: [driver, cublaslt],
@@ -55,6 +61,8 @@ pub fn stand_in() -> &'static StandIn {
         }
     })
 }
+
+pub const USUAL: Settings = Settings { debug_sync: false, timed_products: true, folder: None };
 
 /// A GPU that no other test has.
 pub struct Gpu {
@@ -68,14 +76,18 @@ impl Gpu {
         Self { index: NEXT.fetch_add(1, Ordering::Relaxed) }
     }
 
-    /// The engine's device on it.
+    /// The engine's device on it, which keeps no choices of algorithms.
     pub fn open(&self) -> Result<Device> {
-        self.open_with(false)
+        self.open_with(USUAL)
     }
 
-    pub fn open_with(&self, debug_sync: bool) -> Result<Device> {
-        let survey = survey();
-        cuda::open_with(launches::kernels(), survey.choose(Name::Index(self.index))?, debug_sync)
+    pub fn open_with(&self, settings: Settings) -> Result<Device> {
+        self.open_on(&survey(), settings)
+    }
+
+    /// On a machine that is not as the driver says.
+    pub fn open_on(&self, survey: &Survey, settings: Settings) -> Result<Device> {
+        cuda::open_with(launches::kernels(), &survey.machine, survey.choose(Name::Index(self.index))?, settings)
     }
 
     /// It has so many bytes from now on.
@@ -130,6 +142,27 @@ fn lines(hand_on: impl FnOnce(Take, *mut c_void)) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     hand_on(take, (&raw mut lines).cast());
     lines
+}
+
+/// cuBLASLt is of this version for this thread from now on.
+pub fn set_version(version: usize) {
+    // SAFETY: a number.
+    unsafe { (stand_in().version)(version) };
+}
+
+/// This thread's products find these algorithms from now on.
+pub fn set_algorithms(list: &[Algorithm]) {
+    // SAFETY: so many are there; they are copied.
+    unsafe { (stand_in().algorithms)(list.as_ptr(), list.len()) };
+}
+
+/// The algorithms of the products that this thread has queued since the last time.
+pub fn ran() -> Vec<u32> {
+    let lines = lines(|take, to| {
+        // SAFETY: `take` and `to` fit.
+        unsafe { (stand_in().ran)(take, to) }
+    });
+    lines.iter().map(|id| id.parse().unwrap()).collect()
 }
 
 /// Keeps a failure for this thread's test.

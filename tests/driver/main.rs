@@ -21,6 +21,7 @@ mod machine;
 mod matmul;
 mod memory;
 mod products;
+mod timing;
 mod training;
 
 #[cfg(not(engine_mutated))]
@@ -31,4 +32,4 @@ use engine::cuda;
 #[path = "../../src/cuda/mod.rs"]
 mod cuda;
 #[cfg(engine_mutated)]
-use engine::{bail, device, err, error};
+use engine::{bail, cache, device, err, error};

@@ -224,7 +224,7 @@ fn an_algorithm_of_another_product_is_refused() {
         .unwrap();
     fails(square.run(&algorithm, 0, 0), INVALID, "for another product");
     algorithm.data[0] = 0;
-    fails(square.run(&algorithm, 0, 0), INVALID, "never chosen");
+    fails(square.run(&algorithm, 0, 0), INVALID, "neither found nor checked");
 }
 
 #[test]
@@ -241,4 +241,32 @@ fn the_library_is_that_of_one_gpu_and_needs_its_context() {
     drop(device);
     let _ = square.device.driver().stream(); // binds
     fails(square.run_on(std::ptr::null_mut(), &algorithm, 0, 0), Status::CUBLAS_STATUS_EXECUTION_FAILED, "ASSERT");
+}
+
+#[test]
+fn an_algorithm_of_another_handle_is_refused_until_it_is_checked() {
+    let mut square = Square::new();
+    let algorithm = square.algorithm();
+    let first = std::mem::replace(&mut square.library, lt::create_handle().unwrap());
+    fails(square.run(&algorithm, 0, 0), INVALID, "neither found nor checked");
+    let check = |algorithm: &cublasLtMatmulAlgo_t| {
+        let Square { library, product, layout: of, .. } = square;
+        let mut found = std::mem::MaybeUninit::uninit();
+        // SAFETY: the stand-in looks at them, and fills what was found where it says that all is well.
+        unsafe {
+            let status = sys::cublasLtMatmulAlgoCheck(library, product, of, of, of, of, algorithm, found.as_mut_ptr());
+            status.result().map(|()| found.assume_init().workspaceSize).map_err(|error| error.0)
+        }
+    };
+    let mut foreign = algorithm;
+    foreign.data[3] = 16;
+    assert_eq!(check(&foreign), Err(INVALID));
+    assert_eq!(check(&algorithm), Ok(0));
+    crate::machine::set_version(130_001);
+    assert_eq!(check(&algorithm), Err(INVALID));
+    crate::machine::set_version(130_000);
+    square.run(&algorithm, 0, 0).unwrap();
+    assert_eq!(square.matrices[2].download::<f32>().unwrap(), [4.0; 16]);
+    // SAFETY: made by `new`.
+    unsafe { lt::destroy_handle(first) }.unwrap();
 }

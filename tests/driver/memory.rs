@@ -6,8 +6,9 @@ use engine::device::driver::engine_dtype;
 use engine::device::{DType, Device, OutOfMemory, Tensor};
 use engine::launch;
 
+use crate::cuda::Settings;
 use crate::cuda::facts::LEAST_BYTES;
-use crate::machine::{Gpu, fail, faults, survey};
+use crate::machine::{Gpu, USUAL, fail, faults, survey};
 
 /// Takes the context away from this thread, as another library may that uses the GPU.
 pub fn unbind() {
@@ -206,7 +207,7 @@ fn a_kernel_that_fails_is_told_when_somebody_waits() {
 #[test]
 fn a_kernel_that_fails_is_told_by_its_name_when_every_op_is_waited_for() {
     let gpu = std::mem::ManuallyDrop::new(Gpu::new());
-    let device = gpu.open_with(true).unwrap();
+    let device = gpu.open_with(Settings { debug_sync: true, ..USUAL }).unwrap();
     let mut sum = Tensor::zeros(&device, &[16], DType::F32).unwrap();
     let term = Tensor::zeros(&device, &[16], DType::F32).unwrap();
     let error = add(&device, &mut sum, &term, 100).unwrap_err().report();

@@ -10,7 +10,8 @@ use engine::model::gemma3::config::Gemma3Config;
 use engine::ops::adamw::AdamW;
 use engine::train::step::{Step, StepResult};
 
-use crate::machine::{Gpu, stand_in};
+use crate::cuda::Settings;
+use crate::machine::{Gpu, USUAL, stand_in};
 use crate::story::{drawn, story};
 use crate::tiny::{config, example, weights, wide};
 
@@ -82,7 +83,7 @@ fn steps_in_f32_with_rows_that_are_not_aligned_are_those_of_the_emulated_device(
 fn waiting_for_every_op_changes_nothing() {
     let expected = train(&engine::emulated::device().unwrap(), &config(), DType::Bf16, false, 2);
     let gpu = Gpu::new();
-    let device = gpu.open_with(true).unwrap();
+    let device = gpu.open_with(Settings { debug_sync: true, ..USUAL }).unwrap();
     assert!(!device.driver().captures_graphs());
     assert!(train(&device, &config(), DType::Bf16, true, 2) == expected);
 }

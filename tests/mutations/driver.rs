@@ -22,7 +22,8 @@ pub struct Driver {
 }
 
 /// What tests/driver and src/cuda use.
-const CRATES: [&str; 7] = ["cudarc", "engine", "half", "libloading", "rand", "rand_chacha", "serde_json"];
+const CRATES: [&str; 9] =
+    ["cudarc", "engine", "half", "libloading", "rand", "rand_chacha", "serde_json", "sha2", "tempfile"];
 
 /// Tests of whole steps: long, and run only where the others see nothing.
 const LONG: &str = "training::";

@@ -4,6 +4,7 @@
 #[allow(dead_code)]
 mod tiny;
 
+mod choices;
 mod conversation;
 mod defaults;
 mod devices;

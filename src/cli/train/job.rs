@@ -68,7 +68,8 @@ pub(super) fn once(args: &TrainArgs, before: &mut Before) -> Result<Option<Summa
     explain_device(&device);
     let identity = Identity::new(&model, &job.train, &job.eval, &args.options())?;
     if let Some(saved) = &job.resumed {
-        saved.check(&identity)?.iter().for_each(|difference| say(&format!("warning: {difference}")));
+        let differences = [saved.check(&identity)?, saved.choose(model.device())];
+        differences.iter().flatten().for_each(|difference| say(&format!("warning: {difference}")));
     }
     folder.begin_run()?;
     job.introduce(&model, &checkpoint, &footprint);

@@ -115,11 +115,6 @@ pub fn require_handle(handle: u64) -> Outcome {
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn cublasLtGetVersion() -> usize {
-    130_000
-}
-
-#[unsafe(no_mangle)]
 unsafe extern "C" fn cublasLtCreate(made: *mut cublasLtHandle_t) -> Status {
     answer("cublasLtCreate", || {
         let handle = add(Object::Handle { gpu: current()? });

@@ -1,18 +1,17 @@
-//! The choice of an algorithm, and products.
+//! Products.
 
-use std::collections::BTreeMap;
-use std::ffi::{c_int, c_void};
-use std::sync::Mutex;
+use std::ffi::c_void;
 
 use cudarc::cublaslt::sys::{
     cublasComputeType_t as Compute, cublasLtHandle_t, cublasLtMatmulAlgo_t, cublasLtMatmulDesc_t,
-    cublasLtMatmulHeuristicResult_t, cublasLtMatmulPreference_t, cublasLtMatrixLayout_t,
-    cublasLtReductionScheme_t as Scheme, cublasStatus_t as Status, cudaDataType_t as Type, cudaStream_t,
+    cublasLtMatrixLayout_t, cublasLtReductionScheme_t as Scheme, cublasStatus_t as Status, cudaDataType_t as Type,
+    cudaStream_t,
 };
 use cudarc::driver::sys::CUresult;
 
 use crate::abi::{Access, Gemm, Work};
-use crate::descriptors::{Layout, Matmul, layout, matmul, preferences, require_handle};
+use crate::algorithms;
+use crate::descriptors::{Layout, Matmul, layout, matmul, require_handle};
 use crate::driver::{Outcome, answer, enqueue, fault};
 use crate::multiply::{Rounding, multiply};
 
@@ -20,13 +19,13 @@ const INVALID: Status = Status::CUBLAS_STATUS_INVALID_VALUE;
 
 /// What a product is, without its addresses: the descriptor, and the layouts of A, B, C and D.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-struct Problem {
+pub struct Problem {
     matmul: Matmul,
-    layouts: [Layout; 4],
+    pub layouts: [Layout; 4],
 }
 
 impl Problem {
-    fn new(product: u64, layouts: [u64; 4]) -> Outcome<Self> {
+    pub fn new(product: u64, layouts: [u64; 4]) -> Outcome<Self> {
         let [a, b, c, d] = layouts;
         let problem = Self { matmul: matmul(product)?, layouts: [layout(a)?, layout(b)?, layout(c)?, layout(d)?] };
         problem.check()?;
@@ -76,7 +75,7 @@ impl Problem {
         if self.matmul.transposed[which] { [cols, rows] } else { [rows, cols] }
     }
 
-    fn rounding(&self, reductions: u32) -> Rounding {
+    pub fn rounding(&self, reductions: u32) -> Rounding {
         let in_output =
             Scheme::CUBLASLT_REDUCTION_SCHEME_INPLACE as u32 | Scheme::CUBLASLT_REDUCTION_SCHEME_OUTPUT_TYPE as u32;
         match self.matmul.compute {
@@ -88,64 +87,7 @@ impl Problem {
     }
 }
 
-/// What an algorithm was chosen for.
-#[derive(Clone, Copy)]
-struct Choice {
-    problem: Problem,
-    alignments: [u32; 4],
-    workspace: u64,
-    rounding: Rounding,
-}
-
-/// By the number that an algorithm's words hold. Few: plans are kept.
-static CHOICES: Mutex<BTreeMap<u64, Choice>> = Mutex::new(BTreeMap::new());
-const MAGIC: u64 = 0x5354_414e_4449_4e21;
-
-#[unsafe(no_mangle)]
-unsafe extern "C" fn cublasLtMatmulAlgoGetHeuristic(
-    handle: cublasLtHandle_t,
-    product: cublasLtMatmulDesc_t,
-    a: cublasLtMatrixLayout_t,
-    b: cublasLtMatrixLayout_t,
-    c: cublasLtMatrixLayout_t,
-    d: cublasLtMatrixLayout_t,
-    preference: cublasLtMatmulPreference_t,
-    requested: c_int,
-    found: *mut cublasLtMatmulHeuristicResult_t,
-    count: *mut c_int,
-) -> Status {
-    answer("cublasLtMatmulAlgoGetHeuristic", || {
-        require_handle(handle as u64)?;
-        let problem = Problem::new(product as u64, [a as u64, b as u64, c as u64, d as u64])?;
-        let preferences = preferences(preference as u64)?;
-        if requested < 1 || found.is_null() || count.is_null() {
-            return fault(INVALID, "nowhere to put what is found");
-        }
-        let size = [0, 1, 2, 3].map(|i| bytes_of(problem.layouts[i].dtype) as u32);
-        if (0..4).any(|i| !preferences.alignments[i].is_power_of_two() || preferences.alignments[i] < size[i]) {
-            return fault(INVALID, format!("alignments of {:?} bytes", preferences.alignments));
-        }
-        let rounding = problem.rounding(preferences.reductions);
-        let choice = Choice { problem, alignments: preferences.alignments, workspace: preferences.workspace, rounding };
-        let mut choices = CHOICES.lock().expect("nobody panics with it");
-        let number = choices.len() as u64;
-        choices.insert(number, choice);
-        // SAFETY: the caller's.
-        unsafe {
-            *found = cublasLtMatmulHeuristicResult_t {
-                algo: cublasLtMatmulAlgo_t { data: [MAGIC, number, 0, 0, 0, 0, 0, 0] },
-                workspaceSize: choice.workspace as usize,
-                state: Status::CUBLAS_STATUS_SUCCESS,
-                wavesCount: 1.0,
-                reserved: [0; 4],
-            };
-            *count = 1;
-        }
-        Ok(())
-    })
-}
-
-fn bytes_of(dtype: Type) -> u64 {
+pub fn bytes_of(dtype: Type) -> u64 {
     if dtype == Type::CUDA_R_16BF { 2 } else { 4 }
 }
 
@@ -178,26 +120,6 @@ unsafe extern "C" fn drop_queued(data: *mut c_void) {
     drop(unsafe { Box::from_raw(data.cast::<Queued>()) });
 }
 
-/// An error when the algorithm was not chosen for this product, these addresses and this workspace.
-fn check_choice(choice: &Choice, problem: &Problem, addresses: [u64; 4], workspace: (u64, u64)) -> Outcome {
-    if choice.problem != *problem {
-        return fault(INVALID, "the algorithm was chosen for another product");
-    }
-    for (i, name) in ["A", "B", "C", "D"].into_iter().enumerate() {
-        if addresses[i] == 0 || !addresses[i].is_multiple_of(u64::from(choice.alignments[i])) {
-            let why = format!("{name} lies at {:#x}, which {} bytes do not divide", addresses[i], choice.alignments[i]);
-            return fault(INVALID, why);
-        }
-    }
-    let (address, bytes) = workspace;
-    if bytes < choice.workspace || (bytes > 0 && !address.is_multiple_of(16)) {
-        let why =
-            format!("a workspace of {bytes} bytes at {address:#x} for an algorithm that takes {}", choice.workspace);
-        return fault(INVALID, why);
-    }
-    Ok(())
-}
-
 #[unsafe(no_mangle)]
 unsafe extern "C" fn cublasLtMatmul(
     handle: cublasLtHandle_t,
@@ -226,16 +148,16 @@ unsafe extern "C" fn cublasLtMatmul(
         }
         // SAFETY: the scale type is f32; the caller's.
         let (alpha, beta, words) = unsafe { (*alpha.cast::<f32>(), *beta.cast::<f32>(), (*algorithm).data) };
-        let choice = CHOICES.lock().expect("nobody panics with it").get(&words[1]).copied();
-        let Some(choice) = choice.filter(|_| words[0] == MAGIC) else {
-            return fault(INVALID, "an algorithm that was never chosen");
-        };
+        let choice = algorithms::checked(handle as u64, words)?;
         let addresses = [a as u64, b as u64, c as u64, d as u64];
-        check_choice(&choice, &problem, addresses, (workspace as u64, workspace_bytes as u64))?;
+        choice.require(&problem, addresses, (workspace as u64, workspace_bytes as u64))?;
         if alpha != 1.0 || (beta != 0.0 && beta != 1.0) || c != d.cast_const() || c_layout != d_layout {
             return fault(Status::CUBLAS_STATUS_NOT_SUPPORTED, "the engine writes or adds, in place");
         }
         let gemm = gemm(&problem, [a, b], d, beta == 1.0);
+        if !algorithms::runs(choice.id) {
+            return fault(Status::CUBLAS_STATUS_NOT_SUPPORTED, algorithms::DOES_NOT_RUN);
+        }
         let taken = choice.workspace as usize;
         let (workspace, rounding) = (workspace.cast(), choice.rounding);
         let queued = Box::new(Queued { gemm, rounding, workspace, workspace_bytes: taken });
@@ -247,6 +169,7 @@ unsafe extern "C" fn cublasLtMatmul(
             accesses: accesses.as_ptr(),
             accesses_len: accesses.len(),
             what: c"a product".as_ptr(),
+            nanoseconds: algorithms::begin(handle as u64, &choice),
         };
         enqueue(stream.cast(), &work)
     })

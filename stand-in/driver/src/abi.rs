@@ -25,6 +25,8 @@ pub struct Work {
     pub accesses_len: usize,
     /// A kernel or a product, for people; read before `enqueue` returns.
     pub what: *const c_char,
+    /// What it takes by the GPU's clock.
+    pub nanoseconds: u64,
 }
 
 /// Where the memory of the GPUs comes from. `free` says whether what lies around it is as it was.
@@ -61,6 +63,21 @@ pub struct Gemm {
 
 /// Computes it in f32 sums and says so; false: the library is to do it.
 pub type Multiply = unsafe extern "C" fn(gemm: *const Gemm) -> bool;
+
+/// An algorithm that cuBLASLt is to find from now on.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Algorithm {
+    /// Nobody else's in the list.
+    pub id: u32,
+    /// Scratch that it takes, as far as there may be so much.
+    pub workspace: u64,
+    pub nanoseconds: u64,
+    /// Whether it is listed as one that can be used.
+    pub listed: bool,
+    /// Whether it runs: the library may find out late.
+    pub runs: bool,
+}
 
 /// Takes one line of a report.
 pub type Take = unsafe extern "C" fn(to: *mut c_void, line: *const c_char);

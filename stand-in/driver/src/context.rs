@@ -99,12 +99,22 @@ pub struct Stream {
     queue: VecDeque<Arc<Node>>,
     /// Of all that was ever queued.
     pub queued: u64,
-    passed: u64,
+    pub passed: u64,
+    /// When it passed the places that events note the time of; None: not yet.
+    pub times: BTreeMap<u64, Option<u64>>,
     pub capture: Option<Capture>,
 }
 
 #[derive(Clone, Copy)]
-pub enum Event {
+pub struct Event {
+    pub place: Place,
+    /// Whether it notes the time.
+    pub timed: bool,
+}
+
+#[derive(Clone, Copy)]
+pub enum Place {
+    /// Never recorded.
     New,
     /// After so many pieces of work of the stream.
     After(u64, u64),
@@ -129,6 +139,8 @@ pub struct Context {
     /// By address.
     pub pinned: BTreeMap<u64, Pinned>,
     numbers: u64,
+    /// Nanoseconds of work so far.
+    pub clock: u64,
 }
 
 impl Context {
@@ -146,6 +158,7 @@ impl Context {
             freed: BTreeMap::new(),
             pinned: BTreeMap::new(),
             numbers: 0,
+            clock: 0,
         }
     }
 
@@ -270,6 +283,10 @@ impl Context {
             };
             let Some(node) = stream.queue.pop_front() else { return Ok(()) };
             stream.passed += 1;
+            self.clock += node.nanoseconds;
+            if let Some(time) = stream.times.get_mut(&stream.passed) {
+                *time = Some(self.clock);
+            }
             self.run(&node).inspect_err(|fault| self.broken = Some(fault.code))?;
         }
     }

@@ -9,6 +9,11 @@ use crate::context::current;
 use crate::fault::{SILENT, answer, fault};
 use crate::node::{Action, Node};
 
+/// Of a copy or zeros: a microsecond, and a terabyte a second.
+fn nanoseconds(bytes: usize) -> u64 {
+    1000 + bytes as u64 / 1000
+}
+
 const BAD: CUresult = CUresult::CUDA_ERROR_INVALID_VALUE;
 
 #[unsafe(no_mangle)]
@@ -31,7 +36,8 @@ unsafe extern "C" fn cuMemcpyHtoDAsync_v2(
         let seen = (!captured).then(|| unsafe { std::slice::from_raw_parts(from.cast::<u8>(), bytes) }.to_vec());
         let what = format!("a copy of {bytes} bytes to the GPU");
         let action = Action::Upload { to, from: start, bytes, seen };
-        context.push(stream as u64, Arc::new(Node { what, touches: vec![touch], action }))
+        context
+            .push(stream as u64, Arc::new(Node { what, touches: vec![touch], action, nanoseconds: nanoseconds(bytes) }))
     })
 }
 
@@ -42,7 +48,8 @@ extern "C" fn cuMemcpyDtoHAsync_v2(to: *mut c_void, from: CUdeviceptr, bytes: us
         let touch = context.touch(from, bytes as u64, false, BAD)?;
         let what = format!("a copy of {bytes} bytes from the GPU");
         let action = Action::Download { to: to as u64, from, bytes };
-        context.push(stream as u64, Arc::new(Node { what, touches: vec![touch], action }))
+        context
+            .push(stream as u64, Arc::new(Node { what, touches: vec![touch], action, nanoseconds: nanoseconds(bytes) }))
     })
 }
 
@@ -53,6 +60,7 @@ extern "C" fn cuMemsetD8Async(at: CUdeviceptr, value: u8, bytes: usize, stream: 
         let touch = context.touch(at, bytes as u64, true, BAD)?;
         let what = format!("filling {bytes} bytes");
         let action = Action::Set { at, value, bytes };
-        context.push(stream as u64, Arc::new(Node { what, touches: vec![touch], action }))
+        context
+            .push(stream as u64, Arc::new(Node { what, touches: vec![touch], action, nanoseconds: nanoseconds(bytes) }))
     })
 }

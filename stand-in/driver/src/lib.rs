@@ -17,10 +17,14 @@
 //! - the null stream;
 //! - work on two streams that touches the same memory, be it the workspace of two products;
 //! - waiting for an event that was never recorded, which does not wait for what is queued;
+//! - the time between events of two streams, or from the later one to the earlier;
 //! - the release of a context in which kernels ran, whose modules the runtime goes on to use.
 //!
 //! What fails while it runs (a kernel, such a copy) breaks the context for good, as on a GPU. All failures of a thread's
 //! calls are kept ([`stand_in_take_faults`]), so that those are seen, too, that a destructor swallowed.
+//!
+//! **A clock of its own.** Each piece of work takes the nanoseconds that it says, on a clock of the GPU's that stands still otherwise: what
+//! events measure is what a test has dictated.
 //!
 //! **A GPU for every test.** There are many GPUs; each has a context with a lock of its own, and tests share none.
 

@@ -69,6 +69,8 @@ pub struct Node {
     pub what: String,
     pub touches: Vec<Touch>,
     pub action: Action,
+    /// By the GPU's clock.
+    pub nanoseconds: u64,
 }
 
 impl Node {

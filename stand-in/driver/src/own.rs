@@ -18,14 +18,14 @@ use crate::node::{Action, Foreign, Node};
 #[unsafe(no_mangle)]
 unsafe extern "C" fn stand_in_enqueue(stream: CUstream, work: *const Work) -> CUresult {
     // SAFETY: the caller's promise.
-    let (accesses, what, foreign) = unsafe {
+    let (accesses, what, foreign, nanoseconds) = unsafe {
         let work = &*work;
         let accesses = match work.accesses_len {
             0 => &[],
             len => std::slice::from_raw_parts(work.accesses, len),
         };
         let what = CStr::from_ptr(work.what).to_string_lossy().into_owned();
-        (accesses, what, Foreign { run: work.run, drop: work.drop, data: work.data })
+        (accesses, what, Foreign { run: work.run, drop: work.drop, data: work.data }, work.nanoseconds)
     };
     answer("launch", || {
         let mut context = current()?;
@@ -38,7 +38,7 @@ unsafe extern "C" fn stand_in_enqueue(stream: CUstream, work: *const Work) -> CU
             }
         }
         context.has_modules = true;
-        context.push(stream as u64, Arc::new(Node { what, touches, action: Action::Foreign(foreign) }))
+        context.push(stream as u64, Arc::new(Node { what, touches, action: Action::Foreign(foreign), nanoseconds }))
     })
 }
 
