@@ -26,11 +26,12 @@ pub struct Billed {
     pub peak_bytes: usize,
 }
 
-/// The tutorial's step, a large one, and a decoded token.
-pub fn all() -> Result<[Billed; 3]> {
-    let tutorial = step("a step of the tutorial: 4 rows, 270 tokens of which 213 are scored", tutorial())?;
-    let large = step("a step of 32,768 tokens that share nothing, all scored", large())?;
-    Ok([tutorial, large, decoded_token()?])
+/// The tutorial's step, a large one, the same with gradient checkpointing, and a decoded token.
+pub fn all() -> Result<[Billed; 4]> {
+    let tutorial = step("a step of the tutorial: 4 rows, 270 tokens of which 213 are scored", tutorial(), false)?;
+    let whole = step("a step of 32,768 tokens that share nothing, all scored", large(), false)?;
+    let checkpointed = step("the same with gradient checkpointing", large(), true)?;
+    Ok([tutorial, whole, checkpointed, decoded_token()?])
 }
 
 /// FunctionGemma in bf16, without its weights.
@@ -69,9 +70,9 @@ fn large() -> TokenTree {
 }
 
 /// One step when all is warm.
-fn step(name: &'static str, tree: TokenTree) -> Result<Billed> {
+fn step(name: &'static str, tree: TokenTree, gradient_checkpointing: bool) -> Result<Billed> {
     let (mut model, bill) = model()?;
-    let mut step = Step::new(&model, 1.0, true)?;
+    let mut step = Step::new(&model, 1.0, true)?.with_gradient_checkpointing(gradient_checkpointing);
     let hyper = |step| AdamW { learning_rate: 1e-5, betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.01, step };
     for number in 1..=2 {
         step.run(&mut model, vec![tree.clone()], &hyper(number))?;

@@ -87,8 +87,7 @@ impl Run {
         options.check_evaluated(!eval.is_empty())?;
         let order = Order::new(&options, &train)?;
         let schedule = options.schedule(order.total_steps(&train)?)?;
-        let updates = Step::new(&model, options.max_grad_norm, options.cuda_graphs)?;
-        let updates = updates.with_regularization(options.regularization());
+        let updates = options.step(&model)?;
         let evaluation_due = options.eval_on_start && !eval.is_empty();
         Ok(Self {
             windows: order.windows(&train, 0),

@@ -64,6 +64,7 @@ pub struct Step {
     v: Tensor,
     max_grad_norm: f64,
     regularization: Regularization,
+    gradient_checkpointing: bool,
     plan: Plan,
     results: StepResults,
     /// None: steps are queued kernel by kernel.
@@ -145,6 +146,7 @@ impl Step {
             v: model.trained().zeros(&device)?,
             max_grad_norm,
             regularization: Regularization::default(),
+            gradient_checkpointing: false,
             plan: Plan::new(&device, model.trained().spans())?,
             results: StepResults::zeros(&device)?,
             graphs,
@@ -153,6 +155,11 @@ impl Step {
 
     pub fn with_regularization(self, regularization: Regularization) -> Self {
         Self { regularization, ..self }
+    }
+
+    /// Whether layers are computed again in the backward: less memory, more work, and the same results to the bit.
+    pub fn with_gradient_checkpointing(self, gradient_checkpointing: bool) -> Self {
+        Self { gradient_checkpointing, ..self }
     }
 
     /// AdamW's first and second moments, laid out as the trained parameters.
@@ -228,6 +235,7 @@ impl Step {
         self.gradients.begin_step();
         for Prepared { batch, targets, .. } in batches {
             let mut tape = Tape::recording(model.device(), &mut self.gradients);
+            tape = tape.with_checkpoints(self.gradient_checkpointing);
             let hidden = model.forward(&mut tape, batch, None)?;
             linear_cross_entropy_into(&mut tape, &hidden, &model.embedding(), targets, &mut self.results)?;
             drop(hidden);

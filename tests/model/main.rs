@@ -9,6 +9,7 @@ mod guarded;
 mod places;
 
 mod checkpoint;
+mod checkpointing;
 mod counting;
 mod decoder;
 mod devices;
