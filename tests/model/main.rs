@@ -10,6 +10,7 @@ mod places;
 
 mod checkpoint;
 mod checkpointing;
+#[allow(dead_code)] // what only tests/session uses
 mod counting;
 mod decoder;
 mod devices;
