@@ -95,6 +95,11 @@
 //! ([`autograd::Gradients`]), so that nobody zeroes a gigabyte to add to it. The gradients of vectors, the norms' weights, are left in parts by the kernels
 //! that pass over the rows, and added up by one launch at the end of a backward: in parts of as many rows on every device, so that sums are the same.
 //!
+//! **A layer can be computed twice.** With gradient checkpointing the tape keeps of a layer its inputs and the layer itself, which owns all that it
+//! reads ([`autograd::Tape::checkpointed`]), and runs it again when the backward comes to it. The second run is recorded among the activations of the first,
+//! so that every sum has the same terms in the same order: losses, gradients and weights are equal to the bit. A closure keeps the value of what it
+//! reads, of the rest only where the gradient arrives ([`autograd::Arrival`]): the input of a frozen product is kept by nobody.
+//!
 //! **The stream is normed where it is written.** The norm that closes a block, the residual sum and the norm that opens the next block are
 //! one op each way ([`ops::residual`]): a launch for three, and the sum is not read again.
 //!

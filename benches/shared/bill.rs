@@ -9,7 +9,7 @@
 #![allow(dead_code)] // a test and a bench use a part each
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{CStr, c_char, c_void};
 use std::ptr;
 use std::rc::Rc;
@@ -121,6 +121,7 @@ pub fn device(attention: Attention, blocks_at_once: usize) -> (Device, Rc<RefCel
         bill: bill.clone(),
         next: Cell::new(FIRST),
         extents: RefCell::default(),
+        told: RefCell::default(),
         captured: RefCell::default(),
         attention,
         blocks_at_once,
@@ -133,6 +134,8 @@ struct Billed {
     next: Cell<usize>,
     /// By address, as they were told last.
     extents: RefCell<BTreeMap<usize, Extent>>,
+    /// Where those begin that were told since the last launch.
+    told: RefCell<BTreeSet<usize>>,
     captured: RefCell<Option<Vec<Node>>>,
     attention: Attention,
     blocks_at_once: usize,
@@ -198,17 +201,23 @@ impl Billed {
     /// The memory of a launch: a part for each address among the arguments of its kernels, up to the next of them.
     fn parts(&self, called: &[Called]) -> BTreeMap<usize, (u64, Access)> {
         let extents = self.extents.borrow();
+        let extent_of = |address: usize| {
+            let holds = |&(&start, extent): &(&usize, &Extent)| address < start + extent.bytes.max(1);
+            extents.range(..=address).rev().take(2).find(holds).unwrap_or_else(|| {
+                panic!("`{}` is given memory that no tensor told of", called[0].kernel);
+            })
+        };
+        // A bool or a number of 32 bits leaves old bytes beside it, and may look like an address: those that count are multiples
+        // of 4 and were told for this launch.
+        let told = self.told.take();
         let addresses: Vec<usize> = called
             .iter()
             .flat_map(|kernel| kernel.words.iter().map(|&word| word as usize))
-            // A multiple of 4, as tensors' addresses are: a bool leaves old bytes beside it.
             .filter(|word| (FIRST..self.next.get()).contains(word) && word.is_multiple_of(4))
+            .filter(|&word| told.contains(extent_of(word).0))
             .collect();
         let part = |&address: &usize| {
-            let holds = |&(&start, extent): &(&usize, &Extent)| address < start + extent.bytes.max(1);
-            let (&start, extent) = extents.range(..=address).rev().take(2).find(holds).unwrap_or_else(|| {
-                panic!("`{}` is given memory that no tensor told of", called[0].kernel);
-            });
+            let (&start, extent) = extent_of(address);
             let end = addresses.iter().copied().filter(|&next| next > address).min();
             let end = end.unwrap_or(usize::MAX).min(start + extent.bytes);
             (address, ((end - address) as u64, extent.access))
@@ -268,6 +277,7 @@ impl Driver for Billed {
 
     fn addressed(&self, extent: Extent) {
         self.extents.borrow_mut().insert(extent.address as usize, extent);
+        self.told.borrow_mut().insert(extent.address as usize);
     }
 
     fn after_launch(&self, op: &str, sizes: &[(&str, u64)]) -> Result<()> {

@@ -40,27 +40,31 @@ pub enum On {
     Chip,
 }
 
-/// The tutorial's step, a large one, and a decoded token.
-pub const ALL: [Job; 3] = [
+/// The tutorial's step, a large one, the same with gradient checkpointing, and a decoded token.
+pub const ALL: [Job; 4] = [
     Job {
         name: "a step of the tutorial: 4 rows, 270 tokens of which 213 are scored",
-        run: |device, on, times, begin| step(device, on, tutorial(), times, begin),
+        run: |device, on, times, begin| step(device, on, tutorial(), false, times, begin),
     },
     Job {
         name: "a step of 32,768 tokens that share nothing, all scored",
-        run: |device, on, times, begin| step(device, on, large(), times, begin),
+        run: |device, on, times, begin| step(device, on, large(), false, times, begin),
+    },
+    Job {
+        name: "the same with gradient checkpointing",
+        run: |device, on, times, begin| step(device, on, large(), true, times, begin),
     },
     Job { name: "a decoded token of 20 prompts", run: decoded_token },
 ];
 
 /// All jobs on the device that counts.
-pub fn all() -> Result<[Billed; 3]> {
-    let [tutorial, large, token] = ALL.map(|Job { name, run }| {
+pub fn all() -> Result<[Billed; 4]> {
+    let [tutorial, large, checkpointed, token] = ALL.map(|Job { name, run }| {
         let (device, bill) = bill::device(attention()?, BLOCKS * bill::H100.multiprocessors as usize);
         let peak_bytes = run(&device, On::Paper, 1, &|| _ = bill.take())?;
         Ok(Billed { name, bill: bill.take(), peak_bytes })
     });
-    Ok([tutorial?, large?, token?])
+    Ok([tutorial?, large?, checkpointed?, token?])
 }
 
 /// FunctionGemma's shape.
@@ -110,9 +114,16 @@ fn large() -> TokenTree {
     tree(&rows)
 }
 
-fn step(device: &Device, on: On, tree: TokenTree, times: usize, begin: &dyn Fn()) -> Result<usize> {
+fn step(
+    device: &Device,
+    on: On,
+    tree: TokenTree,
+    gradient_checkpointing: bool,
+    times: usize,
+    begin: &dyn Fn(),
+) -> Result<usize> {
     let mut model = model(device, on)?;
-    let mut step = Step::new(&model, 1.0, on == On::Paper)?;
+    let mut step = Step::new(&model, 1.0, on == On::Paper)?.with_gradient_checkpointing(gradient_checkpointing);
     let hyper = |step| AdamW { learning_rate: 1e-5, betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.01, step };
     for number in 1..=2 + times as u64 {
         if number == 3 {

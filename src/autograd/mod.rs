@@ -5,5 +5,5 @@ mod tape;
 mod vectors;
 
 pub use params::{Gradients, Param, ParamHandle, ParamSpec, Params, Span};
-pub use tape::{Backward, Rounding, Tape, Var};
+pub use tape::{Arrival, Backward, Rounding, Tape, Var};
 pub use vectors::{Parts, rows_of_part};

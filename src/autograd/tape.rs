@@ -4,19 +4,51 @@
 //! activations are written once and handed on (`=`; a second arrival is added), gradients of parameters accumulate
 //! (`+=`) in [`Gradients`], which outlives the tape so that micro-batches add up. A tape without gradients records
 //! nothing: evaluation and generation run the same ops on [`Tape::inference`].
+//!
+//! A tape with checkpoints keeps the inputs of a part of the forward ([`Tape::checkpointed`]) and nothing of what is inside: its backward
+//! runs the part again, on a tape of its own, whose closures then run in the place of those that were not kept. So every gradient gets
+//! its terms in the same order, and is the same to the bit.
 
 use std::ffi::c_void;
+use std::rc::Rc;
 
 use crate::autograd::{Gradients, Param};
 use crate::device::{DType, Device, Tensor};
 use crate::error::Result;
 use crate::{bail, err};
 
-/// An activation on the tape: its value, and its number among the activations, by which its gradient is found.
+/// An activation on the tape: its value, and where its gradient arrives.
 #[derive(Clone, Debug)]
 pub struct Var {
     pub value: Tensor,
     number: usize,
+}
+
+impl Var {
+    /// Where its gradient arrives: what a closure keeps that does not read the value.
+    pub fn arrival(&self) -> Arrival {
+        Arrival { number: self.number, shape: self.value.shape().into() }
+    }
+}
+
+/// Where the gradient of an activation arrives, without its value: holds no memory of the device.
+#[derive(Clone, Debug)]
+pub struct Arrival {
+    /// Among the activations.
+    number: usize,
+    shape: Rc<[usize]>,
+}
+
+impl From<&Var> for Arrival {
+    fn from(x: &Var) -> Self {
+        x.arrival()
+    }
+}
+
+impl From<&Arrival> for Arrival {
+    fn from(x: &Arrival) -> Self {
+        x.clone()
+    }
 }
 
 type Closure = Box<dyn FnOnce(&mut Backward<'_>) -> Result<()>>;
@@ -33,6 +65,8 @@ pub struct Tape<'g> {
     activations: usize,
     gradients: Option<&'g mut Gradients>,
     rounding: Rounding,
+    /// Whether parts of the forward are run again in the backward.
+    checkpoints: bool,
 }
 
 /// Whether values and gradients in f32 are rounded to bf16 where one op hands them to the next: what plain low precision
@@ -63,13 +97,13 @@ pub struct Backward<'a> {
 impl<'g> Tape<'g> {
     /// A tape that records, for training.
     pub fn recording(device: &Device, gradients: &'g mut Gradients) -> Self {
-        let device = device.clone();
-        Self { device, nodes: Vec::new(), activations: 0, gradients: Some(gradients), rounding: Rounding::None }
+        Self { gradients: Some(gradients), ..Self::inference(device) }
     }
 
     /// A tape that records nothing, for evaluation and generation.
-    pub fn inference(device: &Device) -> Tape<'static> {
-        Tape { device: device.clone(), nodes: Vec::new(), activations: 0, gradients: None, rounding: Rounding::None }
+    pub fn inference(device: &Device) -> Self {
+        let (device, rounding) = (device.clone(), Rounding::None);
+        Self { device, nodes: Vec::new(), activations: 0, gradients: None, rounding, checkpoints: false }
     }
 
     pub fn device(&self) -> &Device {
@@ -79,6 +113,11 @@ impl<'g> Tape<'g> {
     /// The same tape, rounding what passes between ops.
     pub fn rounded(self, rounding: Rounding) -> Self {
         Self { rounding, ..self }
+    }
+
+    /// The same tape, which keeps only the inputs of what is [`checkpointed`](Self::checkpointed), or all.
+    pub fn with_checkpoints(self, checkpoints: bool) -> Self {
+        Self { checkpoints, ..self }
     }
 
     /// What is rounded between ops.
@@ -115,6 +154,26 @@ impl<'g> Tape<'g> {
         }
     }
 
+    /// Runs a part of the forward. A tape with checkpoints keeps its inputs, and what `part` itself holds; its backward runs the part again.
+    /// `part` must compute the same whenever it is run, and what it uses of the tape it must be given as inputs.
+    pub fn checkpointed<const I: usize, const O: usize>(
+        &mut self,
+        name: &'static str,
+        inputs: [Var; I],
+        part: impl Fn(&mut Tape<'_>, [Var; I]) -> Result<[Var; O]> + 'static,
+    ) -> Result<[Var; O]> {
+        if !self.checkpoints || !self.is_recording() {
+            return part(self, inputs);
+        }
+        let gradients = self.gradients.take();
+        let outputs = part(self, inputs.clone());
+        self.gradients = gradients;
+        let outputs = outputs?;
+        let (device, arrivals) = (self.device.clone(), outputs.each_ref().map(Var::arrival));
+        self.push(name, move |ctx| ctx.run_again(&device, &arrivals, |tape| part(tape, inputs)));
+        Ok(outputs)
+    }
+
     /// Runs every closure in reverse. The op that computed the loss has seeded it.
     ///
     /// An error when an op fails, or when a trainable parameter got no gradient at all.
@@ -122,9 +181,7 @@ impl<'g> Tape<'g> {
         let gradients = self.gradients.ok_or_else(|| err!("internal: backward on a tape that records nothing"))?;
         gradients.begin_backward();
         let mut backward = Backward { arrived: vec![None; self.activations], gradients, rounding: self.rounding };
-        for node in self.nodes.into_iter().rev() {
-            (node.backward)(&mut backward).map_err(|e| e.context(format!("in the backward of `{}`", node.name)))?;
-        }
+        backward.run(self.nodes)?;
         backward.gradients.add_up_vectors()?;
         backward.gradients.check_all_touched()
     }
@@ -132,14 +189,15 @@ impl<'g> Tape<'g> {
 
 impl Backward<'_> {
     /// Takes the gradient that has arrived at `y`; None when nothing downstream used `y`.
-    pub fn take(&mut self, y: &Var) -> Option<Tensor> {
-        self.arrived[y.number].take()
+    pub fn take(&mut self, y: impl Into<Arrival>) -> Option<Tensor> {
+        self.arrived[y.into().number].take()
     }
 
     /// Hands `dx` to `x`: written if it is the first to arrive, else added to what is there.
-    pub fn give(&mut self, x: &Var, dx: Tensor) -> Result<()> {
-        if dx.shape() != x.value.shape() {
-            bail!("internal: gradient of shape {:?} for a value of shape {:?}", dx.shape(), x.value.shape());
+    pub fn give(&mut self, x: impl Into<Arrival>, dx: Tensor) -> Result<()> {
+        let x = x.into();
+        if *dx.shape() != *x.shape {
+            bail!("internal: gradient of shape {:?} for a value of shape {:?}", dx.shape(), x.shape);
         }
         let dx = self.rounding.apply(dx)?;
         let arrived = &mut self.arrived[x.number];
@@ -151,6 +209,41 @@ impl Backward<'_> {
                 self.rounding.apply(sum)?
             }
         });
+        Ok(())
+    }
+
+    /// Runs closures in reverse.
+    fn run(&mut self, nodes: Vec<Node>) -> Result<()> {
+        for Node { name, backward } in nodes.into_iter().rev() {
+            backward(self).map_err(|e| e.context(format!("in the backward of `{name}`")))?;
+        }
+        Ok(())
+    }
+
+    /// Runs a part of the forward that gave `outputs` once more, now recording, and then its closures: what has arrived at `outputs` goes to
+    /// those of this run.
+    fn run_again<const O: usize>(
+        &mut self,
+        device: &Device,
+        outputs: &[Arrival; O],
+        part: impl FnOnce(&mut Tape<'_>) -> Result<[Var; O]>,
+    ) -> Result<()> {
+        let arrived = outputs.each_ref().map(|y| self.take(y));
+        if arrived.iter().all(Option::is_none) {
+            return Ok(());
+        }
+        // Activations of this run are numbered on from those of the whole forward, among which its inputs are.
+        let known = self.arrived.len();
+        let mut tape = Tape::recording(device, self.gradients).rounded(self.rounding);
+        tape.activations = known;
+        let outputs = part(&mut tape)?.map(|y| y.arrival());
+        let Tape { nodes, activations, .. } = tape;
+        self.arrived.resize(activations, None);
+        for (y, dy) in outputs.iter().zip(arrived) {
+            dy.map_or(Ok(()), |dy| self.give(y, dy))?;
+        }
+        self.run(nodes)?;
+        self.arrived.truncate(known);
         Ok(())
     }
 

@@ -262,6 +262,7 @@ impl TrainArgs {
                 LossSpikeArg::Skip => LossSpike::Skip,
             },
             cuda_graphs: o.cuda_graphs,
+            gradient_checkpointing: o.gradient_checkpointing,
         }
     }
 }

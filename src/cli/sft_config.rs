@@ -21,7 +21,7 @@ const NO_TORCH: &str = "no torch here";
 const TRACKIO: &str = "no trackio; metrics.jsonl and TensorBoard's event file are written";
 const ONE_GPU: &str = "no training on several GPUs yet";
 const HALF: &str = "f16 is not computed in; bf16 and f32 are";
-const NO_RECOMPUTING: &str = "activations are kept: a prefix tree has few of them";
+const LAYERS: &str = "nothing to set: the inputs of each layer are kept";
 
 /// Every field, in the order of the docs of TRL and transformers.
 pub const SFT_CONFIG: [(&str, Counterpart); 135] = [
@@ -49,10 +49,10 @@ pub const SFT_CONFIG: [(&str, Counterpart); 135] = [
     ("bf16_full_eval", Flag("--dtype bf16")),
     ("fp16_full_eval", Nothing(HALF)),
     ("tf32", Nothing("f32 products are f32; bf16 is the fast format")),
-    ("activation_checkpointing", Nothing(NO_RECOMPUTING)),
-    ("activation_checkpointing_kwargs", Nothing(NO_RECOMPUTING)),
-    ("gradient_checkpointing", Nothing(NO_RECOMPUTING)),
-    ("gradient_checkpointing_kwargs", Nothing(NO_RECOMPUTING)),
+    ("activation_checkpointing", Flag("--gradient-checkpointing")),
+    ("activation_checkpointing_kwargs", Nothing(LAYERS)),
+    ("gradient_checkpointing", Same),
+    ("gradient_checkpointing_kwargs", Nothing(LAYERS)),
     ("torch_compile", Nothing(NO_TORCH)),
     ("torch_compile_backend", Nothing(NO_TORCH)),
     ("torch_compile_mode", Nothing(NO_TORCH)),
@@ -174,7 +174,7 @@ pub const SFT_CONFIG: [(&str, Counterpart); 135] = [
     ("completion_only_loss", Same),
     ("assistant_only_loss", Same),
     ("loss_type", Nothing("the mean negative log-likelihood, TRL's default `nll`")),
-    ("activation_offloading", Nothing(NO_RECOMPUTING)),
+    ("activation_offloading", Nothing("activations stay on the device; `--gradient-checkpointing` has few of them")),
     ("pad_token", Nothing("the checkpoint's own; nothing is padded with it that is scored")),
 ];
 

@@ -22,8 +22,8 @@ impl OutOfMemory {
             Ok(()) => unreachable!("it was made from an error"),
         };
         error.of_kind(Kind::OutOfMemory).hint(
-            "use a smaller `--per-device-train-batch-size` (and more `--gradient-accumulation-steps`) or a smaller \
-             `--max-length`; `nvidia-smi` shows what other programs hold",
+            "give `--gradient-checkpointing`, or use a smaller `--per-device-train-batch-size` (and more \
+             `--gradient-accumulation-steps`) or a smaller `--max-length`; `nvidia-smi` shows what other programs hold",
         )
     }
 

@@ -170,7 +170,7 @@ pub fn linear_cross_entropy_into(
     let mut dhidden = Tensor::empty(&device, shape, dtype)?;
     // SAFETY: N places, each below R or none.
     unsafe { gather(&mut dhidden, &dx, targets.places.address()?, 1.0)? };
-    let hidden = hidden.clone();
+    let hidden = hidden.arrival();
     tape.push("cross_entropy", move |ctx| ctx.give(&hidden, dhidden));
     Ok(())
 }

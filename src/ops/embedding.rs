@@ -123,7 +123,7 @@ pub fn embedding(tape: &mut Tape, ids: &TokenIds, weight: &Param, scale: f64) ->
         unsafe { h.add_array(noise.address()?.cast())? };
     }
     let h = tape.output(h)?;
-    let (out, ids, weight) = (h.clone(), ids.clone(), weight.clone());
+    let (out, ids, weight) = (h.arrival(), ids.clone(), weight.clone());
     tape.push("embedding", move |ctx| {
         let Some(dh) = ctx.take(&out).filter(|_| !weight.is_frozen()) else { return Ok(()) };
         let touched = ids.groups * weight.shape()[1];

@@ -15,7 +15,7 @@ use crate::launch;
 /// gelu_tanh(gate) * up of x (N, 2F), whose rows hold gate then up. Returns (N, F).
 pub fn geglu(tape: &mut Tape, x: &Var) -> Result<Var> {
     let y = tape.output(forward(&x.value)?)?;
-    let (out, x) = (y.clone(), x.clone());
+    let (out, x) = (y.arrival(), x.clone());
     tape.push("geglu", move |ctx| {
         let Some(dy) = ctx.take(&out) else { return Ok(()) };
         let dx = backward(&dy, &x.value)?;

@@ -1,7 +1,7 @@
 //! linear: y = x weight^T
 //!
 //! Shapes    x, dx (N, I) T     weight (O, I) T     dweight (O, I) A     y, dy (N, O) T
-//! Saved     x, weight
+//! Saved     x unless the weight is frozen, weight
 //! Backward  dx = dy weight;  dweight += dy^T x, unless it is frozen
 //! Cost      2 * N * O * I FLOP forward, twice that backward
 
@@ -19,13 +19,16 @@ pub fn linear(tape: &mut Tape, x: &Var, weight: &Param) -> Result<Var> {
     let mut y = Tensor::empty(tape.device(), &[n, o], x.value.dtype())?;
     forward(&mut y, &x.value, &weight.value, Store::Written)?;
     let y = tape.output(y)?;
-    let (out, x, weight) = (y.clone(), x.clone(), weight.clone());
+    let (out, arrival, weight) = (y.arrival(), x.arrival(), weight.clone());
+    let x = (!weight.is_frozen()).then(|| x.value.clone());
     tape.push("linear", move |ctx| {
         let Some(dy) = ctx.take(&out) else { return Ok(()) };
         let mut dx = Tensor::empty(dy.device(), &[n, i], dy.dtype())?;
         backward_x(dx.address_mut()?, &dy, &weight.value, Store::Written)?;
-        backward_weight(ctx.gradients(), &weight, &dy, &x.value)?;
-        ctx.give(&x, dx)
+        if let Some(x) = x {
+            backward_weight(ctx.gradients(), &weight, &dy, &x)?;
+        }
+        ctx.give(&arrival, dx)
     });
     Ok(y)
 }

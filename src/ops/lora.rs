@@ -118,7 +118,7 @@ pub fn lora_linear(tape: &mut Tape, x: &Var, weight: &Param, update: &Update) ->
     y = tape.rounding().apply(y)?;
     linear::forward(&mut y, &h, &spread, Store::Added)?;
     let y = tape.output(y)?;
-    let (out, saved) = (y.clone(), Saved { x: x.clone(), h, spread, weight: weight.clone(), update: update.clone() });
+    let (out, saved) = (y.arrival(), Saved { x: x.clone(), h, spread, weight: weight.clone(), update: update.clone() });
     tape.push("lora", move |ctx| match ctx.take(&out) {
         Some(dy) => saved.backward(ctx, &dy),
         None => Ok(()),

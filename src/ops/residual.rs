@@ -33,8 +33,8 @@ pub fn residual_rmsnorm(tape: &mut Tape, h: &Var, x: &Var, norms: &NormPair) -> 
         y = rmsnorm::forward(&sum.value, &norms.next_weight, norms.eps)?.0; // of the rounded sum
     }
     let y = tape.output(y)?;
-    let outputs = (sum, y);
-    let ((sum, y), h, x, norms) = (outputs.clone(), h.clone(), x.clone(), norms.clone());
+    let outputs = (sum.clone(), y.clone());
+    let (y, h, x, norms) = (y.arrival(), h.arrival(), x.clone(), norms.clone());
     tape.push("residual_rmsnorm", move |ctx| {
         let saved = SavedPair { x: &x.value, sum: &sum.value, norms: &norms, rstd: &rstd };
         let (dh, dx) = match (ctx.take(&sum), ctx.take(&y)) {

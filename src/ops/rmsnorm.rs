@@ -18,7 +18,7 @@ use crate::launch;
 pub fn rmsnorm(tape: &mut Tape, x: &Var, weight: &Param, eps: f64) -> Result<Var> {
     let (y, rstd) = forward(&x.value, weight, eps)?;
     let y = tape.output(y)?;
-    let (out, x, weight) = (y.clone(), x.clone(), weight.clone());
+    let (out, x, weight) = (y.arrival(), x.clone(), weight.clone());
     tape.push("rmsnorm", move |ctx| {
         let Some(dy) = ctx.take(&out) else { return Ok(()) };
         // What has arrived by the residual is added before the one rounding.

@@ -124,11 +124,12 @@ pub fn qkv_norm_rope(tape: &mut Tape, qkv: &Var, how: &NormRope) -> Result<Qkv> 
     let (mut q, mut k, mut v) = (empty(query)?, empty(kv)?, empty(kv)?);
     forward([&mut q, &mut k, &mut v], &qkv.value, &how.description(n, ptr::null())?)?;
     let outputs = Qkv { q: tape.output(q)?, k: tape.output(k)?, v: tape.output(v)? };
-    let (out, qkv, how) = (outputs.clone(), qkv.clone(), how.clone());
+    let out = [&outputs.q, &outputs.k, &outputs.v].map(Var::arrival);
+    let (qkv, how) = (qkv.clone(), how.clone());
     tape.push("qkv_norm_rope", move |ctx| {
-        let gradients = match (ctx.take(&out.q), ctx.take(&out.k), ctx.take(&out.v)) {
-            (Some(dq), Some(dk), Some(dv)) => [dq, dk, dv],
-            (None, None, None) => return Ok(()),
+        let gradients = match out.each_ref().map(|y| ctx.take(y)) {
+            [Some(dq), Some(dk), Some(dv)] => [dq, dk, dv],
+            [None, None, None] => return Ok(()),
             _ => bail!("internal: a gradient reached only some of q, k and v"),
         };
         let dqkv = backward(ctx, &gradients, &qkv.value, &how)?;

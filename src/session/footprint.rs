@@ -13,7 +13,6 @@ use crate::error::{Error, Kind, Result};
 use crate::ops::adamw::AdamW;
 use crate::train::options::TrainOptions;
 use crate::train::order::{Order, Window};
-use crate::train::step::Step;
 
 /// What the steps of a run take of its device, in bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +23,8 @@ pub struct Footprint {
     pub by_purpose: BTreeMap<String, usize>,
     /// What is left on the device; None where nobody tells.
     pub free: Option<u64>,
+    /// Whether layers are computed again in the backward.
+    pub gradient_checkpointing: bool,
 }
 
 impl Footprint {
@@ -39,8 +40,7 @@ impl Footprint {
     ) -> Result<Footprint> {
         let device = counted::device(&on.device);
         let mut model = checkpoint.to_train(checkpoint.room_to_train(&device)?, on.dtype)?;
-        let mut step = Step::new(&model, options.max_grad_norm, options.cuda_graphs)?;
-        step = step.with_regularization(options.regularization());
+        let mut step = options.step(&model)?;
         let window = largest(Order::new(options, train)?.windows(train, 0), train);
         // The second step of a size is captured, where the device does that, and keeps its memory.
         for number in 1..=2 {
@@ -50,7 +50,12 @@ impl Footprint {
             step.run(&mut model, window.iter().map(tree).collect(), &hyper)?;
         }
         let by_purpose = device.peak_by_purpose();
-        Ok(Footprint { bytes: device.peak_held_bytes(), by_purpose, free: on.device.driver().free_bytes() })
+        Ok(Footprint {
+            bytes: device.peak_held_bytes(),
+            by_purpose,
+            free: on.device.driver().free_bytes(),
+            gradient_checkpointing: options.gradient_checkpointing,
+        })
     }
 
     /// An error when there is less memory than that.
@@ -78,9 +83,11 @@ impl Footprint {
                 gigabytes(fixed as f64)
             )
         } else {
-            "use a smaller `--per-device-train-batch-size` (and more `--gradient-accumulation-steps`) or a smaller \
-             `--max-length`, or bound a batch by `--max-tokens-per-batch`"
-                .into()
+            let first = if self.gradient_checkpointing { "" } else { "give `--gradient-checkpointing`, or " };
+            format!(
+                "{first}use a smaller `--per-device-train-batch-size` (and more `--gradient-accumulation-steps`) or a \
+                 smaller `--max-length`, or bound a batch by `--max-tokens-per-batch`"
+            )
         };
         error.of_kind(Kind::OutOfMemory).hint(hint)
     }

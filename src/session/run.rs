@@ -19,7 +19,7 @@ use crate::train::options::{EvalStrategy, Metric, SaveStrategy, TrainOptions};
 use crate::train::order::{Order, Window};
 use crate::train::schedule::Schedule;
 use crate::train::spike::RecentLosses;
-use crate::train::step::{Step, StepResult};
+use crate::train::step::{PreparedWindow, Step, StepResult};
 
 /// What a step of a run did.
 #[derive(Debug)]
@@ -48,6 +48,16 @@ pub struct Trained {
 /// What judges the model at each evaluation.
 type Judge = Box<dyn FnMut(&Gemma3) -> Result<Score>>;
 
+/// The host's part of the next update, done while the device is busy with this one. A run is the same without it: its state does not have it.
+pub(super) struct Ahead {
+    /// Of which it is.
+    position: Position,
+    /// Of the epoch that begins there.
+    windows: Option<Vec<Window>>,
+    /// None: it cannot be made, and the update itself will tell why.
+    prepared: Option<PreparedWindow>,
+}
+
 /// A run in progress.
 pub struct Run {
     pub(super) model: Gemma3,
@@ -60,6 +70,7 @@ pub struct Run {
     pub(super) position: Position,
     /// Of the epoch that the position is in.
     pub(super) windows: Vec<Window>,
+    pub(super) ahead: Option<Ahead>,
     pub(super) evaluation_due: bool,
     pub(super) save_due: bool,
     pub(super) num_tokens: u64,
@@ -87,11 +98,11 @@ impl Run {
         options.check_evaluated(!eval.is_empty())?;
         let order = Order::new(&options, &train)?;
         let schedule = options.schedule(order.total_steps(&train)?)?;
-        let updates = Step::new(&model, options.max_grad_norm, options.cuda_graphs)?;
-        let updates = updates.with_regularization(options.regularization());
+        let updates = options.step(&model)?;
         let evaluation_due = options.eval_on_start && !eval.is_empty();
         Ok(Self {
             windows: order.windows(&train, 0),
+            ahead: None,
             model,
             train,
             eval,
@@ -239,25 +250,27 @@ impl Run {
     fn update(&mut self) -> Result<Option<Error>> {
         let started = Instant::now();
         let learning_rate = self.schedule.at(self.position.step as usize);
-        let window = &self.windows[self.position.window];
-        let tree = |indices: &Vec<usize>| {
-            TokenTree::from_examples(&indices.iter().map(|&i| &self.train[i]).collect::<Vec<_>>())
-        };
-        let trees = window.iter().map(tree).collect();
         let TrainOptions { betas, eps, weight_decay, .. } = self.options;
         let step = self.position.step + 1;
         let hyper = AdamW { learning_rate, betas, eps, weight_decay, step };
+        let ahead = self.ahead.take().filter(|ahead| ahead.position == self.position);
+        let prepared = match ahead.and_then(|ahead| ahead.prepared) {
+            Some(prepared) => prepared,
+            None => self.prepared(&self.windows[self.position.window], step)?,
+        };
+        let queued = self.updates.queue(&mut self.model, prepared, &hyper, self.options.skips_spikes())?;
+        self.ahead = self.look_ahead();
         let mut z = None;
         let (recent, options) = (&mut self.recent, &self.options);
-        let result = self.updates.run_if(&mut self.model, trees, &hyper, options.skips_spikes(), |result| {
+        let result = self.updates.finish(&mut self.model, queued, |result| {
             z = result.is_finite().then(|| recent.add(result.mean_loss())).flatten();
             !is_spike(options, z)
         })?;
+        let window = &self.windows[self.position.window];
         if !result.is_finite() {
             return Ok(Some(self.diverged(&result, window)));
         }
         let spike = z.filter(|_| is_spike(&self.options, z)).map(|z| self.spike(result.mean_loss(), z));
-        let window = &self.windows[self.position.window];
         let tokens = window.iter().flatten().map(|&i| self.train[i].ids.len() as u64).sum();
         self.num_tokens += tokens;
         self.unlogged.add(&result.sums, tokens, started.elapsed().as_secs_f64());
@@ -282,13 +295,43 @@ impl Run {
         rows.join(", ")
     }
 
-    /// To the next window, which may be the first of a new epoch.
-    fn advance(&mut self) {
+    /// The micro-batches of update `step`.
+    fn prepared(&self, window: &Window, step: u64) -> Result<PreparedWindow> {
+        let tree = |indices: &Vec<usize>| {
+            TokenTree::from_examples(&indices.iter().map(|&i| &self.train[i]).collect::<Vec<_>>())
+        };
+        self.updates.prepare(&self.model, window.iter().map(tree).collect(), step)
+    }
+
+    /// What the update after this one needs of the host, if there is one.
+    fn look_ahead(&self) -> Option<Ahead> {
+        let position = self.next_position();
+        if position.step >= self.total_steps() {
+            return None;
+        }
+        let windows = (position.window == 0).then(|| self.order.windows(&self.train, position.epoch));
+        let window = &windows.as_ref().unwrap_or(&self.windows)[position.window];
+        let prepared = self.prepared(window, position.step + 1).ok();
+        Some(Ahead { position, windows, prepared })
+    }
+
+    /// Of the next window, which may be the first of a new epoch.
+    fn next_position(&self) -> Position {
         let Position { step, epoch, window } = self.position;
-        self.position = Position { step: step + 1, epoch, window: window + 1 };
         if window + 1 == self.windows.len() {
-            self.position = Position { step: step + 1, epoch: epoch + 1, window: 0 };
-            self.windows = self.order.windows(&self.train, epoch + 1);
+            Position { step: step + 1, epoch: epoch + 1, window: 0 }
+        } else {
+            Position { step: step + 1, epoch, window: window + 1 }
+        }
+    }
+
+    /// To the next window.
+    fn advance(&mut self) {
+        self.position = self.next_position();
+        if self.position.window == 0 {
+            let ahead = self.ahead.as_mut().filter(|ahead| ahead.position == self.position);
+            let windows = ahead.and_then(|ahead| ahead.windows.take());
+            self.windows = windows.unwrap_or_else(|| self.order.windows(&self.train, self.position.epoch));
         }
     }
 

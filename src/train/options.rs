@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use crate::error::{Error, Result};
+use crate::model::gemma3::Gemma3;
 use crate::train::schedule::{Schedule, ScheduleKind, ScheduleKwargs, warmup_steps};
-use crate::train::step::Regularization;
+use crate::train::step::{Regularization, Step};
 
 /// When the evaluation loss is computed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -151,6 +152,8 @@ pub struct TrainOptions {
     pub loss_spike: LossSpike,
     /// Capture steps into graphs and replay them, where the device can.
     pub cuda_graphs: bool,
+    /// Keep the inputs of each layer for the backward, and compute the rest again there.
+    pub gradient_checkpointing: bool,
 }
 
 impl Default for TrainOptions {
@@ -187,11 +190,21 @@ impl Default for TrainOptions {
             loss_spike_z: 6.0,
             loss_spike: LossSpike::Warn,
             cuda_graphs: true,
+            gradient_checkpointing: false,
         }
     }
 }
 
 impl TrainOptions {
+    /// What does the updates of such a run.
+    ///
+    /// # Errors
+    /// The device is out of memory.
+    pub fn step(&self, model: &Gemma3) -> Result<Step> {
+        let step = Step::new(model, self.max_grad_norm, self.cuda_graphs)?;
+        Ok(step.with_regularization(self.regularization()).with_gradient_checkpointing(self.gradient_checkpointing))
+    }
+
     pub fn regularization(&self) -> Regularization {
         let &Self { label_smoothing_factor: label_smoothing, neftune_noise_alpha, seed, .. } = self;
         Regularization { label_smoothing, neftune_noise_alpha, seed }

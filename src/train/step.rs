@@ -1,6 +1,6 @@
 //! One optimizer step: forward and backward of every micro-batch, clip, AdamW.
 //!
-//! The host only queues, and reads what was measured once at the end. Where the device captures graphs, batches are padded to a
+//! The host only queues, and reads what was measured once at the end; what is to be sent for the next step may be made in between. Where the device captures graphs, batches are padded to a
 //! few sizes ([`Bucket`]): the second step of a size is captured, later ones replay it, so that a step costs one upload, one
 //! launch and one download.
 
@@ -10,6 +10,7 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
 use crate::autograd::{Gradients, Tape};
+use crate::bail;
 use crate::batch::inputs::Inputs;
 use crate::batch::tree::TokenTree;
 use crate::device::graphs::{self, Graphs};
@@ -64,6 +65,7 @@ pub struct Step {
     v: Tensor,
     max_grad_norm: f64,
     regularization: Regularization,
+    gradient_checkpointing: bool,
     plan: Plan,
     results: StepResults,
     /// None: steps are queued kernel by kernel.
@@ -102,6 +104,23 @@ impl Bucket {
 /// Up to a multiple of 64, or of a sixteenth of the next power of two: few sizes, little waste.
 fn rounded(n: usize) -> usize {
     n.next_multiple_of((n.next_power_of_two() / 16).max(64)).max(64)
+}
+
+/// The micro-batches of an update, ready to be sent. Nothing of the weights is in them, so that they may be made before the update that comes
+/// first is done.
+pub struct PreparedWindow {
+    batches: Vec<Prepared>,
+    /// None: nothing is padded.
+    bucket: Option<Bucket>,
+    /// The update that they are for, from 1.
+    step: u64,
+}
+
+/// A step that is queued, whose results are not read yet.
+#[must_use]
+pub struct Queued {
+    /// Whether the update waits for an answer.
+    asks: bool,
 }
 
 /// A micro-batch whose arrays are ready to be sent.
@@ -145,6 +164,7 @@ impl Step {
             v: model.trained().zeros(&device)?,
             max_grad_norm,
             regularization: Regularization::default(),
+            gradient_checkpointing: false,
             plan: Plan::new(&device, model.trained().spans())?,
             results: StepResults::zeros(&device)?,
             graphs,
@@ -153,6 +173,11 @@ impl Step {
 
     pub fn with_regularization(self, regularization: Regularization) -> Self {
         Self { regularization, ..self }
+    }
+
+    /// Whether layers are computed again in the backward: less memory, more work, and the same results to the bit.
+    pub fn with_gradient_checkpointing(self, gradient_checkpointing: bool) -> Self {
+        Self { gradient_checkpointing, ..self }
     }
 
     /// AdamW's first and second moments, laid out as the trained parameters.
@@ -172,6 +197,8 @@ impl Step {
 
     /// [`run`](Self::run), after which `sees` is told what was measured. With `asks` it is told before the weights change, which
     /// costs a wait for the device, and false leaves weights and moments as they are.
+    ///
+    /// It is [`prepare`](Self::prepare), [`queue`](Self::queue) and [`finish`](Self::finish).
     pub fn run_if(
         &mut self,
         model: &mut Gemma3,
@@ -180,29 +207,64 @@ impl Step {
         asks: bool,
         sees: impl FnOnce(&StepResult) -> bool,
     ) -> Result<StepResult> {
+        let window = self.prepare(model, trees, hyper.step)?;
+        let queued = self.queue(model, window, hyper, asks)?;
+        self.finish(model, queued, sees)
+    }
+
+    /// The micro-batches of update `step` (from 1), for [`queue`](Self::queue). The device is asked to do nothing.
+    ///
+    /// # Errors
+    /// A token is outside the vocabulary.
+    pub fn prepare(&self, model: &Gemma3, trees: Vec<TokenTree>, step: u64) -> Result<PreparedWindow> {
         let scored = trees.iter().map(TokenTree::num_scored).sum::<f64>().max(1.0);
         let bucket = model.device().driver().captures_graphs().then(|| Bucket::of(&trees));
         let objective = Objective { divisor: scored, label_smoothing: self.regularization.label_smoothing };
         let prepare = |(i, tree): (usize, TokenTree)| {
-            let noise = self.noise(&tree, hyper.step, i as u64, model.config.hidden_size);
+            let noise = self.noise(&tree, step, i as u64, model.config.hidden_size);
             Prepared::new(model, tree, objective, noise, bucket)
         };
-        let batches: Vec<Prepared> = trees.into_iter().enumerate().map(prepare).collect::<Result<_>>()?;
+        let batches = trees.into_iter().enumerate().map(prepare).collect::<Result<_>>()?;
+        Ok(PreparedWindow { batches, bucket, step })
+    }
+
+    /// Queues one update, with `asks` up to the norm of its gradient. Returns before the device has done it.
+    ///
+    /// # Errors
+    /// The device fails, or `window` is for another update than `hyper`.
+    pub fn queue(&mut self, model: &mut Gemma3, window: PreparedWindow, hyper: &AdamW, asks: bool) -> Result<Queued> {
+        let PreparedWindow { batches, bucket, step } = window;
+        if step != hyper.step {
+            bail!("internal: micro-batches of update {step} for update {}", hyper.step);
+        }
         self.plan.set(hyper)?;
         match (bucket, self.graphs.clone()) {
             (Some(bucket), Some(graphs)) => {
                 let size = Size { batches: batches.len(), bucket, updates: !asks };
-                graphs.run(size, batches, |batches| self.queue(model, batches, !asks))?;
+                graphs.run(size, batches, |batches| self.launch(model, batches, !asks))?;
             }
             _ => {
                 graphs::Inputs::send(&batches)?;
-                self.queue(model, &batches, !asks)?;
+                self.launch(model, &batches, !asks)?;
             }
         }
+        Ok(Queued { asks })
+    }
+
+    /// Waits for a step and tells `sees` what was measured; where it asks, true lets the update be done.
+    ///
+    /// # Errors
+    /// The device fails.
+    pub fn finish(
+        &mut self,
+        model: &mut Gemma3,
+        queued: Queued,
+        sees: impl FnOnce(&StepResult) -> bool,
+    ) -> Result<StepResult> {
         let results = self.results.read()?;
         let result = StepResult { sums: results.into(), grad_norm: results.grad_norm };
         let accepted = sees(&result);
-        if asks && accepted {
+        if queued.asks && accepted {
             self.update(model)?;
         }
         Ok(result)
@@ -223,11 +285,12 @@ impl Step {
     }
 
     /// Queues the step, all of it if it `updates`, else up to the gradient's norm.
-    fn queue(&mut self, model: &mut Gemma3, batches: &[Prepared], updates: bool) -> Result<()> {
+    fn launch(&mut self, model: &mut Gemma3, batches: &[Prepared], updates: bool) -> Result<()> {
         self.results.zero()?;
         self.gradients.begin_step();
         for Prepared { batch, targets, .. } in batches {
             let mut tape = Tape::recording(model.device(), &mut self.gradients);
+            tape = tape.with_checkpoints(self.gradient_checkpointing);
             let hidden = model.forward(&mut tape, batch, None)?;
             linear_cross_entropy_into(&mut tape, &hidden, &model.embedding(), targets, &mut self.results)?;
             drop(hidden);

@@ -67,6 +67,21 @@ fn accumulating_two_batches_of_two_is_one_batch_of_four() {
 }
 
 #[test]
+fn gradient_checkpointing_gives_the_same_model_and_takes_less_memory() {
+    let expected = outcome(&["--max-steps", "4"]);
+    // As users of TRL type it, and in a config file.
+    assert!(outcome(&["--max-steps", "4", "--gradient_checkpointing", "True"]) == expected);
+    let (folder, file) = folder_with("train.yaml", "gradient_checkpointing: true\n");
+    assert!(outcome(&["--max-steps", "4", "--config", &file]) == expected);
+    let memory = |flags: &[&str]| {
+        let said = train(&folder.path().join("out"), &[&["--dry-run"], flags].concat()).stderr;
+        let activations = said.split_once("memory for the steps: ").unwrap().1.split_once("activations ").unwrap().1;
+        activations.split_once(" GB").unwrap().0.parse::<f64>().unwrap()
+    };
+    assert!(memory(&["--config", &file]) < 0.6 * memory(&[]));
+}
+
+#[test]
 fn a_flag_wins_over_the_config_file_and_the_file_over_the_default() {
     let (folder, file) = folder_with("train.toml", "max_steps = 3\nlearning_rate = 1e-4\nshuffle = false\n");
     let output = folder.path().join("out");

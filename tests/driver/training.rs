@@ -36,17 +36,19 @@ fn tree(examples: &[Example]) -> TokenTree {
     TokenTree::from_examples(&examples.iter().collect::<Vec<_>>())
 }
 
+/// How steps are done.
+#[derive(Clone, Copy, Debug, Default)]
+struct How {
+    graphs: bool,
+    gradient_checkpointing: bool,
+}
+
 /// Steps over batches of one size and changing contents; every seventh has two micro-batches. With graphs the first step of a
 /// size runs, the second is captured, the others replay it.
-fn train(
-    device: &Device,
-    config: &Gemma3Config,
-    dtype: DType,
-    graphs: bool,
-    steps: u64,
-) -> (Vec<StepResult>, Vec<f64>) {
+fn train(device: &Device, config: &Gemma3Config, dtype: DType, how: How, steps: u64) -> (Vec<StepResult>, Vec<f64>) {
     let mut model = model(device, config, dtype);
-    let mut step = Step::new(&model, 1.0, graphs).unwrap();
+    let step = Step::new(&model, 1.0, how.graphs).unwrap();
+    let mut step = step.with_gradient_checkpointing(how.gradient_checkpointing);
     let results = (0..steps).map(|i| {
         let mut examples = examples();
         examples.rotate_left(i as usize % 4);
@@ -58,14 +60,15 @@ fn train(
     (results.collect(), model.params.values.to_f64())
 }
 
-/// Steps with and without graphs are those of the emulated device.
+/// Steps with graphs and without, and of layers that are computed again, are those of the emulated device.
 fn trains(config: &Gemma3Config, dtype: DType, steps: u64) {
     stand_in();
-    let expected = train(&engine::emulated::device().unwrap(), config, dtype, false, steps);
-    for graphs in [false, true] {
+    let expected = train(&engine::emulated::device().unwrap(), config, dtype, How::default(), steps);
+    let graphs = How { graphs: true, ..How::default() };
+    for how in [How::default(), graphs, How { gradient_checkpointing: true, ..graphs }] {
         let gpu = Gpu::new();
-        let trained = train(&gpu.open().unwrap(), config, dtype, graphs, steps);
-        assert!(trained == expected, "{dtype:?}, graphs: {graphs}");
+        let trained = train(&gpu.open().unwrap(), config, dtype, how, steps);
+        assert!(trained == expected, "{dtype:?}, {how:?}");
     }
 }
 
@@ -81,11 +84,12 @@ fn steps_in_f32_with_rows_that_are_not_aligned_are_those_of_the_emulated_device(
 
 #[test]
 fn waiting_for_every_op_changes_nothing() {
-    let expected = train(&engine::emulated::device().unwrap(), &config(), DType::Bf16, false, 2);
+    let expected = train(&engine::emulated::device().unwrap(), &config(), DType::Bf16, How::default(), 2);
     let gpu = Gpu::new();
     let device = gpu.open_with(Settings { debug_sync: true, ..USUAL }).unwrap();
     assert!(!device.driver().captures_graphs());
-    assert!(train(&device, &config(), DType::Bf16, true, 2) == expected);
+    let graphs = How { graphs: true, ..How::default() };
+    assert!(train(&device, &config(), DType::Bf16, graphs, 2) == expected);
 }
 
 #[test]

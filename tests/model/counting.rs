@@ -1,6 +1,6 @@
 //! A device that counts what is asked of another's driver.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::ffi::c_void;
 use std::rc::Rc;
 
@@ -20,24 +20,48 @@ pub struct Counts {
     pub graphs: usize,
 }
 
-pub struct Seen(Cell<Counts>);
+/// What was asked for, in order; what is asked for again and again stands there once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The tiles of a mask: a batch is being made.
+    Batch,
+    Upload,
+    Launch,
+    Graph,
+    Download,
+}
+
+#[derive(Default)]
+pub struct Seen {
+    counts: Cell<Counts>,
+    events: RefCell<Vec<Event>>,
+}
 
 impl Seen {
     /// Since the last time.
     pub fn take(&self) -> Counts {
-        self.0.take()
+        self.counts.take()
     }
 
-    fn count(&self, change: impl FnOnce(&mut Counts)) {
-        let mut counts = self.0.get();
+    /// Since the last time.
+    pub fn take_events(&self) -> Vec<Event> {
+        self.events.take()
+    }
+
+    fn count(&self, event: Event, change: impl FnOnce(&mut Counts)) {
+        let mut counts = self.counts.get();
         change(&mut counts);
-        self.0.set(counts);
+        self.counts.set(counts);
+        let mut events = self.events.borrow_mut();
+        if events.last() != Some(&event) {
+            events.push(event);
+        }
     }
 }
 
 /// `inner`, and what is asked of it.
 pub fn device(inner: Device) -> (Device, Rc<Seen>) {
-    let seen = Rc::new(Seen(Cell::default()));
+    let seen = Rc::new(Seen::default());
     (Device::with_driver(Box::new(Counting { inner, seen: seen.clone() })), seen)
 }
 
@@ -83,6 +107,7 @@ impl Driver for Counting {
     }
 
     fn attention_tile(&self) -> usize {
+        self.seen.count(Event::Batch, |_| ());
         self.driver().attention_tile()
     }
 
@@ -95,30 +120,30 @@ impl Driver for Counting {
     }
 
     fn after_launch(&self, op: &str, sizes: &[(&str, u64)]) -> Result<()> {
-        self.seen.count(|counts| counts.launches += 1);
+        self.seen.count(Event::Launch, |counts| counts.launches += 1);
         self.driver().after_launch(op, sizes)
     }
 
     unsafe fn upload(&self, to: *mut c_void, from: &[u8]) -> Result<()> {
-        self.seen.count(|counts| counts.uploads += 1);
+        self.seen.count(Event::Upload, |counts| counts.uploads += 1);
         // SAFETY: the caller's promise.
         unsafe { self.driver().upload(to, from) }
     }
 
     unsafe fn download(&self, to: &mut [u8], from: *const c_void) -> Result<()> {
-        self.seen.count(|counts| counts.downloads += 1);
+        self.seen.count(Event::Download, |counts| counts.downloads += 1);
         // SAFETY: the caller's promise.
         unsafe { self.driver().download(to, from) }
     }
 
     unsafe fn zero(&self, at: *mut c_void, bytes: usize) -> Result<()> {
-        self.seen.count(|counts| counts.launches += 1);
+        self.seen.count(Event::Launch, |counts| counts.launches += 1);
         // SAFETY: the caller's promise.
         unsafe { self.driver().zero(at, bytes) }
     }
 
     unsafe fn product(&self, product: &Product) -> Result<()> {
-        self.seen.count(|counts| counts.launches += 1);
+        self.seen.count(Event::Launch, |counts| counts.launches += 1);
         // SAFETY: the caller's promise.
         unsafe { self.driver().product(product) }
     }
@@ -139,7 +164,7 @@ struct CountedGraph {
 
 impl Graph for CountedGraph {
     fn launch(&self) -> Result<()> {
-        self.seen.count(|counts| counts.graphs += 1);
+        self.seen.count(Event::Graph, |counts| counts.graphs += 1);
         self.inner.launch()
     }
 }

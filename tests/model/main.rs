@@ -9,6 +9,8 @@ mod guarded;
 mod places;
 
 mod checkpoint;
+mod checkpointing;
+#[allow(dead_code)] // what only tests/session uses
 mod counting;
 mod decoder;
 mod devices;

@@ -311,3 +311,148 @@ fn the_first_gradient_of_a_step_is_written_over_what_is_there_and_the_next_ones_
         assert_eq!(after_backwards(&place, [true, false, true]), once, "{place:?}");
     }
 }
+
+/// What passes through a tape whose middle is checkpointed or not: the gradient of x, which is used before the middle, twice in it and after it,
+/// by terms of which any other order gives another sum; and how often the middle is run.
+fn through_a_part(checkpoints: bool) -> (f64, u32) {
+    let device = host::device();
+    let table = no_params(&device);
+    let mut gradients = table.gradients().unwrap();
+    let (runs, caught) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(f64::NAN)));
+    let mut tape = Tape::recording(&device, &mut gradients).with_checkpoints(checkpoints);
+    let x = tape.var(tensor(&device, &[1], DType::F32, &[0.0]));
+    let (arrival, sink) = (x.arrival(), caught.clone());
+    tape.push("catch", move |ctx| {
+        sink.set(ctx.take(&arrival).map_or(f64::NAN, |dx| dx.to_f64()[0]));
+        Ok(())
+    });
+    /// An op without a parameter, which gives x this gradient if any arrives at its output.
+    fn op(tape: &mut Tape, x: &Var, gradient: f64) -> Var {
+        let y = tape.var(x.value.clone());
+        let (out, x) = (y.arrival(), x.clone());
+        tape.push("op", move |ctx| match ctx.take(&out) {
+            Some(_) => ctx.give(&x, tensor(x.value.device(), &[1], DType::F32, &[gradient])),
+            None => Ok(()),
+        });
+        y
+    }
+    let before = op(&mut tape, &x, 1.0);
+    let counted = runs.clone();
+    let middle = move |tape: &mut Tape<'_>, [x, before]: [Var; 2]| {
+        counted.set(counted.get() + 1);
+        let (_unused, a, b) = (op(tape, &x, 7.0), op(tape, &x, 3.0), op(tape, &x, -1e8));
+        Ok([a, b, op(tape, &before, 1.0)])
+    };
+    let outputs = tape.checkpointed("middle", [x.clone(), before], middle).unwrap();
+    let after = op(&mut tape, &x, 1e8);
+    tape.push("seed", move |ctx| {
+        outputs.iter().chain([&after]).try_for_each(|y| ctx.give(y, tensor(&host::device(), &[1], DType::F32, &[1.0])))
+    });
+    tape.backward().unwrap();
+    (caught.get(), runs.get())
+}
+
+#[test]
+fn a_part_that_is_run_again_adds_the_same_terms_in_the_same_order() {
+    // ((1e8 - 1e8) + 3) + 1; in f32 3 is lost where it is added to -1e8 first.
+    assert_eq!(through_a_part(false), (4.0, 1));
+    assert_eq!(through_a_part(true), (4.0, 2));
+}
+
+#[test]
+fn a_tape_with_checkpoints_holds_the_inputs_of_a_part_and_what_the_part_itself_holds() {
+    let device = host::device();
+    let table = no_params(&device);
+    for checkpoints in [false, true] {
+        let mut gradients = table.gradients().unwrap();
+        let mut tape = Tape::recording(&device, &mut gradients).with_checkpoints(checkpoints);
+        let input = tape.var(tensor(&device, &[1, 2], DType::F64, &[1.0, 2.0]));
+        let (held, inner) = (Rc::new(()), Rc::new(RefCell::new(None)));
+        let (own, seen) = (held.clone(), inner.clone());
+        let [output] = tape
+            .checkpointed("part", [input.clone()], move |tape, [x]| {
+                let _own = &own;
+                let y = geglu(tape, &x)?;
+                *seen.borrow_mut() = Some(y.value.clone());
+                Ok([linear_of_ones(tape, &y)])
+            })
+            .unwrap();
+        assert_eq!(Rc::strong_count(&held), 1 + usize::from(checkpoints), "the part");
+        let inner = inner.take().unwrap();
+        assert_eq!(inner.is_unique(), checkpoints, "an activation within");
+        assert!(!input.value.is_unique(), "the input");
+        assert!(output.value.is_unique(), "the output is kept by whom it is handed to");
+    }
+}
+
+/// An op whose backward holds its input.
+fn linear_of_ones(tape: &mut Tape, x: &Var) -> Var {
+    let y = tape.var(tensor(x.value.device(), &[1, 1], DType::F64, &[1.0]));
+    let x = x.clone();
+    tape.push("ones", move |_| {
+        let _kept = &x;
+        Ok(())
+    });
+    y
+}
+
+#[test]
+fn a_part_that_no_gradient_reaches_is_not_run_again() {
+    let device = host::device();
+    let table = no_params(&device);
+    let mut gradients = table.gradients().unwrap();
+    let runs = Rc::new(Cell::new(0));
+    let part = |runs: Rc<Cell<u32>>| {
+        move |tape: &mut Tape<'_>, [x]: [Var; 1]| {
+            runs.set(runs.get() + 1);
+            Ok([geglu(tape, &x)?])
+        }
+    };
+    let mut tape = Tape::recording(&device, &mut gradients).with_checkpoints(true);
+    let x = tape.var(tensor(&device, &[1, 2], DType::F64, &[1.0, 2.0]));
+    tape.checkpointed("part", [x], part(runs.clone())).unwrap();
+    tape.backward().unwrap();
+    assert_eq!(runs.get(), 1);
+    let mut tape = Tape::inference(&device).with_checkpoints(true);
+    let x = tape.var(tensor(&device, &[1, 2], DType::F64, &[1.0, 2.0]));
+    tape.checkpointed("part", [x], part(runs.clone())).unwrap();
+    assert_eq!((runs.get(), Rc::strong_count(&runs)), (2, 1));
+}
+
+#[test]
+fn an_error_in_a_part_that_is_run_again_names_part_and_op() {
+    let device = host::device();
+    let table = no_params(&device);
+    let mut gradients = table.gradients().unwrap();
+    let mut tape = Tape::recording(&device, &mut gradients).with_checkpoints(true);
+    let x = tape.var(tensor(&device, &[1], DType::F64, &[1.0]));
+    let part = |tape: &mut Tape<'_>, [x]: [Var; 1]| {
+        let y = tape.var(x.value.clone());
+        tape.push("wrong", move |ctx| ctx.give(&x, tensor(&host::device(), &[2], DType::F64, &[0.0; 2])));
+        Ok([y])
+    };
+    let [y] = tape.checkpointed("part", [x], part).unwrap();
+    tape.push("seed", move |ctx| ctx.give(&y, tensor(&host::device(), &[1], DType::F64, &[1.0])));
+    assert_eq!(
+        tape.backward().unwrap_err().report(),
+        "error: in the backward of `part`\ncaused by: in the backward of `wrong`\ncaused by: internal: gradient of \
+         shape [2] for a value of shape [1]"
+    );
+}
+
+#[test]
+fn a_frozen_layer_does_not_hold_its_input() {
+    let device = host::device();
+    for is_frozen in [false, true] {
+        let (mut table, _) = params(&device, &[vec![1, 1]], DType::F64, &[vec![1.0]]);
+        if is_frozen {
+            table = table.frozen_in(DType::F64).unwrap();
+        }
+        let trained = no_params(&device);
+        let mut gradients = trained.gradients().unwrap();
+        let mut tape = Tape::recording(&device, &mut gradients);
+        let x = tape.var(tensor(&device, &[1, 1], DType::F64, &[3.0]));
+        linear(&mut tape, &x, &table.get("p0")).unwrap();
+        assert_eq!(x.value.is_unique(), is_frozen);
+    }
+}

@@ -56,6 +56,7 @@ fn every_flag_of_a_run_reaches_its_options() {
         "--neftune-noise-alpha=3.5",
         "--loss-spike=skip",
         "--cuda-graphs=false",
+        "--gradient-checkpointing",
         "--max-tokens-per-batch=900",
         "--group-by-prefix",
         "--max-new-tokens=5",
@@ -93,6 +94,7 @@ fn every_flag_of_a_run_reaches_its_options() {
         loss_spike_z: 4.5,
         loss_spike: LossSpike::Skip,
         cuda_graphs: false,
+        gradient_checkpointing: true,
     };
     assert_eq!(args.options(), expected);
     assert_eq!(parsed(&["--packing", "--max-length=77"]).options().packing, Some(77));

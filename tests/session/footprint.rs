@@ -30,8 +30,9 @@ fn the_memory_of_steps_is_known_before_them_to_the_byte() {
         places.push((DeviceName::Emulated, None));
     }
     for (name, dtype) in places {
-        for accumulated in [1, 2] {
+        for (accumulated, gradient_checkpointing) in [(1, false), (2, false), (1, true)] {
             let options = TrainOptions {
+                gradient_checkpointing,
                 per_device_train_batch_size: 7 / accumulated,
                 gradient_accumulation_steps: accumulated,
                 shuffle: false,
@@ -82,7 +83,11 @@ fn a_run_that_does_not_fit_is_refused_with_what_to_change() {
     let with = |free| Footprint { free: Some(free), ..footprint.clone() }.require().unwrap_err();
     let short = with(footprint.bytes as u64 - 1);
     assert_eq!(short.kind(), Kind::OutOfMemory);
-    assert!(short.report().contains("use a smaller `--per-device-train-batch-size`"), "{}", short.report());
+    assert!(short.report().contains("give `--gradient-checkpointing`, or use a smaller `--per-"), "{}", short.report());
     assert!(with(1 << 20).report().contains("AdamW's moments alone take 0.02 GB"), "{}", with(1 << 20).report());
     assert!(Footprint { free: None, ..footprint }.require().is_ok());
+    let options = TrainOptions { gradient_checkpointing: true, ..TrainOptions::default() };
+    let checkpointed = Footprint::of(&quickstart(), &on, &rows(), &options).unwrap();
+    let short = Footprint { free: Some(checkpointed.bytes as u64 - 1), ..checkpointed }.require().unwrap_err().report();
+    assert!(!short.contains("`--gradient-checkpointing`") && short.contains("use a smaller"), "{short}");
 }

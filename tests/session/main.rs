@@ -1,9 +1,13 @@
 //! The session layer: runs that are stopped and go on, observers, defaults, kinds of errors, and that it says nothing.
 
+#[path = "../model/counting.rs"]
+#[allow(dead_code)]
+mod counting;
 #[path = "../model/tiny.rs"]
 #[allow(dead_code)]
 mod tiny;
 
+mod ahead;
 mod choices;
 mod conversation;
 mod defaults;

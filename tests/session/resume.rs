@@ -3,7 +3,7 @@
 
 use engine::batch::Example;
 use engine::error::Kind;
-use engine::session::{Outcome, Position, Run, State};
+use engine::session::{Identity, Outcome, Position, Run, State};
 use engine::train::metrics::Record;
 use engine::train::options::{EvalStrategy, Grouping, LossSpike, TrainOptions};
 use engine::train::schedule::ScheduleKind;
@@ -101,6 +101,18 @@ fn a_run_that_was_stopped_anywhere_ends_equal_to_the_bit() {
         assert!(inside > 0 || steps_per_epoch == Some(1));
         assert!(unlogged > 0 || options.logging_steps == 1);
     }
+}
+
+#[test]
+fn a_run_may_go_on_with_gradient_checkpointing() {
+    let expected = finished(run(&options()), &Log::default()).0;
+    let (first, state) = interrupted(&options(), 6, &Log::default());
+    let identity = |options: &TrainOptions| Identity::new(first.model(), &rows(), &[], options).unwrap();
+    let checkpointing = TrainOptions { gradient_checkpointing: true, ..options() };
+    assert_eq!(identity(&options()).check(&identity(&checkpointing)).unwrap(), None);
+    let loaded = model::<f32>(&weights(&config(), 99));
+    let run = Run::from_state(state, loaded, rows(), rows().split_off(4), checkpointing).unwrap();
+    assert!(finished(run, &Log::default()).0 == expected);
 }
 
 #[test]

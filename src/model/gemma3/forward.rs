@@ -12,21 +12,19 @@ use std::rc::Rc;
 
 use super::adapter::Adapter;
 use super::config::{Gemma3Config, LayerType};
-use super::table::{PRODUCTS, parameter_specs};
+use super::layer::{Layer, LayerHandles, Projection};
+use super::table::parameter_specs;
 use crate::autograd::{Param, ParamHandle, Params, Tape, Var};
 use crate::batch::inputs::{DeviceArray, Inputs};
 use crate::batch::mask::{AttentionMask, Placement};
 use crate::batch::tree::{Rows, TokenTree};
 use crate::device::{DType, Device, Purpose, Tensor};
 use crate::error::Result;
-use crate::ops::attention::attention;
 use crate::ops::embedding::{Noise, RowList, TokenIds, embedding};
-use crate::ops::geglu::geglu;
 use crate::ops::linear::linear;
-use crate::ops::lora::lora_linear;
-use crate::ops::residual::{NormPair, residual_rmsnorm};
+use crate::ops::residual::NormPair;
 use crate::ops::rmsnorm::rmsnorm;
-use crate::ops::rope::{CacheSlots, Heads, NormRope, Rotation, RotationTable, qkv_norm_rope, qkv_norm_rope_cached};
+use crate::ops::rope::{CacheSlots, Heads, NormRope, Rotation, RotationTable};
 
 /// Positions that the rotation tables begin with; they double as batches need more.
 const SHORTEST_ROTATION_TABLE: usize = 256;
@@ -39,51 +37,10 @@ pub struct Gemma3 {
     adapter: Option<Adapter>,
     device: Device,
     embedding: ParamHandle,
-    layers: Vec<Layer>,
+    layers: Vec<LayerHandles>,
     norm: ParamHandle,
     /// Long enough for every batch so far.
     rotations: RefCell<Option<ByKind<RotationTable>>>,
-}
-
-/// The parameters of one layer.
-struct Layer {
-    kind: LayerType,
-    input_layernorm: ParamHandle,
-    /// q_proj, k_proj and v_proj, on top of each other
-    qkv_proj: ParamHandle,
-    q_norm: ParamHandle,
-    k_norm: ParamHandle,
-    o_proj: ParamHandle,
-    post_attention_layernorm: ParamHandle,
-    pre_feedforward_layernorm: ParamHandle,
-    /// gate_proj and up_proj, on top of each other
-    gate_up_proj: ParamHandle,
-    down_proj: ParamHandle,
-    post_feedforward_layernorm: ParamHandle,
-}
-
-impl Layer {
-    fn new(params: &Params, layer: usize, kind: LayerType) -> Self {
-        let name = |name: &str| format!("model.layers.{layer}.{name}.weight");
-        let one = |of: &str| params.handle(&name(of));
-        let [qkv_proj, o_proj, gate_up_proj, down_proj] = PRODUCTS.map(|modules| {
-            let names: Vec<String> = modules.iter().map(|of| name(of)).collect();
-            params.fused_handle(&names.iter().map(String::as_str).collect::<Vec<_>>())
-        });
-        Self {
-            kind,
-            input_layernorm: one("input_layernorm"),
-            qkv_proj,
-            q_norm: one("self_attn.q_norm"),
-            k_norm: one("self_attn.k_norm"),
-            o_proj,
-            post_attention_layernorm: one("post_attention_layernorm"),
-            pre_feedforward_layernorm: one("pre_feedforward_layernorm"),
-            gate_up_proj,
-            down_proj,
-            post_feedforward_layernorm: one("post_feedforward_layernorm"),
-        }
-    }
 }
 
 /// One of something for the layers of either kind.
@@ -125,7 +82,8 @@ impl Gemma3 {
     pub fn new(config: Gemma3Config, weights: Tensor) -> Result<Self> {
         let params = Params::new(&parameter_specs(&config), weights)?;
         let device = params.values.device().of(Purpose::Activations);
-        let layers = config.layer_types.iter().enumerate().map(|(i, &kind)| Layer::new(&params, i, kind)).collect();
+        let layer = |(i, &kind)| LayerHandles::new(&params, i, kind);
+        let layers = config.layer_types.iter().enumerate().map(layer).collect();
         let (embedding, norm) = (params.handle("model.embed_tokens.weight"), params.handle("model.norm.weight"));
         Ok(Self { config, params, adapter: None, device, embedding, layers, norm, rotations: RefCell::new(None) })
     }
@@ -225,18 +183,42 @@ impl Gemma3 {
     /// Hidden states after the final norm, (N, D). With a cache, keys and values are stored in it and read from it.
     pub fn forward(&self, tape: &mut Tape, batch: &Batch, mut cache: Option<&mut KvCache>) -> Result<Var> {
         let scale = (self.config.hidden_size as f64).sqrt();
-        let mut h = embedding(tape, &batch.ids, &self.embedding(), scale)?;
-        let opening = |i: usize| self.layers.get(i).map_or(&self.norm, |layer| &layer.input_layernorm);
-        let mut x = rmsnorm(tape, &h, &self.at(opening(0)), self.config.rms_norm_eps)?;
-        for (i, layer) in self.layers.iter().enumerate() {
-            let slots = cache.as_deref_mut().map(|cache| cache.slots(i, batch));
-            let o = self.attention_block(tape, layer, &x, batch, slots)?;
-            let norms = self.norms(&layer.post_attention_layernorm, &layer.pre_feedforward_layernorm);
-            (h, x) = residual_rmsnorm(tape, &h, &o, &norms)?;
-            let o = self.mlp_block(tape, layer, &x)?;
-            (h, x) = residual_rmsnorm(tape, &h, &o, &self.norms(&layer.post_feedforward_layernorm, opening(i + 1)))?;
+        let h = embedding(tape, &batch.ids, &self.embedding(), scale)?;
+        let x = rmsnorm(tape, &h, &self.at(self.opening(0)), self.config.rms_norm_eps)?;
+        let mut stream = [h, x];
+        for i in 0..self.layers.len() {
+            let layer = self.layer(i, batch);
+            stream = match cache.as_deref_mut() {
+                Some(cache) => layer.forward(tape, stream, Some(cache.slots(i, batch)))?,
+                None => tape.checkpointed("layer", stream, move |tape, stream| layer.forward(tape, stream, None))?,
+            };
         }
-        Ok(x)
+        let [_, hidden] = stream;
+        Ok(hidden)
+    }
+
+    /// A layer over a batch.
+    fn layer(&self, i: usize, batch: &Batch) -> Layer {
+        let (c, of) = (&self.config, &self.layers[i]);
+        let (eps, kind) = (c.rms_norm_eps, batch.kinds.get(of.kind));
+        let heads = Heads { query: c.num_attention_heads, kv: c.num_key_value_heads, dim: c.head_dim };
+        let (q_norm, k_norm, rotation) = (self.at(&of.q_norm), self.at(&of.k_norm), kind.rotation.clone());
+        Layer {
+            qkv_proj: self.projection(&of.qkv_proj),
+            norm_rope: NormRope { q_norm, k_norm, rotation, heads, eps },
+            mask: kind.mask.clone(),
+            softmax_scale: c.query_pre_attn_scalar.powf(-0.5),
+            o_proj: self.projection(&of.o_proj),
+            attention_norms: self.norms(&of.post_attention_layernorm, &of.pre_feedforward_layernorm),
+            gate_up_proj: self.projection(&of.gate_up_proj),
+            down_proj: self.projection(&of.down_proj),
+            mlp_norms: self.norms(&of.post_feedforward_layernorm, self.opening(i + 1)),
+        }
+    }
+
+    /// The norm that opens a layer, or the one after all.
+    fn opening(&self, layer: usize) -> &ParamHandle {
+        self.layers.get(layer).map_or(&self.norm, |layer| &layer.input_layernorm)
     }
 
     /// The norm that closes a block and the one that opens the next, or the last of all.
@@ -256,12 +238,10 @@ impl Gemma3 {
         own.unwrap_or_else(|| self.params.at(handle))
     }
 
-    /// x times the transpose of a weight, with what an adapter adds to it.
-    fn product(&self, tape: &mut Tape, x: &Var, weight: &ParamHandle) -> Result<Var> {
-        match self.adapter.as_ref().and_then(|adapter| adapter.update_of(weight.name())) {
-            Some(update) => lora_linear(tape, x, &self.params.at(weight), &update),
-            None => linear(tape, x, &self.params.at(weight)),
-        }
+    /// A weight with what an adapter adds to it.
+    fn projection(&self, weight: &ParamHandle) -> Projection {
+        let update = self.adapter.as_ref().and_then(|adapter| adapter.update_of(weight.name()));
+        Projection { weight: self.params.at(weight), update }
     }
 
     /// Logits (R, V) of some rows of the hidden states.
@@ -276,36 +256,6 @@ impl Gemma3 {
     pub fn logits_of(&self, tape: &mut Tape, hidden: &Var, rows: &RowList) -> Result<Tensor> {
         let picked = tape.var(rows.pick(&hidden.value)?);
         Ok(linear(tape, &picked, &self.embedding())?.value)
-    }
-
-    /// o_proj of the attention of x, the normed residual stream.
-    fn attention_block(
-        &self,
-        tape: &mut Tape,
-        layer: &Layer,
-        x: &Var,
-        batch: &Batch,
-        cache: Option<CacheSlots<'_>>,
-    ) -> Result<Var> {
-        let (c, kind) = (&self.config, batch.kinds.get(layer.kind));
-        let (at, eps) = (|handle| self.at(handle), c.rms_norm_eps);
-        let qkv = self.product(tape, x, &layer.qkv_proj)?;
-        let heads = Heads { query: c.num_attention_heads, kv: c.num_key_value_heads, dim: c.head_dim };
-        let (q_norm, k_norm, rotation) = (at(&layer.q_norm), at(&layer.k_norm), kind.rotation.clone());
-        let how = NormRope { q_norm, k_norm, rotation, heads, eps };
-        let qkv = match cache {
-            Some(cache) => qkv_norm_rope_cached(tape, &qkv, &how, cache)?,
-            None => qkv_norm_rope(tape, &qkv, &how)?,
-        };
-        let o = attention(tape, &qkv, &kind.mask, c.query_pre_attn_scalar.powf(-0.5))?;
-        self.product(tape, &o, &layer.o_proj)
-    }
-
-    /// down_proj of the gated units of x, the normed residual stream.
-    fn mlp_block(&self, tape: &mut Tape, layer: &Layer, x: &Var) -> Result<Var> {
-        let x = self.product(tape, x, &layer.gate_up_proj)?;
-        let x = geglu(tape, &x)?;
-        self.product(tape, &x, &layer.down_proj)
     }
 }
 

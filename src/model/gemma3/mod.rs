@@ -3,6 +3,7 @@
 pub mod adapter;
 pub mod config;
 mod forward;
+mod layer;
 pub mod lora;
 pub mod table;
 

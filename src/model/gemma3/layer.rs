@@ -1,0 +1,122 @@
+//! One layer: where its parameters are, and the layer as it runs over one batch.
+
+use std::rc::Rc;
+
+use super::config::LayerType;
+use super::table::PRODUCTS;
+use crate::autograd::{Param, ParamHandle, Params, Tape, Var};
+use crate::batch::mask::AttentionMask;
+use crate::error::Result;
+use crate::ops::attention::attention;
+use crate::ops::geglu::geglu;
+use crate::ops::linear::linear;
+use crate::ops::lora::{Update, lora_linear};
+use crate::ops::residual::{NormPair, residual_rmsnorm};
+use crate::ops::rope::{CacheSlots, NormRope, qkv_norm_rope, qkv_norm_rope_cached};
+
+/// Where the parameters of one layer are.
+pub(super) struct LayerHandles {
+    pub kind: LayerType,
+    pub input_layernorm: ParamHandle,
+    /// q_proj, k_proj and v_proj, on top of each other
+    pub qkv_proj: ParamHandle,
+    pub q_norm: ParamHandle,
+    pub k_norm: ParamHandle,
+    pub o_proj: ParamHandle,
+    pub post_attention_layernorm: ParamHandle,
+    pub pre_feedforward_layernorm: ParamHandle,
+    /// gate_proj and up_proj, on top of each other
+    pub gate_up_proj: ParamHandle,
+    pub down_proj: ParamHandle,
+    pub post_feedforward_layernorm: ParamHandle,
+}
+
+impl LayerHandles {
+    pub fn new(params: &Params, layer: usize, kind: LayerType) -> Self {
+        let name = |name: &str| format!("model.layers.{layer}.{name}.weight");
+        let one = |of: &str| params.handle(&name(of));
+        let [qkv_proj, o_proj, gate_up_proj, down_proj] = PRODUCTS.map(|modules| {
+            let names: Vec<String> = modules.iter().map(|of| name(of)).collect();
+            params.fused_handle(&names.iter().map(String::as_str).collect::<Vec<_>>())
+        });
+        Self {
+            kind,
+            input_layernorm: one("input_layernorm"),
+            qkv_proj,
+            q_norm: one("self_attn.q_norm"),
+            k_norm: one("self_attn.k_norm"),
+            o_proj,
+            post_attention_layernorm: one("post_attention_layernorm"),
+            pre_feedforward_layernorm: one("pre_feedforward_layernorm"),
+            gate_up_proj,
+            down_proj,
+            post_feedforward_layernorm: one("post_feedforward_layernorm"),
+        }
+    }
+}
+
+/// A weight, with what an adapter adds to it.
+pub(super) struct Projection {
+    pub weight: Param,
+    pub update: Option<Update>,
+}
+
+impl Projection {
+    /// x times the transpose of the weight.
+    fn of(&self, tape: &mut Tape, x: &Var) -> Result<Var> {
+        match &self.update {
+            Some(update) => lora_linear(tape, x, &self.weight, update),
+            None => linear(tape, x, &self.weight),
+        }
+    }
+}
+
+/// A layer, with all that it reads of model and batch: a tape may keep it and run it again.
+pub(super) struct Layer {
+    pub qkv_proj: Projection,
+    pub norm_rope: NormRope,
+    pub mask: Rc<AttentionMask>,
+    pub softmax_scale: f64,
+    pub o_proj: Projection,
+    /// post_attention_layernorm and pre_feedforward_layernorm
+    pub attention_norms: NormPair,
+    pub gate_up_proj: Projection,
+    pub down_proj: Projection,
+    /// post_feedforward_layernorm and the next layer's input_layernorm, or the last norm of all
+    pub mlp_norms: NormPair,
+}
+
+impl Layer {
+    /// Residual stream and its norm, which opens the next block, from those before the layer: (N, D) each. With a cache, keys and values are
+    /// stored in it and read from it.
+    pub fn forward(
+        &self,
+        tape: &mut Tape,
+        [mut h, mut x]: [Var; 2],
+        cache: Option<CacheSlots<'_>>,
+    ) -> Result<[Var; 2]> {
+        let o = self.attention_block(tape, &x, cache)?;
+        (h, x) = residual_rmsnorm(tape, &h, &o, &self.attention_norms)?;
+        let o = self.mlp_block(tape, &x)?;
+        (h, x) = residual_rmsnorm(tape, &h, &o, &self.mlp_norms)?;
+        Ok([h, x])
+    }
+
+    /// o_proj of the attention of x, the normed residual stream.
+    fn attention_block(&self, tape: &mut Tape, x: &Var, cache: Option<CacheSlots<'_>>) -> Result<Var> {
+        let qkv = self.qkv_proj.of(tape, x)?;
+        let qkv = match cache {
+            Some(cache) => qkv_norm_rope_cached(tape, &qkv, &self.norm_rope, cache)?,
+            None => qkv_norm_rope(tape, &qkv, &self.norm_rope)?,
+        };
+        let o = attention(tape, &qkv, &self.mask, self.softmax_scale)?;
+        self.o_proj.of(tape, &o)
+    }
+
+    /// down_proj of the gated units of x, the normed residual stream.
+    fn mlp_block(&self, tape: &mut Tape, x: &Var) -> Result<Var> {
+        let x = self.gate_up_proj.of(tape, x)?;
+        let x = geglu(tape, &x)?;
+        self.down_proj.of(tape, &x)
+    }
+}
