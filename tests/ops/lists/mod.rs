@@ -157,7 +157,7 @@ impl Case {
     /// The outputs, on a tape that records nothing.
     pub fn forward(&self, device: &Device, dtype: DType, values: &Values) -> Vec<Vec<f64>> {
         let (inputs, params) = self.split(values);
-        let (_table, params) = crate::lists::params(device, &self.params, dtype, params);
+        let (_table, params) = self::params(device, &self.params, dtype, params);
         let mut tape = Tape::inference(device);
         let vars = self.place(&mut tape, dtype, inputs);
         outputs_of(&(self.run)(&mut tape, &vars, &params).unwrap())
@@ -178,7 +178,7 @@ impl Case {
         rounding: Rounding,
     ) -> Pass {
         let (inputs, params) = self.split(values);
-        let (table, params) = crate::lists::params(device, &self.params, dtype, params);
+        let (table, params) = self::params(device, &self.params, dtype, params);
         let mut gradients = gradients(&table, start);
         let mut tape = Tape::recording(device, &mut gradients).rounded(rounding);
         let vars = self.place(&mut tape, dtype, inputs);
