@@ -4,6 +4,7 @@
 
 use engine::batch::Example;
 use engine::batch::tree::TokenTree;
+use engine::cuda::BLOCKS;
 use engine::device::{DType, Device, Purpose, Tensor};
 use engine::error::Result;
 use engine::generate::Decoder;
@@ -55,7 +56,7 @@ pub const ALL: [Job; 3] = [
 /// All jobs on the device that counts.
 pub fn all() -> Result<[Billed; 3]> {
     let [tutorial, large, token] = ALL.map(|Job { name, run }| {
-        let (device, bill) = bill::device(attention()?);
+        let (device, bill) = bill::device(attention()?, BLOCKS * bill::H100.multiprocessors as usize);
         let peak_bytes = run(&device, On::Paper, 1, &|| _ = bill.take())?;
         Ok(Billed { name, bill: bill.take(), peak_bytes })
     });

@@ -50,6 +50,9 @@ use products::{Choosing, Products, describe};
 use stream::Stream;
 pub use survey::Survey;
 
+/// Blocks of attention's backward that fit on a multiprocessor.
+pub const BLOCKS: usize = 2;
+
 /// A GPU.
 pub struct Cuda {
     kernels: Kernels,
@@ -57,6 +60,8 @@ pub struct Cuda {
     stream: Rc<Stream>,
     /// See [`Driver::logits_bytes`].
     logits_bytes: usize,
+    /// See [`Driver::blocks_at_once`].
+    blocks_at_once: usize,
     /// Wait for every op, so that an error names the one that made it.
     debug_sync: bool,
     name: String,
@@ -131,6 +136,7 @@ pub fn open_with(kernels: Kernels, machine: &Machine, gpu: &Gpu, settings: Setti
         products,
         stream,
         logits_bytes: logits_bytes(total),
+        blocks_at_once: BLOCKS * gpu.multiprocessors,
         debug_sync,
         name: gpu.name.clone(),
     })))
@@ -206,6 +212,10 @@ impl Driver for Cuda {
     unsafe fn free(&self, address: *mut c_void, _bytes: usize) {
         // SAFETY: the caller's promise.
         unsafe { self.stream.free(address) };
+    }
+
+    fn blocks_at_once(&self) -> usize {
+        self.blocks_at_once
     }
 
     fn logits_bytes(&self) -> usize {
