@@ -3,7 +3,8 @@
 //! `ENGINE_BENCH` is one of `ops`, `step`, `decode`, `bill`; arguments are criterion's. Without it nothing runs, for `cargo bench` runs the
 //! benches themselves.
 
-#![allow(dead_code)] // each has a `main` of its own
+// Each has a `main` and a copy of the models of its own.
+#![allow(dead_code, clippy::duplicate_mod)]
 
 #[path = "bill/main.rs"]
 mod bill;

@@ -203,3 +203,28 @@ fn a_page_says_what_is_missing_and_takes_lines_that_were_cut_off() {
     let table = fs::read_to_string(into.path().join("compare.csv")).unwrap();
     assert_eq!(table.lines().count(), 1, "{table}");
 }
+
+/// The tests that the kit carries read these there.
+#[test]
+fn the_kit_has_the_fixtures_of_its_tests() {
+    let script = fs::read_to_string(Path::new(ROOT).join("scripts/gpu-kit")).unwrap();
+    let tests = script.lines().find_map(|line| line.strip_prefix("tests=(")).unwrap().trim_end_matches(')');
+    let mut code = String::new();
+    for file in tests.split(' ').flat_map(|name| fs::read_dir(Path::new(ROOT).join("tests").join(name)).unwrap()) {
+        let path = file.unwrap().path();
+        code += &if path.is_file() { fs::read_to_string(path).unwrap() } else { String::new() };
+    }
+    let mut found = 0;
+    for entry in fs::read_dir(Path::new(ROOT).join("tests/fixtures")).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        let said = [format!("fixtures/{name}\""), format!(".join(\"{name}\")"), format!(".join(\"{name}/")];
+        if said.iter().any(|said| code.contains(said)) {
+            assert!(
+                script.contains(&format!("tests/fixtures/{name} ")),
+                "scripts/gpu-kit leaves out tests/fixtures/{name}"
+            );
+            found += 1;
+        }
+    }
+    assert_eq!(found, 2, "gemma3_tiny and lora");
+}
