@@ -13,7 +13,7 @@ use std::rc::Rc;
 use super::adapter::Adapter;
 use super::config::{Gemma3Config, LayerType};
 use super::table::{PRODUCTS, parameter_specs};
-use crate::autograd::{Param, ParamHandle, Params, Tape, Var};
+use crate::autograd::{BlockFormat, Param, ParamHandle, Params, Tape, Var};
 use crate::batch::inputs::{DeviceArray, Inputs};
 use crate::batch::mask::{AttentionMask, Placement};
 use crate::batch::tree::{Rows, TokenTree};
@@ -113,6 +113,8 @@ pub struct Batch {
     ids: TokenIds,
     slots: DeviceArray,
     kinds: ByKind<Kind>,
+    /// (2): what a LoRA's dropout follows from; none where nothing is left out
+    dropout_key: Option<DeviceArray>,
 }
 
 /// Keys and values of every slot of a token tree, per layer: (S, K, Dh) each.
@@ -133,6 +135,11 @@ impl Gemma3 {
     /// The same model, computing in `dtype` beside the master weights.
     pub fn computed_in(self, dtype: DType) -> Result<Self> {
         Ok(Self { params: self.params.computed_in(dtype)?, ..self })
+    }
+
+    /// The same model, computing in `dtype` with weights as a file of these formats, one for each parameter, would give them back.
+    pub fn rounded_in(self, dtype: DType, formats: &[BlockFormat]) -> Result<Self> {
+        Ok(Self { params: self.params.rounded_in(dtype, formats)?, ..self })
     }
 
     /// The same model, frozen, with an adapter that is trained in its place. Both compute in `dtype`.
@@ -181,6 +188,7 @@ impl Gemma3 {
         Ok(Batch {
             ids: TokenIds::new(inputs, rows.ids, self.config.vocab_size)?,
             slots: placement.slots.clone(),
+            dropout_key: None,
             kinds: ByKind {
                 full: kind(&tables.full, None),
                 sliding: kind(&tables.sliding, Some(self.config.sliding_window)),
@@ -192,6 +200,11 @@ impl Gemma3 {
     pub fn with_noise(&self, batch: Batch, inputs: &Rc<Inputs>, noise: &mut Noise) -> Batch {
         let ids = batch.ids.with_noise(inputs, noise, self.config.hidden_size, self.params.dtype());
         Batch { ids, ..batch }
+    }
+
+    /// A batch of which the adapter's dropout leaves out what follows from `key`, which is appended to what it sends.
+    pub fn with_dropout(&self, batch: Batch, inputs: &Rc<Inputs>, key: [u32; 2]) -> Batch {
+        Batch { dropout_key: Some(inputs.push(&key, key.len(), 0)), ..batch }
     }
 
     /// Makes rotation tables that know the positions below `depth`, at least. Batches that are made from now on have them, or longer ones. Returns
@@ -233,7 +246,7 @@ impl Gemma3 {
             let o = self.attention_block(tape, layer, &x, batch, slots)?;
             let norms = self.norms(&layer.post_attention_layernorm, &layer.pre_feedforward_layernorm);
             (h, x) = residual_rmsnorm(tape, &h, &o, &norms)?;
-            let o = self.mlp_block(tape, layer, &x)?;
+            let o = self.mlp_block(tape, layer, &x, batch)?;
             (h, x) = residual_rmsnorm(tape, &h, &o, &self.norms(&layer.post_feedforward_layernorm, opening(i + 1)))?;
         }
         Ok(x)
@@ -257,8 +270,9 @@ impl Gemma3 {
     }
 
     /// x times the transpose of a weight, with what an adapter adds to it.
-    fn product(&self, tape: &mut Tape, x: &Var, weight: &ParamHandle) -> Result<Var> {
-        match self.adapter.as_ref().and_then(|adapter| adapter.update_of(weight.name())) {
+    fn product(&self, tape: &mut Tape, x: &Var, weight: &ParamHandle, batch: &Batch) -> Result<Var> {
+        let update = |adapter: &Adapter| adapter.update_of(weight.name(), batch.dropout_key.as_ref());
+        match self.adapter.as_ref().and_then(update) {
             Some(update) => lora_linear(tape, x, &self.params.at(weight), &update),
             None => linear(tape, x, &self.params.at(weight)),
         }
@@ -289,7 +303,7 @@ impl Gemma3 {
     ) -> Result<Var> {
         let (c, kind) = (&self.config, batch.kinds.get(layer.kind));
         let (at, eps) = (|handle| self.at(handle), c.rms_norm_eps);
-        let qkv = self.product(tape, x, &layer.qkv_proj)?;
+        let qkv = self.product(tape, x, &layer.qkv_proj, batch)?;
         let heads = Heads { query: c.num_attention_heads, kv: c.num_key_value_heads, dim: c.head_dim };
         let (q_norm, k_norm, rotation) = (at(&layer.q_norm), at(&layer.k_norm), kind.rotation.clone());
         let how = NormRope { q_norm, k_norm, rotation, heads, eps };
@@ -298,14 +312,14 @@ impl Gemma3 {
             None => qkv_norm_rope(tape, &qkv, &how)?,
         };
         let o = attention(tape, &qkv, &kind.mask, c.query_pre_attn_scalar.powf(-0.5))?;
-        self.product(tape, &o, &layer.o_proj)
+        self.product(tape, &o, &layer.o_proj, batch)
     }
 
     /// down_proj of the gated units of x, the normed residual stream.
-    fn mlp_block(&self, tape: &mut Tape, layer: &Layer, x: &Var) -> Result<Var> {
-        let x = self.product(tape, x, &layer.gate_up_proj)?;
+    fn mlp_block(&self, tape: &mut Tape, layer: &Layer, x: &Var, batch: &Batch) -> Result<Var> {
+        let x = self.product(tape, x, &layer.gate_up_proj, batch)?;
         let x = geglu(tape, &x)?;
-        self.product(tape, &x, &layer.down_proj)
+        self.product(tape, &x, &layer.down_proj, batch)
     }
 }
 
