@@ -7,7 +7,10 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-use tokenizers::Tokenizer;
+use tokenizers::models::bpe::BPE;
+use tokenizers::{
+    DecoderWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper, Tokenizer, TokenizerImpl,
+};
 
 use crate::error::{Context, Result};
 use crate::foreign::caught;
@@ -53,8 +56,10 @@ impl TokenizerFile {
 
     /// [`Self::load`] of the file's text.
     pub fn from_json(json: &str) -> Result<Self> {
-        check_growth(json)?;
-        let mut tokenizer = unpanicked(|| Tokenizer::from_bytes(json).map_err(|error| err!("{error}")))?;
+        let parts: Parts = serde_json::from_str(json).context(|| "it is not JSON of this kind")?;
+        let is_bpe = parts.model.kind == "BPE";
+        parts.check_growth()?;
+        let mut tokenizer = unpanicked(|| parsed(json, is_bpe).map_err(|error| err!("{error}")))?;
         tokenizer.with_padding(None);
         tokenizer.with_truncation(None).map_err(|error| err!("{error}"))?;
         Ok(Self { tokenizer, sha256: Sha256::digest(json).into() })
@@ -100,7 +105,14 @@ fn unpanicked<T>(run: impl FnOnce() -> Result<T>) -> Result<T> {
     caught(|| "the tokenizer's code panics".into(), run)?
 }
 
-/// The parts of the file that can multiply a text. The rest of it is checked by who reads it.
+/// `is_bpe` of what its model is: where the crate knows that, it reads the model's half a million merges three times as fast.
+fn parsed(json: &str, is_bpe: bool) -> serde_json::Result<Tokenizer> {
+    if is_bpe { serde_json::from_str::<OfBpe>(json).map(Tokenizer::from) } else { serde_json::from_str(json) }
+}
+
+type OfBpe = TokenizerImpl<BPE, NormalizerWrapper, PreTokenizerWrapper, PostProcessorWrapper, DecoderWrapper>;
+
+/// The parts of the file that can multiply a text, and what kind it is of. The rest of it is checked by who reads it.
 #[derive(Deserialize)]
 struct Parts {
     #[serde(default)]
@@ -111,23 +123,32 @@ struct Parts {
     post_processor: Value,
     #[serde(default)]
     decoder: Value,
+    #[serde(default)]
+    model: ModelKind,
 }
 
-fn check_growth(json: &str) -> Result<()> {
-    let parts: Parts = serde_json::from_str(json).context(|| "it is not JSON of this kind")?;
-    for (name, part) in
-        [("normalizer", parts.normalizer), ("pre_tokenizer", parts.pre_tokenizer), ("decoder", parts.decoder)]
-    {
-        let growth = growth(&part);
-        if growth > MAX_GROWTH {
-            bail!("its `{name}` makes {growth} characters of one: {MAX_GROWTH} are the most");
+#[derive(Default, Deserialize)]
+struct ModelKind {
+    #[serde(default, rename = "type")]
+    kind: String,
+}
+
+impl Parts {
+    fn check_growth(&self) -> Result<()> {
+        let parts =
+            [("normalizer", &self.normalizer), ("pre_tokenizer", &self.pre_tokenizer), ("decoder", &self.decoder)];
+        for (name, part) in parts {
+            let growth = growth(part);
+            if growth > MAX_GROWTH {
+                bail!("its `{name}` makes {growth} characters of one: {MAX_GROWTH} are the most");
+            }
         }
+        let added = added_tokens(&self.post_processor);
+        if added > MAX_ADDED {
+            bail!("its `post_processor` adds {added} tokens: {MAX_ADDED} are the most");
+        }
+        Ok(())
     }
-    let added = added_tokens(&parts.post_processor);
-    if added > MAX_ADDED {
-        bail!("its `post_processor` adds {added} tokens: {MAX_ADDED} are the most");
-    }
-    Ok(())
 }
 
 /// The most characters that one character becomes.

@@ -41,6 +41,11 @@ pub trait Driver {
         true
     }
 
+    /// Whether memory that [`allocate`](Self::allocate) gives is zeros.
+    fn allocates_zeros(&self) -> bool {
+        false
+    }
+
     /// Whether this is the CPU: tensors can be read and written in place.
     fn is_host(&self) -> bool {
         false

@@ -143,9 +143,11 @@ impl Device {
     pub(super) fn allocate(&self, bytes: usize) -> Result<Storage> {
         let size = self.shared.rounded(bytes);
         let graph = self.shared.for_graph.get();
-        let address = if graph { self.shared.take_from_arena(size)? } else { self.shared.take_from_pool(size)? };
+        let (address, is_new) =
+            if graph { (self.shared.take_from_arena(size)?, false) } else { self.shared.take_from_pool(size)? };
         self.account(size as isize);
-        Ok(Storage { address, size, graph, device: self.clone() })
+        let is_zero = is_new && self.shared.driver.allocates_zeros();
+        Ok(Storage { address, size, graph, is_zero, device: self.clone() })
     }
 
     fn account(&self, bytes: isize) {
@@ -204,9 +206,13 @@ impl Shared {
         lines.div_ceil(step) * step * 64
     }
 
-    fn take_from_pool(&self, size: usize) -> Result<*mut c_void> {
+    /// A block, and whether it is the driver's and nobody had it before.
+    fn take_from_pool(&self, size: usize) -> Result<(*mut c_void, bool)> {
         let reused = self.pool.borrow_mut().get_mut(&size).and_then(Vec::pop);
-        reused.map_or_else(|| self.take_from_driver(size), Ok)
+        match reused {
+            Some(address) => Ok((address, false)),
+            None => Ok((self.take_from_driver(size)?, true)),
+        }
     }
 
     fn take_from_arena(&self, size: usize) -> Result<*mut c_void> {
@@ -265,6 +271,8 @@ pub(super) struct Storage {
     pub address: *mut c_void,
     size: usize,
     graph: bool,
+    /// Whether it began as zeros.
+    pub is_zero: bool,
     pub device: Device,
 }
 

@@ -124,6 +124,10 @@ impl Driver for Profiled {
         self.driver().keeps_freed_memory()
     }
 
+    fn allocates_zeros(&self) -> bool {
+        self.driver().allocates_zeros()
+    }
+
     fn is_host(&self) -> bool {
         self.driver().is_host()
     }

@@ -25,12 +25,12 @@ const PADDING: usize = 31;
 /// Graphs that are kept: more than there are sizes, unless the longest sequence grows again and again.
 const MOST_GRAPHS: usize = 16;
 
-/// The rows that batches of one token for each of `rows` sequences are padded to: a decoded token costs about the same for 20
-/// sequences as for 32, and a graph must be captured for each size.
+/// The rows that batches of one token for each of `rows` sequences are padded to: few sizes, for a graph must be captured for each,
+/// and little waste.
 fn padded(rows: usize) -> usize {
     match rows {
         0..=1 => 1,
-        2..=8 => 8,
+        2..=32 => rows.next_multiple_of(8),
         _ => rows.next_multiple_of(PADDING + 1),
     }
 }

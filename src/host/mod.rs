@@ -64,6 +64,10 @@ impl Driver for Host {
         memory::allocate(bytes)
     }
 
+    fn allocates_zeros(&self) -> bool {
+        true
+    }
+
     unsafe fn free(&self, address: *mut c_void, bytes: usize) {
         // SAFETY: the caller's promise: allocated above with this size.
         unsafe { memory::free(address, bytes) };
