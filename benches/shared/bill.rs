@@ -99,8 +99,8 @@ pub struct Attention {
     pub head_dim: usize,
 }
 
-/// A device that keeps account, and the account.
-pub fn device(attention: Attention) -> (Device, Rc<RefCell<Bill>>) {
+/// A device that keeps account and runs so many blocks at once, and the account.
+pub fn device(attention: Attention, blocks_at_once: usize) -> (Device, Rc<RefCell<Bill>>) {
     let bill = Rc::new(RefCell::new(Bill::default()));
     let driver = Billed {
         bill: bill.clone(),
@@ -108,6 +108,7 @@ pub fn device(attention: Attention) -> (Device, Rc<RefCell<Bill>>) {
         extents: RefCell::default(),
         captured: RefCell::default(),
         attention,
+        blocks_at_once,
     };
     (Device::with_driver(Box::new(driver)), bill)
 }
@@ -119,6 +120,7 @@ struct Billed {
     extents: RefCell<BTreeMap<usize, Extent>>,
     captured: RefCell<Option<Vec<Node>>>,
     attention: Attention,
+    blocks_at_once: usize,
 }
 
 /// A kernel as its launcher called it.
@@ -243,6 +245,10 @@ impl Driver for Billed {
 
     fn logits_bytes(&self) -> usize {
         engine::cuda::logits_bytes(80 << 30)
+    }
+
+    fn blocks_at_once(&self) -> usize {
+        self.blocks_at_once
     }
 
     fn addressed(&self, extent: Extent) {
