@@ -153,7 +153,8 @@ impl Params {
     /// When the formats are not one for each parameter, or rows are no whole blocks.
     pub fn rounded_in(mut self, dtype: DType, formats: &[BlockFormat]) -> Result<Self> {
         let device = self.values.device();
-        self.rounding = Some(RoundBlocks::new(device, &self.spans, formats)?);
+        let shapes: Vec<&[usize]> = self.spans.iter().map(|span| &span.shape[..]).collect();
+        self.rounding = Some(RoundBlocks::new(device, &shapes, formats)?);
         self.compute = Some(Tensor::empty(device, &[self.len()], dtype)?);
         self.round_copy()?;
         Ok(self)

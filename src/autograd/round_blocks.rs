@@ -6,7 +6,6 @@
 //! Order     a block of 32 numbers is one owner's
 //! Cost      n * (4 + sizeof(T)) bytes after each update
 
-use super::params::Span;
 use crate::device::bindings::{ENGINE_FORMAT_BLOCK, engine_format};
 use crate::device::driver::engine_dtype;
 use crate::device::{DType, Device, Tensor};
@@ -56,25 +55,24 @@ pub struct RoundBlocks {
 }
 
 impl RoundBlocks {
-    /// A format for each of `spans`. Neighbours of the same one are one group.
+    /// A format for each of the `shapes` of the flat run. Neighbours of the same one are one group.
     ///
     /// # Panics
     /// When the formats are not as many, or the rows of a matrix are no whole blocks: whoever chooses formats has checked.
-    pub(super) fn new(device: &Device, spans: &[Span], formats: &[BlockFormat]) -> Result<Self> {
-        assert_eq!(spans.len(), formats.len(), "formats");
+    pub(super) fn new(device: &Device, shapes: &[&[usize]], formats: &[BlockFormat]) -> Result<Self> {
+        assert_eq!(shapes.len(), formats.len(), "formats");
         let of_block = ENGINE_FORMAT_BLOCK as usize;
-        let (mut starts, mut blocks, mut numbers) = (Vec::new(), vec![0u64], Vec::new());
-        let parameters: Vec<(&Span, BlockFormat)> = spans.iter().zip(formats.iter().copied()).collect();
+        let (mut starts, mut blocks, mut numbers) = (vec![0u64], vec![0u64], Vec::new());
+        let parameters: Vec<(&[usize], BlockFormat)> = shapes.iter().copied().zip(formats.iter().copied()).collect();
         for group in parameters.chunk_by(|a, b| a.1 == b.1) {
-            let (first, format) = group[0];
-            let rows_are_whole = |(span, _): &(&Span, _)| span.shape.last().is_some_and(|n| n.is_multiple_of(of_block));
-            assert!(format == BlockFormat::Norm || group.iter().all(rows_are_whole), "blocks of `{}`", first.name);
-            let end = group[group.len() - 1].0.range().end;
-            starts.push(first.offset as u64);
-            blocks.push(blocks[numbers.len()] + (end - first.offset).div_ceil(of_block) as u64);
+            let format = group[0].1;
+            let is_whole = |shape: &[usize]| shape.last().is_some_and(|n| n.is_multiple_of(of_block));
+            assert!(format == BlockFormat::Norm || group.iter().all(|(shape, _)| is_whole(shape)), "rows of blocks");
+            let len: usize = group.iter().map(|(shape, _)| shape.iter().product::<usize>()).sum();
+            starts.push(starts[numbers.len()] + len as u64);
+            blocks.push(blocks[numbers.len()] + len.div_ceil(of_block) as u64);
             numbers.push(format.number());
         }
-        starts.push(spans.last().map_or(0, |span| span.range().end) as u64);
         let sent = |words: &[u32]| {
             let mut list = Tensor::empty(device, &[words.len()], DType::U32)?;
             list.upload(words).map(|()| list)
