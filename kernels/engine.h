@@ -133,6 +133,20 @@ typedef struct engine_sampling {
     float top_p;
 } engine_sampling;
 
+/// How a file stores a run of weights, and so what `round_blocks` makes of them.
+typedef enum engine_format {
+    /// A norm's weight, stored + 1 in f32: `(x + 1) - 1`.
+    ENGINE_FORMAT_NORM = 0,
+    /// Blocks of 32: `f16(d) * q` with `d = largest |x| / 127`, `q = round(x / d)`, halves away from zero.
+    ENGINE_FORMAT_Q8_0 = 1,
+    /// Blocks of 32: `f16(d) * (q - 8)` with m the first number of the largest magnitude, `d = m / -8`,
+    /// `q = min(15, trunc(x / d + 8.5))`.
+    ENGINE_FORMAT_Q4_0 = 2,
+} engine_format;
+
+/// Numbers of a block of these formats.
+#define ENGINE_FORMAT_BLOCK 32
+
 /// What one AdamW update needs beside the tensors. In device memory, so that a captured graph can be replayed.
 typedef struct engine_adamw_step {
     double learning_rate;
@@ -320,6 +334,22 @@ typedef struct engine_kernels {
     /// a number below 2^16 that follows from i and `step` alone (`dither` in kernels/vector.cuh). A weight that bf16 holds
     /// exactly stays itself; so do infinities, and NaN. to (n) bf16; from (n) f32.
     engine_status (*cast_stochastic)(void *to, const void *from, uint64_t n, uint64_t step, engine_stream stream);
+
+    /// Master weights as a file would give them back: encoded and decoded.  round_blocks
+    ///
+    /// to (n) of `dtype`; from (n) f32. Group g of the G groups covers `starts[g] .. starts[g + 1]` and is stored in the
+    /// `engine_format` of `formats[g]`; its blocks are `blocks[g] .. blocks[g + 1]` of the `count` blocks of all, the last one
+    /// of a norm being a part of a block. starts, blocks (G + 1) begin with 0 and end with n and `count`; formats (G).
+    engine_status (*round_blocks)(void *to, const void *from, const uint64_t *starts, const uint64_t *blocks,
+                                  const uint32_t *formats, uint32_t groups, uint64_t count, engine_dtype dtype,
+                                  engine_stream stream);
+
+    /// `y = x / (1 - p)` where an element is kept, else 0.  dropout
+    ///
+    /// y, x (n) T; y may be x. Element i is kept when 32 bits that follow from key (2), `product` and i alone are at least
+    /// p * 2^32: the same on every device, in every type, and whenever it is computed. p in [0, 1).
+    engine_status (*dropout)(void *y, const void *x, const uint32_t *key, uint64_t n, uint32_t product, double p,
+                             engine_dtype dtype, engine_stream stream);
 
     /// `sum += term`.  add
     ///

@@ -29,6 +29,8 @@ DECLARE(cross_entropy);
 DECLARE(sample);
 DECLARE(cast);
 DECLARE(cast_stochastic);
+DECLARE(round_blocks);
+DECLARE(dropout);
 DECLARE(add);
 
 namespace {
@@ -74,6 +76,8 @@ const engine_kernels table = {
     .sample = sample,
     .cast = cast,
     .cast_stochastic = cast_stochastic,
+    .round_blocks = round_blocks,
+    .dropout = dropout,
     .add = add,
 };
 

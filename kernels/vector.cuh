@@ -12,18 +12,31 @@ struct bf16 {
     uint16_t bits;
 };
 
-__host__ __device__ inline float to_float(float x) { return x; }
-
-__host__ __device__ inline float to_float(bf16 x) {
+/// The number of these bits.
+__host__ __device__ inline float float_of(uint32_t bits) {
 #ifdef __CUDA_ARCH__
-    return __uint_as_float(static_cast<uint32_t>(x.bits) << 16);
+    return __uint_as_float(bits);
 #else
-    uint32_t bits = static_cast<uint32_t>(x.bits) << 16;
     float value;
     memcpy(&value, &bits, sizeof value);
     return value;
 #endif
 }
+
+/// The bits of a number.
+__host__ __device__ inline uint32_t bits_of(float x) {
+#ifdef __CUDA_ARCH__
+    return __float_as_uint(x);
+#else
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits;
+#endif
+}
+
+__host__ __device__ inline float to_float(float x) { return x; }
+
+__host__ __device__ inline float to_float(bf16 x) { return float_of(static_cast<uint32_t>(x.bits) << 16); }
 
 template <class T> __device__ T from_float(float x);
 
@@ -36,8 +49,7 @@ template <> __device__ inline bf16 from_float<bf16>(float x) {
     asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(y.bits) : "f"(x));
     return y;
 #else
-    uint32_t bits;
-    memcpy(&bits, &x, sizeof bits);
+    uint32_t bits = bits_of(x);
     if (x != x) return bf16{0x7fff};
     return bf16{static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16)};
 #endif
@@ -53,12 +65,7 @@ __device__ inline uint32_t dither(uint64_t index, uint32_t step) {
 
 /// Rounds element `index` up or down, on average to x itself.
 __device__ inline bf16 stochastic(float x, uint64_t index, uint32_t step) {
-#ifdef __CUDA_ARCH__
-    uint32_t bits = __float_as_uint(x);
-#else
-    uint32_t bits;
-    memcpy(&bits, &x, sizeof bits);
-#endif
+    uint32_t bits = bits_of(x);
     if ((bits & 0x7f800000u) == 0x7f800000u) return from_float<bf16>(x); // infinities and NaN
     return bf16{static_cast<uint16_t>((bits + dither(index, step)) >> 16)};
 }

@@ -80,6 +80,10 @@
 //! the tutorial's job the second loss was 31 % off that of f32 then, and is 1 % off now. A run that has ended rounds to
 //! nearest, as the model is saved.
 //!
+//! **What a file rounds, training rounds.** With `--qat` the copy that ops compute in is what a GGUF would give back of the masters
+//! ([`autograd::RoundBlocks`]), written in a launch after each AdamW, also where ops compute in f32. Which tensor has which format is asked of
+//! the export's table, and a test holds the launcher to its bytes. Nothing is rounded at random then: the number that matters is the file's.
+//!
 //! **The loss never holds the logits.** Head and cross-entropy are one op over chunks of rows; value and gradient come
 //! from one pass, and only rows that have a target reach the head ([`ops::cross_entropy`]).
 //!
@@ -123,7 +127,8 @@
 //! gradients and moments. What is trained is an [`Adapter`](model::gemma3::adapter::Adapter), parameters of its own; whatever updates,
 //! saves or restores a run asks for [`Gemma3::trained`](model::gemma3::Gemma3::trained). Modules of a fused product share
 //! one low-rank product: their A lie on top of each other, their B are spread over a matrix of blocks ([`ops::lora`]). Whoever does not
-//! train adds the adapter to the weights as they are read.
+//! train adds the adapter to the weights as they are read. Dropout is a hash of an index, a product and a key that is sent with the batch, made
+//! of seed, update and micro-batch: nothing is saved for the backward, and a replayed graph draws anew ([`ops::dropout`]).
 //!
 //! **Storage is checked, not trusted.** A tensor is written only while nobody else holds it
 //! ([`device::Tensor::as_mut`]), so that what a closure captured cannot change under it; freed storage goes to a pool, so

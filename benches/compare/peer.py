@@ -3,10 +3,10 @@
 
     python peer.py step  MODEL ROWS TOOLS [--dtype float32|bfloat16] [--steps 4] [--batch 4] [--completion-only]
     python peer.py score MODEL ROWS TOOLS [--dtype float32|bfloat16] [--max-new-tokens 128]
-        [--device cpu|cuda] [--attention sdpa|eager] [--liger] [--leave-out 1] [--label-smoothing-factor 0]
+        [--device cpu|cuda] [--attention sdpa|eager] [--liger] [--leave-out 1] [--label-smoothing-factor 0] [--lora-r R]
 
 ROWS are the tutorial's three fields, taken in file order; TOOLS is a JSON list of declarations. Needs torch, transformers, trl,
-datasets, accelerate. Prints one JSON object: seconds (of `step` the median, the first ones left out; of `score` all answers),
+datasets, accelerate, and peft for LoRA of all linear modules. Prints one JSON object: seconds (of `step` the median, the first ones left out; of `score` all answers),
 losses, peak memory (of the process, or of the GPU).
 """
 import argparse
@@ -42,6 +42,7 @@ parser.add_argument("--attention", default="sdpa", choices=["sdpa", "eager"])
 parser.add_argument("--liger", action="store_true")
 parser.add_argument("--leave-out", type=int, default=1, help="steps at the beginning that do not count")
 parser.add_argument("--label-smoothing-factor", type=float, default=0.0)
+parser.add_argument("--lora-r", type=int)
 args = parser.parse_args()
 
 tokenizer = AutoTokenizer.from_pretrained(args.model)
@@ -95,6 +96,13 @@ class InFileOrder(SFTTrainer):
         return SequentialSampler(self.train_dataset)
 
 
+def lora():
+    if args.lora_r is None:
+        return None
+    from peft import LoraConfig
+    return LoraConfig(r=args.lora_r, lora_alpha=args.lora_r, target_modules="all-linear", task_type="CAUSAL_LM")
+
+
 def step(chats):
     clock = StepClock()
     trainer = InFileOrder(
@@ -102,6 +110,7 @@ def step(chats):
         processing_class=tokenizer,
         callbacks=[clock],
         train_dataset=Dataset.from_list([example(chat) for chat in chats]),
+        peft_config=lora(),
         args=SFTConfig(
             output_dir=tempfile.mkdtemp(),
             max_steps=args.steps,

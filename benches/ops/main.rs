@@ -18,6 +18,7 @@ mod attention;
 mod cast;
 mod clip;
 mod cross_entropy;
+mod dropout;
 mod embedding;
 mod geglu;
 mod linear;
@@ -25,6 +26,7 @@ mod products;
 mod residual;
 mod rmsnorm;
 mod rope;
+mod round_blocks;
 mod sample;
 
 fn ops(c: &mut Criterion) {
@@ -41,6 +43,8 @@ fn ops(c: &mut Criterion) {
     clip::bench(c, device);
     adamw::bench(c, device);
     cast::bench(c, device);
+    round_blocks::bench(c, device);
+    dropout::bench(c, device);
     sample::bench(c, device);
 }
 

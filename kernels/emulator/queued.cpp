@@ -63,6 +63,8 @@ NAME(cross_entropy);
 NAME(sample);
 NAME(cast);
 NAME(cast_stochastic);
+NAME(round_blocks);
+NAME(dropout);
 NAME(add);
 
 const engine_kernels table = {
@@ -88,6 +90,8 @@ const engine_kernels table = {
     QUEUED(sample),
     QUEUED(cast),
     QUEUED(cast_stochastic),
+    QUEUED(round_blocks),
+    QUEUED(dropout),
     QUEUED(add),
 };
 

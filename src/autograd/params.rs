@@ -8,6 +8,7 @@ use std::ffi::c_void;
 use std::ops::Range;
 use std::rc::Rc;
 
+use super::round_blocks::{BlockFormat, RoundBlocks};
 use super::vectors::{Parts, Vector, Vectors, rows_of_part};
 use crate::device::driver::{Access, Extent};
 use crate::device::{DType, Device, Purpose, Tensor};
@@ -108,8 +109,10 @@ impl Param {
 pub struct Params {
     /// The flat run of master values; of frozen parameters, in the type that ops compute in.
     pub values: Tensor,
-    /// The same in the type that ops compute in, when that is another one.
+    /// What ops compute in, when that is something else: of another type, or rounded.
     compute: Option<Tensor>,
+    /// What `compute` is rounded to.
+    rounding: Option<RoundBlocks>,
     spans: Rc<[Span]>,
     index: HashMap<String, usize>,
     is_frozen: bool,
@@ -129,7 +132,7 @@ impl Params {
             return Err(err!("internal: {} values for {offset} parameters", values.len()));
         }
         let index = spans.iter().enumerate().map(|(i, s)| (s.name.clone(), i)).collect();
-        Ok(Self { values, compute: None, spans: spans.into(), index, is_frozen: false })
+        Ok(Self { values, compute: None, rounding: None, spans: spans.into(), index, is_frozen: false })
     }
 
     /// The table with offsets.
@@ -143,17 +146,38 @@ impl Params {
         Ok(self)
     }
 
+    /// The same parameters, computed with as a file of these formats would give them back, in `dtype`; gradients go to the master
+    /// values.
+    ///
+    /// # Panics
+    /// When the formats are not one for each parameter, or rows are no whole blocks.
+    pub fn rounded_in(mut self, dtype: DType, formats: &[BlockFormat]) -> Result<Self> {
+        let device = self.values.device();
+        let shapes: Vec<&[usize]> = self.spans.iter().map(|span| &span.shape[..]).collect();
+        self.rounding = Some(RoundBlocks::new(device, &shapes, formats)?);
+        self.compute = Some(Tensor::empty(device, &[self.len()], dtype)?);
+        self.round_copy()?;
+        Ok(self)
+    }
+
+    /// What ops compute in is rounded to.
+    pub fn rounding(&self) -> Option<&RoundBlocks> {
+        self.rounding.as_ref()
+    }
+
     /// The same parameters, not to be trained: values in `dtype` are all that is kept of them.
     pub fn frozen_in(self, dtype: DType) -> Result<Self> {
         let values = if dtype == self.values.dtype() { self.values } else { self.values.cast(dtype)? };
-        Ok(Self { values, compute: None, is_frozen: true, ..self })
+        Ok(Self { values, compute: None, rounding: None, is_frozen: true, ..self })
     }
 
     /// Makes the copy anew from the master values, in place: as AdamW left it after update `step`, or with None rounded to
-    /// nearest, as it was loaded and will be saved. Nothing happens where there is no copy.
+    /// nearest, as it was loaded and will be saved. Nothing happens where there is no copy; one that is rounded to blocks is the
+    /// same after every step.
     pub fn renew_copy(&mut self, step: Option<u64>) -> Result<()> {
         match (&mut self.compute, step) {
             (None, _) => Ok(()),
+            (Some(_), _) if self.rounding.is_some() => self.round_copy(),
             (Some(copy), None) => self.values.cast_into(copy),
             (Some(copy), Some(step)) => self.values.cast_stochastic_into(copy, step),
         }
@@ -164,9 +188,18 @@ impl Params {
         self.compute.as_ref().unwrap_or(&self.values).dtype()
     }
 
-    /// The master values and their copy in the compute type, to update both.
+    /// The master values, and the copy in the compute type that is written along with them; none if it is rounded to blocks, which
+    /// [`round_copy`](Self::round_copy) does.
     pub fn values_and_copy(&mut self) -> (&mut Tensor, Option<&mut Tensor>) {
-        (&mut self.values, self.compute.as_mut())
+        (&mut self.values, self.compute.as_mut().filter(|_| self.rounding.is_none()))
+    }
+
+    /// Makes the copy that is rounded to blocks anew, if there is one.
+    pub fn round_copy(&mut self) -> Result<()> {
+        match (&mut self.compute, &self.rounding) {
+            (Some(copy), Some(rounding)) => rounding.write(copy, &self.values),
+            _ => Ok(()),
+        }
     }
 
     /// Number of parameters.

@@ -277,9 +277,9 @@ pub struct TrainArgs {
     /// Folder for the model if the disk of the output folder is full at the end [default: wait for room]
     #[arg(long, value_name = "DIR", help_heading = "Output")]
     pub fallback_dir: Option<PathBuf>,
-    /// Number format of the saved weights; those of an adapter are saved in f32
-    #[arg(long, value_name = "DTYPE", value_enum, default_value = "bf16", help_heading = "Output")]
-    pub save_dtype: SaveDtypeArg,
+    /// Number format of the saved weights; those of an adapter are saved in f32 [default: bf16; with --qat f32]
+    #[arg(long, value_name = "DTYPE", value_enum, help_heading = "Output")]
+    pub save_dtype: Option<SaveDtypeArg>,
     /// What to write the measurements for; several with commas
     #[arg(
         long,
@@ -360,6 +360,10 @@ pub struct OptimizationArgs {
     /// NEFTune: noise on the embeddings of training rows, at most X / sqrt(tokens of the longest row * width); 0: none
     #[arg(long, value_name = "X", default_value_t = 0.0, value_parser = rate, allow_negative_numbers = true)]
     pub neftune_noise_alpha: f64,
+    /// Compute with the weights as `engine export --type TYPE` rounds them, and update the weights as they are: then the export costs
+    /// little. Losses and scores of the run are those of the export
+    #[arg(long, value_name = "TYPE", value_enum)]
+    pub qat: Option<QatArg>,
     /// Warn of a step whose loss is so many standard deviations above those of the 50 before it; 0: never
     #[arg(long, value_name = "X", default_value_t = 6.0, value_parser = rate, allow_negative_numbers = true)]
     pub loss_spike_z: f64,

@@ -8,7 +8,6 @@ use serde::Serialize;
 
 use super::export_args::WrittenModelArgs;
 use super::numbers::{below_one, positive, rate};
-use crate::error::{Error, Result};
 use crate::model::gemma3::lora::Lora;
 
 /// What is trained in the place of all weights.
@@ -21,7 +20,7 @@ pub struct LoraArgs {
     /// Updates are scaled by alpha / r
     #[arg(long, value_name = "X", default_value_t = 8.0, value_parser = rate, requires = "lora_r", allow_negative_numbers = true)]
     pub lora_alpha: f64,
-    /// Dropout of what updates are computed from: only 0 so far
+    /// Part of what updates are computed from that is left out at random, in training
     #[arg(long, value_name = "X", default_value_t = 0.0, value_parser = below_one, requires = "lora_r", allow_negative_numbers = true)]
     pub lora_dropout: f64,
     /// Modules that get an update, with commas: q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj; all-linear: all of them
@@ -44,33 +43,16 @@ pub struct LoraArgs {
 
 impl LoraArgs {
     /// The LoRA to begin, if one is asked for.
-    ///
-    /// # Errors
-    /// A usage error: what is asked for is not there yet.
-    pub fn lora(&self) -> Result<Option<Lora>> {
-        let Some(rank) = self.lora_r else { return Ok(None) };
-        let lora = Lora {
-            rank: rank as usize,
+    pub fn lora(&self) -> Option<Lora> {
+        Some(Lora {
+            rank: self.lora_r? as usize,
             alpha: self.lora_alpha,
             dropout: self.lora_dropout,
             target_modules: self.lora_target_modules.clone(),
             use_rslora: self.use_rslora,
             modules_to_save: self.modules_to_save.clone(),
-        };
-        check_dropout(&lora).map(|()| Some(lora))
+        })
     }
-}
-
-/// Whether training can do what an adapter asks for.
-///
-/// # Errors
-/// A usage error: it cannot.
-pub fn check_dropout(lora: &Lora) -> Result<()> {
-    if lora.dropout == 0.0 {
-        return Ok(());
-    }
-    Err(Error::usage(format!("`lora_dropout` is {}, and training has no dropout yet", lora.dropout))
-        .hint("give `--lora-dropout 0`; in an adapter, set it in its adapter_config.json"))
 }
 
 #[derive(Debug, Args)]

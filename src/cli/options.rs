@@ -40,6 +40,15 @@ impl From<GgufTypeArg> for GgufType {
     }
 }
 
+impl From<QatArg> for GgufType {
+    fn from(kind: QatArg) -> Self {
+        match kind {
+            QatArg::Q8_0 => GgufType::Q8_0,
+            QatArg::Q4_0 => GgufType::Q4_0,
+        }
+    }
+}
+
 impl From<ScheduleArg> for ScheduleKind {
     fn from(kind: ScheduleArg) -> Self {
         match kind {
@@ -210,6 +219,15 @@ impl GenerationArgs {
 }
 
 impl TrainArgs {
+    /// How the weights are saved: with `--qat` as they are, for the export is to round the numbers that were rounded in training.
+    pub fn save_dtype(&self) -> SaveDtype {
+        match (self.save_dtype, self.optimization.qat) {
+            (Some(dtype), _) => dtype.into(),
+            (None, Some(_)) => SaveDtype::F32,
+            (None, None) => SaveDtype::Bf16,
+        }
+    }
+
     /// How answers are generated in training.
     pub fn generation(&self) -> Generation {
         Generation { cuda_graphs: self.optimization.cuda_graphs, ..self.generation.options() }

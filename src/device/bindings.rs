@@ -6,6 +6,7 @@ pub const ENGINE_HOST_ATTENTION_TILE: u32 = 32;
 pub const ENGINE_ATTENTION_KEYS: u32 = 32;
 pub const ENGINE_DECODE_SPLITS: u32 = 16;
 pub const ENGINE_CLIP_RUN: u32 = 16384;
+pub const ENGINE_FORMAT_BLOCK: u32 = 32;
 #[repr(u32)]
 #[doc = " Element type of activations and compute weights."]
 #[derive(Debug, Copy, Clone, Hash, PartialEq, Eq)]
@@ -101,6 +102,17 @@ pub struct engine_sampling {
     pub top_k: u32,
     #[doc = " 1: no limit"]
     pub top_p: f32,
+}
+#[repr(u32)]
+#[doc = " How a file stores a run of weights, and so what `round_blocks` makes of them."]
+#[derive(Debug, Copy, Clone, Hash, PartialEq, Eq)]
+pub enum engine_format {
+    #[doc = " A norm's weight, stored + 1 in f32: `(x + 1) - 1`."]
+    ENGINE_FORMAT_NORM = 0,
+    #[doc = " Blocks of 32: `f16(d) * q` with `d = largest |x| / 127`, `q = round(x / d)`, halves away from zero."]
+    ENGINE_FORMAT_Q8_0 = 1,
+    #[doc = " Blocks of 32: `f16(d) * (q - 8)` with m the first number of the largest magnitude, `d = m / -8`,\n `q = min(15, trunc(x / d + 8.5))`."]
+    ENGINE_FORMAT_Q4_0 = 2,
 }
 #[doc = " What one AdamW update needs beside the tensors. In device memory, so that a captured graph can be replayed."]
 #[repr(C)]
@@ -426,6 +438,33 @@ pub struct engine_kernels {
             from: *const ::std::os::raw::c_void,
             n: u64,
             step: u64,
+            stream: engine_stream,
+        ) -> engine_status,
+    >,
+    #[doc = " Master weights as a file would give them back: encoded and decoded.  round_blocks\n\n to (n) of `dtype`; from (n) f32. Group g of the G groups covers `starts[g] .. starts[g + 1]` and is stored in the\n `engine_format` of `formats[g]`; its blocks are `blocks[g] .. blocks[g + 1]` of the `count` blocks of all, the last one\n of a norm being a part of a block. starts, blocks (G + 1) begin with 0 and end with n and `count`; formats (G)."]
+    pub round_blocks: ::std::option::Option<
+        unsafe extern "C" fn(
+            to: *mut ::std::os::raw::c_void,
+            from: *const ::std::os::raw::c_void,
+            starts: *const u64,
+            blocks: *const u64,
+            formats: *const u32,
+            groups: u32,
+            count: u64,
+            dtype: engine_dtype,
+            stream: engine_stream,
+        ) -> engine_status,
+    >,
+    #[doc = " `y = x / (1 - p)` where an element is kept, else 0.  dropout\n\n y, x (n) T; y may be x. Element i is kept when 32 bits that follow from key (2), `product` and i alone are at least\n p * 2^32: the same on every device, in every type, and whenever it is computed. p in [0, 1)."]
+    pub dropout: ::std::option::Option<
+        unsafe extern "C" fn(
+            y: *mut ::std::os::raw::c_void,
+            x: *const ::std::os::raw::c_void,
+            key: *const u32,
+            n: u64,
+            product: u32,
+            p: f64,
+            dtype: engine_dtype,
             stream: engine_stream,
         ) -> engine_status,
     >,

@@ -158,5 +158,7 @@ static TABLE: Table = Table(engine_kernels {
     sample: Some(NoOp::NO_OP),
     cast: Some(NoOp::NO_OP),
     cast_stochastic: Some(NoOp::NO_OP),
+    round_blocks: Some(NoOp::NO_OP),
+    dropout: Some(NoOp::NO_OP),
     add: Some(NoOp::NO_OP),
 });

@@ -1,7 +1,8 @@
 //! The table of launchers as the host implements it.
 
 use super::launcher::last_error;
-use super::{adamw, add, attention, cast, clip, cross_entropy, embedding, geglu, rmsnorm, rope, sample, sum_parts};
+use super::{adamw, add, attention, cast, clip, cross_entropy, dropout, embedding, geglu};
+use super::{rmsnorm, rope, round_blocks, sample, sum_parts};
 use crate::device::bindings::engine_kernels;
 use crate::device::kernels::Kernels;
 
@@ -37,5 +38,7 @@ static TABLE: Table = Table(engine_kernels {
     sample: Some(sample::sample),
     cast: Some(cast::cast),
     cast_stochastic: Some(cast::cast_stochastic),
+    round_blocks: Some(round_blocks::round_blocks),
+    dropout: Some(dropout::dropout),
     add: Some(add::add),
 });

@@ -10,7 +10,8 @@ use rayon::prelude::*;
 
 use super::convert::{self, CHUNK, Encoding};
 use super::gguf_blocks::encoding;
-use crate::error::Result;
+use crate::autograd::BlockFormat;
+use crate::error::{Error, Result};
 use crate::model::gemma3::table::{GGUF_EMBEDDING, ParamKind, Parameter};
 use crate::{bail, err};
 
@@ -92,6 +93,21 @@ impl GgufType {
             });
         }
         Ok(())
+    }
+
+    /// How a file of this type stores each of `parameters`, for training with weights that are rounded to it.
+    ///
+    /// # Errors
+    /// As [`check`](Self::check); a usage error of a type without blocks.
+    pub fn block_formats(self, parameters: &[Parameter]) -> Result<Vec<BlockFormat>> {
+        self.check(parameters)?;
+        let format = |parameter: &Parameter| match (parameter.kind, self.of(parameter)) {
+            (ParamKind::Norm, _) => Ok(BlockFormat::Norm),
+            (_, Self::Q8_0) => Ok(BlockFormat::Q8_0),
+            (_, Self::Q4_0) => Ok(BlockFormat::Q4_0),
+            (_, other) => Err(Error::usage(format!("weights are rounded to q8_0 or q4_0, not to {}", other.name()))),
+        };
+        parameters.iter().map(format).collect()
     }
 
     /// Writes whole blocks of `values` to as many bytes as they take, in parallel.

@@ -7,7 +7,8 @@
 //!
 //! Shapes    parameters, m, v, gradients (n) A     copy (n) bf16, where ops compute in it
 //! Numerics  master weights and moments in A, whatever the compute type; a step's constants are computed in f64. An update is
-//!           often too small for the copy: rounded at random, by numbers that follow from index and step, it is not lost
+//!           often too small for the copy: rounded at random, by numbers that follow from index and step, it is not lost.
+//!           A copy that is rounded to blocks is made in a launch of its own ([`Params::rounded_in`])
 //! Order     elementwise
 //! Cost      28 bytes per parameter and 2 for the copy: memory bound
 
@@ -117,6 +118,7 @@ pub fn adamw(
         launch!(
             driver,
             adamw { n }(values, m, v, copy, gradients, results, step, starts, decays, groups, n, dtype, stream)
-        )
+        )?;
     }
+    params.round_copy()
 }

@@ -1,27 +1,29 @@
-//! lora: y = x weight^T + scaling * (x a^T) b^T, module by module (Hu et al., "LoRA: Low-Rank Adaptation", 2021)
+//! lora: y = x weight^T + scaling * (dropout(x) a^T) b^T, module by module (Hu et al., "LoRA: Low-Rank Adaptation", 2021)
 //!
 //! ```text
-//! spread = scaling * blocks of b;  h = x a^T;  y = x weight^T + h spread^T
+//! spread = scaling * blocks of b;  h = dropout(x) a^T;  y = x weight^T + h spread^T
 //! ```
 //!
 //! A weight may be several modules on top of each other (q, k and v), M of them with an update of rank R: a holds the modules'
 //! matrices (R, I) on top of each other, b those (rows of the module, R). In spread, row o has b's row in the columns
-//! of its module and zeros elsewhere, so that few products do for all modules.
+//! of its module and zeros elsewhere, so that few products do for all modules. Modules of one weight see the same dropout.
 //!
 //! Shapes    x, dx (N, I) T     weight (O, I) T     a (M * R, I) T     b (P, R) T, P rows that have an update     y, dy (N, O) T
 //!           spread (O, M * R) T     h, dh (N, M * R) T     da, db as a and b, A
 //! Saved     x, weight, a, h, spread
-//! Backward  dh = dy spread;  dx = dy weight + dh a;  da += dh^T x;  db += scaling * blocks of dy^T h;  dweight as in linear
+//! Backward  dh = dy spread;  dx = dy weight + dropout(dh a);  da += dh^T dropout(x);  db += scaling * blocks of dy^T h;  dweight as in linear
+//!           What is left of x is computed again, not saved
 //! Order     each row of b stands once in spread: db is a sum of one term
 //! Cost      beside linear's, M * R / I and M * R / O of its FLOP forward, three times that backward
 
 use std::rc::Rc;
 
-use crate::autograd::{Backward, Param, Tape, Var};
+use crate::autograd::{Backward, Param, Rounding, Tape, Var};
 use crate::device::driver::engine_dtype;
 use crate::device::{DType, Device, Purpose, Tensor};
 use crate::error::Result;
 use crate::launch;
+use crate::ops::dropout::Dropout;
 use crate::ops::embedding::gather;
 use crate::ops::linear::{self, Store};
 
@@ -104,6 +106,18 @@ pub struct Update {
     pub b: Param,
     pub blocks: Rc<Blocks>,
     pub scaling: f64,
+    /// None: nothing is left out.
+    pub dropout: Option<Dropout>,
+}
+
+impl Update {
+    /// What is left of x.
+    fn left_of(&self, x: &Tensor, rounding: Rounding) -> Result<Tensor> {
+        match &self.dropout {
+            None => Ok(x.clone()),
+            Some(dropout) => rounding.apply(dropout.of(x)?),
+        }
+    }
 }
 
 /// y (N, O) = x (N, I) times the transpose of weight (O, I) with its update.
@@ -111,7 +125,7 @@ pub fn lora_linear(tape: &mut Tape, x: &Var, weight: &Param, update: &Update) ->
     let (n, o, low) = (x.value.shape()[0], weight.shape()[0], update.a.shape()[0]);
     let empty = |columns: usize| Tensor::empty(tape.device(), &[n, columns], x.value.dtype());
     let (mut h, mut y) = (empty(low)?, empty(o)?);
-    linear::forward(&mut h, &x.value, &update.a.value, Store::Written)?;
+    linear::forward(&mut h, &update.left_of(&x.value, tape.rounding())?, &update.a.value, Store::Written)?;
     let h = tape.rounding().apply(h)?;
     let spread = tape.rounding().apply(update.blocks.spread(&update.b.value, update.scaling)?)?;
     linear::forward(&mut y, &x.value, &weight.value, Store::Written)?;
@@ -137,16 +151,29 @@ struct Saved {
 
 impl Saved {
     fn backward(&self, ctx: &mut Backward<'_>, dy: &Tensor) -> Result<()> {
-        let Self { x, h, spread, weight, update: Update { a, b, blocks, scaling } } = self;
+        let Self { x, h, spread, weight, update } = self;
+        let Update { a, b, blocks, scaling, .. } = update;
         let (device, x_value) = (dy.device(), &x.value);
         let mut dh = Tensor::empty(device, h.shape(), dy.dtype())?;
         linear::backward_x(dh.address_mut()?, dy, spread, Store::Written)?;
         let dh = ctx.rounding().apply(dh)?;
         let mut dx = Tensor::empty(device, x_value.shape(), dy.dtype())?;
         linear::backward_x(dx.address_mut()?, dy, &weight.value, Store::Written)?;
-        linear::backward_x(dx.address_mut()?, &dh, &a.value, Store::Added)?;
+        match &update.dropout {
+            None => linear::backward_x(dx.address_mut()?, &dh, &a.value, Store::Added)?,
+            Some(dropout) => {
+                let mut through = Tensor::empty(device, x_value.shape(), dy.dtype())?;
+                linear::backward_x(through.address_mut()?, &dh, &a.value, Store::Written)?;
+                through = ctx.rounding().apply(through)?;
+                dropout.apply(&mut through)?;
+                dx = ctx.rounding().apply(dx)?;
+                dx.add(&ctx.rounding().apply(through)?)?;
+            }
+        }
         linear::backward_weight(ctx.gradients(), weight, dy, x_value)?;
-        linear::backward_weight(ctx.gradients(), a, &dh, x_value)?;
+        let left = update.left_of(x_value, ctx.rounding())?;
+        linear::backward_weight(ctx.gradients(), a, &dh, &left)?;
+        drop(left);
         let mut dspread = Tensor::empty(&device.of(Purpose::Scratch), spread.shape(), dy.dtype().accumulator())?;
         // SAFETY: dspread is as large.
         unsafe { linear::outer(dspread.address_mut()?, dy, h, Store::Written)? };

@@ -8,10 +8,11 @@ use super::devices::ComputeDevice;
 use crate::device::{DType, Device, Purpose, Tensor, room};
 use crate::error::{Error, Kind, Result};
 use crate::io::adapter_files::AdapterFolder;
+use crate::io::gguf_type::GgufType;
 use crate::model::gemma3::Gemma3;
 use crate::model::gemma3::adapter::{Adapter, merge};
 use crate::model::gemma3::lora::Lora;
-use crate::model::gemma3::table::{parameter_count, parameter_specs};
+use crate::model::gemma3::table::{parameter_count, parameter_specs, parameters};
 
 impl Checkpoint {
     /// Finds the model, and the adapter in a folder that goes with it. Where the adapter has a tokenizer and a chat template of
@@ -35,6 +36,28 @@ impl Checkpoint {
         let lora = lora.resolved();
         lora.specs(&self.config).map_err(|error| error.of_kind(Kind::Usage))?;
         Ok(Self { adapter: Some(AdapterSource::of_seed(lora, base, seed)), ..self })
+    }
+
+    /// Trained with weights that are rounded in the forward as a GGUF of type `kind` rounds them; gradients and updates are those of the
+    /// weights as they are, which are saved.
+    ///
+    /// # Errors
+    /// A usage error: there is an adapter, or no such rounding of these weights.
+    pub fn with_qat(self, kind: GgufType) -> Result<Self> {
+        if self.adapter.is_some() {
+            return Err(Error::usage("an adapter cannot be trained with rounded weights (`--qat`)")
+                .hint("merge it with `engine merge`, and train the model that comes of it with `--qat`"));
+        }
+        kind.block_formats(&parameters(&self.config)).map_err(|error| error.of_kind(Kind::Usage))?;
+        Ok(Self { qat: Some(kind), ..self })
+    }
+
+    /// The model without an adapter as it is trained.
+    fn computed_in(&self, model: Gemma3, dtype: DType) -> Result<Gemma3> {
+        match self.qat {
+            None => model.computed_in(dtype),
+            Some(kind) => model.rounded_in(dtype, &kind.block_formats(&parameters(&self.config))?),
+        }
     }
 
     /// Adds the adapter, if there is one, to weights in memory.
@@ -62,7 +85,7 @@ impl Checkpoint {
     /// # Errors
     /// As [`Checkpoint::load`].
     pub fn load_to_train(&self, on: &ComputeDevice) -> Result<Gemma3> {
-        let Some(adapter) = &self.adapter else { return self.load(on) };
+        let Some(adapter) = &self.adapter else { return self.computed_in(self.read(on, |_| Ok(()))?, on.dtype) };
         self.source.check(&self.config).map_err(|error| error.or_kind(Kind::Model))?;
         let mut room = self.room_to_train(&on.device)?;
         let read = |weights: &mut [f32]| {
@@ -85,7 +108,9 @@ impl Checkpoint {
     /// The model of what has been read, computing in `dtype`.
     pub(super) fn to_train(&self, room: Room, dtype: DType) -> Result<Gemma3> {
         let model = Gemma3::new(self.config.clone(), room.model)?;
-        let (Some(adapter), Some(values)) = (&self.adapter, room.adapter) else { return model.computed_in(dtype) };
+        let (Some(adapter), Some(values)) = (&self.adapter, room.adapter) else {
+            return self.computed_in(model, dtype);
+        };
         let adapter = Adapter::new(&self.config, adapter.config.lora.clone(), values)?;
         let model = model.adapted(adapter, dtype)?;
         // The weights in f32, where they are not computed with.

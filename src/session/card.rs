@@ -13,7 +13,7 @@ use crate::eval::table::parts;
 use crate::hub::is_hub_id;
 
 /// The settings that it tells, by their names in `run.json`. None of them is a path of this machine.
-const SETTINGS: [&str; 20] = [
+const SETTINGS: [&str; 21] = [
     "num_train_epochs",
     "max_steps",
     "per_device_train_batch_size",
@@ -33,6 +33,7 @@ const SETTINGS: [&str; 20] = [
     "shuffle",
     "seed",
     "load_best_model_at_end",
+    "qat",
     "save_dtype",
 ];
 

@@ -30,6 +30,8 @@ pub struct Checkpoint {
     pub files: TokenizerFiles,
     /// What is trained or used beside the weights.
     pub adapter: Option<AdapterSource>,
+    /// The file whose rounding is trained with.
+    pub qat: Option<GgufType>,
 }
 
 /// How answers are generated. The defaults are those of the command line.
@@ -71,7 +73,7 @@ impl Checkpoint {
             let generation_config = GenerationConfig::load(generation, &config)?;
             let tokenizer = ChatTokenizer::load(texts)?.with_model_vocab(config.vocab_size);
             let files = TokenizerFiles::read(texts)?;
-            Ok(Self { source, config, generation_config, tokenizer, files, adapter: None })
+            Ok(Self { source, config, generation_config, tokenizer, files, adapter: None, qat: None })
         };
         open().map_err(|e: Error| e.or_kind(Kind::Model))
     }
@@ -99,7 +101,7 @@ impl Checkpoint {
     /// # Errors
     /// Of kind [`Kind::Model`], or [`Kind::OutOfMemory`].
     pub fn load(&self, on: &ComputeDevice) -> Result<Gemma3> {
-        self.load_with(on, |_| Ok(()))
+        self.read(on, |_| Ok(()))?.computed_in(on.dtype)
     }
 
     /// [`load`](Self::load) with the weights rounded as a GGUF of type `kind` holds them.
@@ -109,10 +111,11 @@ impl Checkpoint {
     pub fn load_as(&self, on: &ComputeDevice, kind: GgufType) -> Result<Gemma3> {
         let parameters = parameters(&self.config);
         kind.check(&parameters).map_err(|error| error.or_kind(Kind::Model))?;
-        self.load_with(on, |values| kind.round(&parameters, values))
+        self.read(on, |values| kind.round(&parameters, values))?.computed_in(on.dtype)
     }
 
-    fn load_with(&self, on: &ComputeDevice, change: impl FnOnce(&mut [f32]) -> Result<()>) -> Result<Gemma3> {
+    /// The model in f32, `change`d as it is read.
+    pub(super) fn read(&self, on: &ComputeDevice, change: impl FnOnce(&mut [f32]) -> Result<()>) -> Result<Gemma3> {
         self.source.check(&self.config).map_err(|error| error.or_kind(Kind::Model))?;
         let len = parameter_count(&parameter_specs(&self.config));
         let mut weights = Tensor::empty(&on.device.of(Purpose::Weights), &[len], DType::F32)?;
@@ -122,7 +125,7 @@ impl Checkpoint {
             change(values)
         };
         weights.fill_with(read).map_err(|error| error.or_kind(Kind::Model))?;
-        Gemma3::new(self.config.clone(), weights)?.computed_in(on.dtype)
+        Gemma3::new(self.config.clone(), weights)
     }
 
     /// Puts what was trained with this checkpoint's tokenizer and configs into a folder, whole or not at all.

@@ -46,6 +46,9 @@ impl Identity {
             add_to(&mut hash, &adapter.params.values)?;
             settings.extend(adapter.lora.settings());
         }
+        if let Some(rounding) = model.params.rounding() {
+            settings.insert("qat".into(), rounding.coarsest().name().into());
+        }
         Ok(Self {
             model: hex(&hash.finalize()),
             training_rows: hash_of(train),

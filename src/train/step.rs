@@ -6,7 +6,7 @@
 
 use std::rc::Rc;
 
-use rand::SeedableRng;
+use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::autograd::{Gradients, Tape};
@@ -54,7 +54,7 @@ pub struct Regularization {
     pub label_smoothing: f64,
     /// NEFTune: embeddings get noise of at most alpha / sqrt(L * D), with L the tokens of the longest row; 0: none.
     pub neftune_noise_alpha: f64,
-    /// The noise follows from it.
+    /// The noise follows from it, and so does a LoRA's dropout.
     pub seed: u64,
 }
 
@@ -123,6 +123,12 @@ pub struct Queued {
     asks: bool,
 }
 
+/// What is random in a micro-batch.
+struct Random {
+    noise: Option<Noise>,
+    dropout_key: Option<[u32; 2]>,
+}
+
 /// A micro-batch whose arrays are ready to be sent.
 struct Prepared {
     inputs: Rc<Inputs>,
@@ -136,15 +142,18 @@ impl Prepared {
         model: &Gemma3,
         tree: TokenTree,
         objective: Objective,
-        noise: Option<Noise>,
+        random: Random,
         bucket: Option<Bucket>,
     ) -> Result<Self> {
         let inputs = Inputs::new(model.device(), bucket.is_some());
         let room = bucket.map(|b| TargetRoom { rows: b.scored_rows, targets: b.targets }).unwrap_or_default();
         let tree = tree.padded(bucket.map_or(0, |b| b.rows));
         let mut batch = model.batch_of(&inputs, &tree, tree.rows(), false)?;
-        if let Some(mut noise) = noise {
+        if let Some(mut noise) = random.noise {
             batch = model.with_noise(batch, &inputs, &mut noise);
+        }
+        if let Some(key) = random.dropout_key {
+            batch = model.with_dropout(batch, &inputs, key);
         }
         let of = Predicted { rows: tree.len(), vocabulary: model.config.vocab_size };
         let targets = Targets::new(&inputs, &tree.targets, objective, of, room)?;
@@ -222,7 +231,8 @@ impl Step {
         let objective = Objective { divisor: scored, label_smoothing: self.regularization.label_smoothing };
         let prepare = |(i, tree): (usize, TokenTree)| {
             let noise = self.noise(&tree, step, i as u64, model.config.hidden_size);
-            Prepared::new(model, tree, objective, noise, bucket)
+            let random = Random { noise, dropout_key: self.dropout_key(model, step, i as u64) };
+            Prepared::new(model, tree, objective, random, bucket)
         };
         let batches = trees.into_iter().enumerate().map(prepare).collect::<Result<_>>()?;
         Ok(PreparedWindow { batches, bucket, step })
@@ -277,11 +287,16 @@ impl Step {
             return None;
         }
         let longest = tree.positions.iter().max().map_or(1, |&position| position as usize + 1);
-        let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        rng.set_stream(step);
-        // No micro-batch needs so many words.
-        rng.set_word_pos(u128::from(number) << 40);
+        let rng = generator(seed, step, number);
         Some(Noise { amplitude: alpha / ((longest * d) as f64).sqrt(), rng })
+    }
+
+    /// What the dropout of a LoRA in micro-batch `number` of update `step` follows from.
+    fn dropout_key(&self, model: &Gemma3, step: u64, number: u64) -> Option<[u32; 2]> {
+        model.adapter().filter(|adapter| adapter.lora.dropout > 0.0)?;
+        // No update has such a number: the noise has other streams.
+        let mut rng = generator(self.regularization.seed, step | 1 << 63, number);
+        Some([rng.random(), rng.random()])
     }
 
     /// Queues the step, all of it if it `updates`, else up to the gradient's norm.
@@ -305,6 +320,15 @@ impl Step {
         let moments = Moments { m: &mut self.m, v: &mut self.v };
         adamw(model.trained_mut(), moments, &self.gradients.values, &self.plan, &self.results)
     }
+}
+
+/// Random numbers for micro-batch `number`.
+fn generator(seed: u64, stream: u64, number: u64) -> ChaCha8Rng {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    rng.set_stream(stream);
+    // No micro-batch needs so many words.
+    rng.set_word_pos(u128::from(number) << 40);
+    rng
 }
 
 impl graphs::Inputs for Vec<Prepared> {

@@ -113,7 +113,7 @@ fn what_cannot_be_trained_or_used_is_refused() {
     for (flags, said) in [
         (&["--lora-r", "0"][..], "at least 1"),
         (&["--lora-alpha", "3"], "--lora-r"),
-        (&["--lora-r", "4", "--lora-dropout", "0.1"], "no dropout yet"),
+        (&["--lora-r", "4", "--lora-dropout", "1"], "--lora-dropout"),
         (&["--lora-r", "4", "--lora-target-modules", "q_proj,c_attn"], "`c_attn` is no target module"),
         (&["--lora-r", "4", "--modules-to-save", "score"], "`score` is no module to save"),
         (&["--lora-r", "4", "--adapter", "x"], "cannot be used with"),

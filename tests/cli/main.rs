@@ -20,6 +20,7 @@ mod parity;
 mod programs;
 #[cfg(feature = "hub")]
 mod push;
+mod qat;
 mod quickstart;
 mod report;
 mod sizes;

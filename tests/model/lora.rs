@@ -11,7 +11,7 @@ use engine::model::gemma3::lora::{ALL_LINEAR, Lora};
 use engine::model::gemma3::table::parameter_count;
 use engine::ops::adamw::AdamW;
 use engine::ops::cross_entropy::linear_cross_entropy;
-use engine::train::step::{Step, StepResult};
+use engine::train::step::{Regularization, Step, StepResult};
 use half::bf16;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -147,9 +147,15 @@ fn names_that_are_of_no_module_are_refused() {
 
 /// Losses and gradient norms of some steps, and the adapter after them.
 fn train(device: &Device, lora: &Lora, dtype: DType, graphs: bool) -> (Vec<StepResult>, Vec<f64>) {
+    train_seeded(device, lora, dtype, graphs, 0)
+}
+
+/// The same with what is random following from `seed`.
+fn train_seeded(device: &Device, lora: &Lora, dtype: DType, graphs: bool, seed: u64) -> (Vec<StepResult>, Vec<f64>) {
     let mut model = adapted::<f32>(device, lora, &trained(lora, 7), dtype);
     let frozen = model.params.values.to_f64();
     let mut step = Step::new(&model, 1.0, graphs).unwrap();
+    step = step.with_regularization(Regularization { seed, ..Regularization::default() });
     let mut results = Vec::new();
     for number in 1..=4 {
         let hyper = AdamW { learning_rate: 1e-2, betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.01, step: number };
@@ -181,4 +187,49 @@ fn steps_on_every_device_are_the_cpus() {
             assert!(values == adapter, "{place:?}");
         }
     }
+}
+
+#[test]
+fn dropout_follows_from_seed_step_and_micro_batch_also_in_graphs() {
+    let lora = Lora { dropout: 0.5, ..kinds()[0].clone() };
+    let without = Lora { dropout: 0.0, ..lora.clone() };
+    let (host, dtype) = (engine::host::device(), DType::F32);
+    let (expected, adapter) = train_seeded(&host, &lora, dtype, false, 1);
+    assert!(train_seeded(&host, &lora, dtype, false, 1) == (expected.clone(), adapter.clone()));
+    assert!(train_seeded(&host, &lora, dtype, false, 2).0[0] != expected[0], "another seed");
+    assert!(train_seeded(&host, &without, dtype, false, 1).0[0] != expected[0], "no dropout");
+    // Steps and micro-batches of the same rows that change nothing.
+    let losses = |numbers: &[u64], batches: usize| -> Vec<f64> {
+        let mut model = adapted::<f32>(&host, &lora, &trained(&lora, 7), dtype);
+        let mut step = Step::new(&model, 1.0, false).unwrap();
+        let mut run = |&number: &u64| {
+            let hyper = AdamW { learning_rate: 0.0, betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.0, step: number };
+            step.run(&mut model, (0..batches).map(|_| tree()).collect(), &hyper).unwrap().mean_loss()
+        };
+        numbers.iter().map(&mut run).collect()
+    };
+    let [first, second, again] = losses(&[1, 2, 1], 1)[..] else { panic!("three steps") };
+    assert!(first == again && first != second, "{first} {second} {again}");
+    assert_ne!(losses(&[1], 2), [first], "the second micro-batch draws for itself");
+    for place in places() {
+        let (results, values) = train_seeded(&place.device(), &lora, place.dtype, false, 1);
+        for (got, expected) in results.iter().zip(&expected) {
+            let off = (got.mean_loss() / expected.mean_loss() - 1.0).abs();
+            assert!(off < if place.dtype == DType::F32 { 1e-5 } else { 1e-2 }, "{place:?}: {got:?} {expected:?}");
+        }
+        if place.device().driver().captures_graphs() {
+            let graphs = train_seeded(&place.device(), &lora, place.dtype, true, 1);
+            assert!(graphs == (results, values), "{place:?}: graphs");
+        }
+    }
+}
+
+#[test]
+fn nothing_is_left_out_in_evaluation() {
+    let device = engine::host::device();
+    let with = |dropout| {
+        let lora = Lora { dropout, ..kinds()[0].clone() };
+        loss(&adapted::<f32>(&device, &lora, &trained(&lora, 7), DType::F32), &mut Tape::inference(&device))
+    };
+    assert_eq!(with(0.5), with(0.0));
 }

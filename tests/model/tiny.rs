@@ -62,6 +62,13 @@ pub fn wide() -> Gemma3Config {
         .config()
 }
 
+/// Every row a whole number of blocks of 32, as files of blocks want it.
+pub fn blocks() -> Gemma3Config {
+    let (vocab_size, hidden_size, intermediate_size) = (31, 32, 32);
+    Shape { vocab_size, hidden_size, intermediate_size, num_key_value_heads: 2, head_dim: 8, sliding_window: 4 }
+        .config()
+}
+
 /// Weights uniform in -0.5..0.5: far from a trained model's, so that nothing is close to linear.
 pub fn weights(config: &Gemma3Config, seed: u64) -> Vec<f64> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);

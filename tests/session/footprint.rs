@@ -9,7 +9,7 @@ use engine::train::options::TrainOptions;
 
 use crate::rows;
 
-fn quickstart() -> Checkpoint {
+pub fn quickstart() -> Checkpoint {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/quickstart/model");
     Checkpoint::open(folder.to_str().unwrap()).unwrap()
 }

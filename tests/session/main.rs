@@ -18,6 +18,7 @@ mod observers;
 mod order;
 mod parity;
 mod quiet;
+mod random_and_rounded;
 mod regularization;
 mod resume;
 mod token_cache;

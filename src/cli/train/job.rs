@@ -13,7 +13,6 @@ use crate::chat::preview::preview;
 use crate::cli::args::{LogFormat, TrainArgs};
 use crate::cli::check;
 use crate::cli::lengths;
-use crate::cli::lora_args::check_dropout;
 use crate::cli::numbers::{by_purpose, counted, gigabytes};
 use crate::cli::options::{existing, explain_device, load};
 use crate::cli::out::{result, say};
@@ -56,7 +55,7 @@ pub(super) fn once(args: &TrainArgs, before: &mut Before) -> Result<Option<Summa
         OutputFolder::check(fallback, Existing::Refuse)?;
     }
     let (mut job, checkpoint) = Job::prepare(args)?;
-    OutputFolder::require_space(&args.output_dir, checkpoint.saved_bytes(args.save_dtype.into()))?;
+    OutputFolder::require_space(&args.output_dir, checkpoint.saved_bytes(args.save_dtype()))?;
     let footprint = Footprint::of(&checkpoint, &device, &job.train, &args.options())?;
     footprint.require()?;
     if args.dry_run {
@@ -79,7 +78,7 @@ pub(super) fn once(args: &TrainArgs, before: &mut Before) -> Result<Option<Summa
     model.device().trim();
     signals::go_on("nothing was trained, it was before the first step")?;
     let limit = (args.save_total_limit > 0).then_some(args.save_total_limit as usize);
-    let (score_before, dtype) = (about.score_before.clone(), args.save_dtype.into());
+    let (score_before, dtype) = (about.score_before.clone(), args.save_dtype());
     let mut saves = Saves { checkpoint: Rc::new(checkpoint), folder, identity, score_before, dtype, limit };
     profiler.iter().for_each(Profiler::begin);
     let (model, place) = job.train(model, &mut saves, &mut about)?;
@@ -224,13 +223,14 @@ impl<'a> Job<'a> {
     }
 }
 
-/// With the adapter that the flags ask for.
+/// With the adapter or the rounding that the flags ask for.
 fn adapted(checkpoint: Checkpoint, args: &TrainArgs) -> Result<Checkpoint> {
-    if let Some(adapter) = &checkpoint.adapter {
-        check_dropout(&adapter.config.lora)?;
-    }
-    match args.lora.lora()? {
-        Some(lora) => checkpoint.with_lora(lora, &args.model.model, args.generation.seed),
+    let checkpoint = match args.lora.lora() {
+        Some(lora) => checkpoint.with_lora(lora, &args.model.model, args.generation.seed)?,
+        None => checkpoint,
+    };
+    match args.optimization.qat {
+        Some(kind) => checkpoint.with_qat(kind.into()),
         None => Ok(checkpoint),
     }
 }

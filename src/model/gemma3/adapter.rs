@@ -11,8 +11,10 @@ use super::config::Gemma3Config;
 use super::lora::{Linear, Lora, a_of, b_of, whole_of};
 use super::table::{parameter_specs, parameters};
 use crate::autograd::{Param, ParamHandle, ParamSpec, Params};
+use crate::batch::inputs::DeviceArray;
 use crate::device::{DType, Tensor};
 use crate::error::Result;
+use crate::ops::dropout::Dropout;
 use crate::ops::lora::{Blocks, Module, Update};
 
 /// An adapter of one model.
@@ -30,6 +32,8 @@ struct Place {
     a: ParamHandle,
     b: ParamHandle,
     blocks: Rc<Blocks>,
+    /// The number of the product among those of the model.
+    number: u32,
 }
 
 impl Adapter {
@@ -40,7 +44,7 @@ impl Adapter {
     pub fn new(config: &Gemma3Config, lora: Lora, values: Tensor) -> Result<Self> {
         let params = Params::new(&lora.specs(config)?, values)?;
         let mut updates = HashMap::new();
-        for modules in lora.products(config) {
+        for (number, modules) in lora.products(config).into_iter().enumerate() {
             let updated = modules.iter().filter(|module| module.is_updated).map(|module| &module.parameter.spec.name);
             let fused = |name: fn(&str) -> String| {
                 let names: Vec<String> = updated.clone().map(|weight| name(weight)).collect();
@@ -51,7 +55,8 @@ impl Adapter {
             }
             let of = |linear: &Linear| Module { rows: linear.parameter.spec.shape[0], is_updated: linear.is_updated };
             let blocks = Blocks::new(params.values.device(), &modules.iter().map(of).collect::<Vec<_>>())?;
-            let place = Place { a: fused(a_of), b: fused(b_of), blocks: Rc::new(blocks) };
+            let (a, b, blocks) = (fused(a_of), fused(b_of), Rc::new(blocks));
+            let place = Place { a, b, blocks, number: number as u32 };
             updates.insert(modules[0].parameter.spec.name.clone(), place);
         }
         let saved = lora.saved(config).into_iter().map(|parameter| parameter.spec.name);
@@ -64,11 +69,13 @@ impl Adapter {
         Ok(Self { params: self.params.computed_in(dtype)?, ..self })
     }
 
-    /// What is added to the (fused) weight of this name.
-    pub fn update_of(&self, weight: &str) -> Option<Update> {
-        let Place { a, b, blocks } = self.updates.get(weight)?;
+    /// What is added to the (fused) weight of this name, computed from all of its input, or with the key of a batch from what dropout
+    /// leaves of it.
+    pub fn update_of(&self, weight: &str, key: Option<&DeviceArray>) -> Option<Update> {
+        let &Place { ref a, ref b, ref blocks, number } = self.updates.get(weight)?;
         let (a, b) = (self.params.at(a), self.params.at(b));
-        Some(Update { a, b, blocks: blocks.clone(), scaling: self.lora.scaling() })
+        let dropout = key.map(|key| Dropout { key: key.clone(), product: number, p: self.lora.dropout });
+        Some(Update { a, b, blocks: blocks.clone(), scaling: self.lora.scaling(), dropout })
     }
 
     /// The parameter that is trained in the place of the model's one of this name.

@@ -14,7 +14,7 @@ use super::adapter::Adapter;
 use super::config::{Gemma3Config, LayerType};
 use super::layer::{Layer, LayerHandles, Projection};
 use super::table::parameter_specs;
-use crate::autograd::{Param, ParamHandle, Params, Tape, Var};
+use crate::autograd::{BlockFormat, Param, ParamHandle, Params, Tape, Var};
 use crate::batch::inputs::{DeviceArray, Inputs};
 use crate::batch::mask::{AttentionMask, Placement};
 use crate::batch::tree::{Rows, TokenTree};
@@ -70,6 +70,8 @@ pub struct Batch {
     ids: TokenIds,
     slots: DeviceArray,
     kinds: ByKind<Kind>,
+    /// (2): what a LoRA's dropout follows from; none where nothing is left out
+    dropout_key: Option<DeviceArray>,
 }
 
 /// Keys and values of every slot of a token tree, per layer: (S, K, Dh) each.
@@ -91,6 +93,11 @@ impl Gemma3 {
     /// The same model, computing in `dtype` beside the master weights.
     pub fn computed_in(self, dtype: DType) -> Result<Self> {
         Ok(Self { params: self.params.computed_in(dtype)?, ..self })
+    }
+
+    /// The same model, computing in `dtype` with weights as a file of these formats, one for each parameter, would give them back.
+    pub fn rounded_in(self, dtype: DType, formats: &[BlockFormat]) -> Result<Self> {
+        Ok(Self { params: self.params.rounded_in(dtype, formats)?, ..self })
     }
 
     /// The same model, frozen, with an adapter that is trained in its place. Both compute in `dtype`.
@@ -139,6 +146,7 @@ impl Gemma3 {
         Ok(Batch {
             ids: TokenIds::new(inputs, rows.ids, self.config.vocab_size)?,
             slots: placement.slots.clone(),
+            dropout_key: None,
             kinds: ByKind {
                 full: kind(&tables.full, None),
                 sliding: kind(&tables.sliding, Some(self.config.sliding_window)),
@@ -150,6 +158,11 @@ impl Gemma3 {
     pub fn with_noise(&self, batch: Batch, inputs: &Rc<Inputs>, noise: &mut Noise) -> Batch {
         let ids = batch.ids.with_noise(inputs, noise, self.config.hidden_size, self.params.dtype());
         Batch { ids, ..batch }
+    }
+
+    /// A batch of which the adapter's dropout leaves out what follows from `key`, which is appended to what it sends.
+    pub fn with_dropout(&self, batch: Batch, inputs: &Rc<Inputs>, key: [u32; 2]) -> Batch {
+        Batch { dropout_key: Some(inputs.push(&key, key.len(), 0)), ..batch }
     }
 
     /// Makes rotation tables that know the positions below `depth`, at least. Batches that are made from now on have them, or longer ones. Returns
@@ -204,14 +217,14 @@ impl Gemma3 {
         let heads = Heads { query: c.num_attention_heads, kv: c.num_key_value_heads, dim: c.head_dim };
         let (q_norm, k_norm, rotation) = (self.at(&of.q_norm), self.at(&of.k_norm), kind.rotation.clone());
         Layer {
-            qkv_proj: self.projection(&of.qkv_proj),
+            qkv_proj: self.projection(&of.qkv_proj, batch),
             norm_rope: NormRope { q_norm, k_norm, rotation, heads, eps },
             mask: kind.mask.clone(),
             softmax_scale: c.query_pre_attn_scalar.powf(-0.5),
-            o_proj: self.projection(&of.o_proj),
+            o_proj: self.projection(&of.o_proj, batch),
             attention_norms: self.norms(&of.post_attention_layernorm, &of.pre_feedforward_layernorm),
-            gate_up_proj: self.projection(&of.gate_up_proj),
-            down_proj: self.projection(&of.down_proj),
+            gate_up_proj: self.projection(&of.gate_up_proj, batch),
+            down_proj: self.projection(&of.down_proj, batch),
             mlp_norms: self.norms(&of.post_feedforward_layernorm, self.opening(i + 1)),
         }
     }
@@ -239,8 +252,9 @@ impl Gemma3 {
     }
 
     /// A weight with what an adapter adds to it.
-    fn projection(&self, weight: &ParamHandle) -> Projection {
-        let update = self.adapter.as_ref().and_then(|adapter| adapter.update_of(weight.name()));
+    fn projection(&self, weight: &ParamHandle, batch: &Batch) -> Projection {
+        let update = |adapter: &Adapter| adapter.update_of(weight.name(), batch.dropout_key.as_ref());
+        let update = self.adapter.as_ref().and_then(update);
         Projection { weight: self.params.at(weight), update }
     }
 

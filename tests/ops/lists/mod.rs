@@ -20,6 +20,7 @@ pub mod attention;
 pub mod cast;
 pub mod clip;
 pub mod cross_entropy;
+pub mod dropout;
 pub mod embedding;
 pub mod geglu;
 pub mod linear;
@@ -27,6 +28,7 @@ pub mod lora;
 pub mod residual;
 pub mod rmsnorm;
 pub mod rope;
+pub mod round_blocks;
 pub mod sample;
 pub mod trees;
 
