@@ -43,10 +43,10 @@ fn model(device: &Device, config: &Gemma3Config, dtype: DType) -> Gemma3 {
     Gemma3::new(config.clone(), weights).unwrap().computed_in(dtype).unwrap()
 }
 
-/// The same model under an adapter of these modules, whose matrices are as after some training.
+/// The same model under an adapter of these modules with dropout, whose matrices are as after some training.
 fn adapted(device: &Device, config: &Gemma3Config, dtype: DType, targets: &[&str]) -> Gemma3 {
     let target_modules = targets.iter().map(|&name| name.to_owned()).collect();
-    let lora = Lora { rank: 2, alpha: 3.0, target_modules, ..Lora::default() }.resolved();
+    let lora = Lora { rank: 2, alpha: 3.0, dropout: 0.25, target_modules, ..Lora::default() }.resolved();
     let count = parameter_count(&lora.specs(config).unwrap());
     let values = &weights(config, 5)[..count];
     let adapter = Adapter::new(config, lora, flat(device, values, dtype)).unwrap();
