@@ -305,7 +305,8 @@ struct PartialOutput {
 
 template <class T> struct Gradients {
     T *dq;
-    float *dk, *dv; // per query head
+    T *dk, *dv;                 // null where parts are asked for
+    float *dk_parts, *dv_parts; // per query head; null where a block adds up the heads of a group
     float *delta;
     const float *lse;
     const T *d_o;

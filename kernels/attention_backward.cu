@@ -1,12 +1,13 @@
 // attention, backward: p = exp(s - lse);  dv = p^T do;  ds = p * (do v^T - delta);  dq = scale ds k;  dk = scale ds^T q
 //
 // Shapes    dq, do, o, q (N, H, Dh) T     dk, dv, k, v (S, K, Dh) T, S = N     lse, delta (N, H) f32
-//           scratch: parts of dk and of dv per query head (S, H, Dh) f32 each, then delta = rowsum(do * o)
+//           scratch: parts of dk and of dv per query head (S, H, Dh) f32 each, if any, then delta = rowsum(do * o)
 // Saved     q, k, v, o, lse
 // Numerics  f32 inside, one rounding at the store; p and ds are rounded to bf16 for the tensor cores
 // f32       attention_f32.cu, but for the sum over the heads of a group: the rest of what follows here is bf16
-// Order     every sum has one owner. dq: as the forward. dk, dv: a block walks over the queries of one head, in order;
-//           then the heads of a group are added in order. No atomics, bit-equal reruns
+// Order     every sum has one owner. dq: as the forward. dk, dv: a block walks over the queries of one head after the other, in
+//           order, of all heads of a group or of one; then what heads have in parts is added in order. No atomics, bit-equal
+//           reruns
 // Cost      14 * Dh FLOP per (row, key, head) of the tiles, of which 4 are scores that both parts compute
 //
 // Blocks of either part run in one launch: of the some hundred rows of a batch neither part fills the chip. Two blocks
@@ -22,7 +23,7 @@ using namespace attention;
 constexpr uint32_t BANDS = 2;
 constexpr uint32_t PAIRS = BANDS * BAND; // rows of a block: of queries in one part, keys in the other
 constexpr uint32_t THREADS = BANDS * 2 * WARP;
-static_assert(PAIRS == TILE);
+static_assert(PAIRS == TILE && TILE == ENGINE_ATTENTION_KEYS);
 
 /// p^T and ds^T on their way from the warp that computes them to the two that need them, in fragments.
 struct Exchange {
@@ -138,32 +139,34 @@ struct KeyExtent {
     }
 };
 
-/// A tile of rows of queries: what this lane knows about its own row, and votes, a bit per row.
+/// A tile of rows of queries of one head: what this lane knows about its own row, and votes, a bit per row.
 struct Queries {
-    uint32_t at, base, slot, position;
+    uint32_t at, head, base, slot, position;
     float lse, delta;
     uint32_t seen;  // rows that may see some key of the block
     uint32_t clear; // rows that see every key
 };
 
-/// The tiles of queries in a list of tiles, those that see no key of the block left out.
+/// The tiles of queries in a list of tiles, for one head after the other, those that see no key of the block left out.
 struct QueryWalk {
     const engine_attention &mask;
     const Gradients<bf16> &to;
     const uint32_t *tiles;
-    uint32_t end, lane, head;
+    uint32_t steps, end, lane, head; // tiles of a head, of all; the first head
     KeyExtent extent;
 
     __device__ Queries fetch(uint32_t at) const {
         Queries queries = {};
         queries.at = at;
         if (at >= end) return queries;
-        queries.base = tiles[at / STEPS] * ENGINE_ATTENTION_TILE + at % STEPS * TILE;
+        uint32_t step = at % steps;
+        queries.head = head + at / steps;
+        queries.base = tiles[step / STEPS] * ENGINE_ATTENTION_TILE + step % STEPS * TILE;
         uint32_t row = queries.base + lane;
         queries.slot = UINT32_MAX; // beyond the last row: it sees nothing
         if (row >= mask.n) return queries;
         queries.slot = mask.slots[row], queries.position = mask.positions[row];
-        size_t index = size_t(row) * mask.heads.query + head;
+        size_t index = size_t(row) * mask.heads.query + queries.head;
         queries.lse = to.lse[index] * LOG2_E, queries.delta = to.delta[index];
         return queries;
     }
@@ -217,27 +220,27 @@ __device__ inline void score_gradients(float (&s)[2][4], float (&dp)[2][4], cons
     }
 }
 
-/// Writes a warp's 16 rows and DIM / 2 columns of one query head's dk or dv.
-template <class S>
-__device__ inline void store_part(float *to, const float (&c)[S::DIM / 16][4], uint32_t base,
-                                  const engine_attention &mask, uint32_t head, const Place &place) {
+/// Writes a warp's 16 rows and DIM / 2 columns of dk or dv, times `scale`, as `head` of the `heads` that a key has in `to`.
+template <class S, class T>
+__device__ inline void store_keys(T *to, const float (&c)[S::DIM / 16][4], uint32_t base, const engine_attention &mask,
+                                  uint32_t head, uint32_t heads, float scale, const Place &place) {
     uint32_t dim = mask.heads.dim;
 #pragma unroll
     for (uint32_t i = 0; i < S::DIM / 8; i++) {
         uint32_t key = base + place.band * BAND + place.row + i % 2 * 8;
         uint32_t column = place.half * (S::DIM / 2) + i / 2 * 8 + place.column;
         if (key >= mask.s) continue;
-        float *at = to + (size_t(key) * mask.heads.query + head) * dim + column;
-        const float pair[2] = {c[i / 2][i % 2 * 2], c[i / 2][i % 2 * 2 + 1]};
+        T *at = to + (size_t(key) * heads + head) * dim + column;
+        const float pair[2] = {scale * c[i / 2][i % 2 * 2], scale * c[i / 2][i % 2 * 2 + 1]};
         if (dim % 2 == 0 && column < dim) {
             store(at, pair);
         } else {
-            for (uint32_t j = 0; j < 2 && column + j < dim; j++) at[j] = pair[j];
+            for (uint32_t j = 0; j < 2 && column + j < dim; j++) at[j] = from_float<T>(pair[j]);
         }
     }
 }
 
-/// dk and dv of 32 keys from the queries of one head. do of the next tile arrives while ds^T q is computed, q while the
+/// dk and dv of 32 keys from the queries of some heads. do of the next tile arrives while ds^T q is computed, q while the
 /// next v do^T is.
 template <class S>
 __device__ inline void key_gradients(bf16 *shared, const Gradients<bf16> &to, const Inputs<bf16> &in,
@@ -253,7 +256,7 @@ __device__ inline void key_gradients(bf16 *shared, const Gradients<bf16> &to, co
     };
     auto load_queries = [&](bf16 *into, const bf16 *from, const Queries &queries) {
         load_rows<S, TILE, THREADS>(into, from, dim, in.wide, [&](uint32_t r) {
-            const bf16 *row = from + (size_t(queries.base + r) * mask.heads.query + walk.head) * dim;
+            const bf16 *row = from + (size_t(queries.base + r) * mask.heads.query + queries.head) * dim;
             return queries.base + r < mask.n ? row : nullptr;
         });
         copy_commit();
@@ -301,11 +304,21 @@ __device__ inline void key_gradients(bf16 *shared, const Gradients<bf16> &to, co
         if (next.at < walk.end) load_queries(q, in.q, next);
         queries = next;
     }
-    store_part<S>(to.dk, dk, base, mask, walk.head, place);
-    store_part<S>(to.dv, dv, base, mask, walk.head, place);
+    if (to.dk) {
+        store_keys<S>(to.dk, dk, base, mask, kv_head, mask.heads.kv, static_cast<float>(mask.scale), place);
+        store_keys<S>(to.dv, dv, base, mask, kv_head, mask.heads.kv, 1, place);
+    } else {
+        store_keys<S>(to.dk_parts, dk, base, mask, walk.head, mask.heads.query, 1, place);
+        store_keys<S>(to.dv_parts, dv, base, mask, walk.head, mask.heads.query, 1, place);
+    }
 }
 
-/// Block: first those of (32 keys, query head), then those of (tile of queries, pairs in it and kv head).
+/// Query heads that a block adds dk and dv up over.
+__host__ __device__ inline uint32_t heads_of_block(const Gradients<bf16> &to, const engine_attention &mask) {
+    return to.dk ? mask.heads.query / mask.heads.kv : 1;
+}
+
+/// Block: first those of (32 keys, some heads), then those of (tile of queries, pairs in it and kv head).
 template <class S>
 __global__ void __launch_bounds__(THREADS)
     attention_backward_kernel(Gradients<bf16> to, Inputs<bf16> in, uint32_t key_blocks) {
@@ -313,11 +326,12 @@ __global__ void __launch_bounds__(THREADS)
     Place place;
     const engine_attention &mask = in.mask;
     if (blockIdx.x < key_blocks) {
-        uint32_t head = blockIdx.x % mask.heads.query, tile = blockIdx.x / mask.heads.query;
+        uint32_t heads = heads_of_block(to, mask), per_key = mask.heads.query / heads;
+        uint32_t head = blockIdx.x % per_key * heads, tile = blockIdx.x / per_key;
         uint32_t first = mask.query_starts[tile / STEPS];
         uint32_t steps = (mask.query_starts[tile / STEPS + 1] - first) * STEPS;
-        QueryWalk walk{mask,       to,   mask.query_tiles + first, steps,
-                       place.lane, head, KeyExtent(mask, tile * TILE, place.lane)};
+        QueryWalk walk{mask,  to,         mask.query_tiles + first, steps,
+                       steps * heads, place.lane, head, KeyExtent(mask, tile * TILE, place.lane)};
         key_gradients<S>(shared, to, in, walk, place);
     } else {
         uint32_t block = blockIdx.x - key_blocks, kv_heads = mask.heads.kv;
@@ -358,7 +372,7 @@ engine_status launch_gradients(S, const Gradients<bf16> &to, const Inputs<bf16> 
     engine_status status = LAUNCH(delta_kernel, ceil_div(rows, DELTA_WARPS), DELTA_WARPS * WARP, 0, stream, to.delta,
                                   to.d_o, o, rows, mask.heads.dim);
     if (status != ENGINE_OK) return status;
-    uint32_t key_blocks = ceil_div(mask.s, TILE) * mask.heads.query;
+    uint32_t key_blocks = ceil_div(mask.s, TILE) * (mask.heads.query / heads_of_block(to, mask));
     uint32_t query_blocks = ceil_div(mask.n, ENGINE_ATTENTION_TILE) * ceil_div(ENGINE_ATTENTION_TILE * group, PAIRS);
     uint32_t blocks = key_blocks + query_blocks * mask.heads.kv;
     return LAUNCH((attention_backward_kernel<S>), blocks, THREADS, SHARED_BYTES<S>, stream, to, in, key_blocks);
@@ -371,7 +385,7 @@ engine_status launch_group(T *dk, T *dv, const Gradients<T> &from, const Inputs<
     uint32_t rows = in.mask.s * heads.kv, width = in.wide ? 4 : 1;
     auto group_kernel = in.wide ? attention_group_kernel<T, 4> : attention_group_kernel<T, 1>;
     dim3 grid(ceil_div(uint64_t(rows) * heads.dim, width * GROUP_THREADS), 2);
-    return LAUNCH(group_kernel, grid, GROUP_THREADS, 0, stream, dk, dv, from.dk, from.dv, rows, heads.dim,
+    return LAUNCH(group_kernel, grid, GROUP_THREADS, 0, stream, dk, dv, from.dk_parts, from.dv_parts, rows, heads.dim,
                   heads.query / heads.kv, static_cast<float>(in.mask.scale));
 }
 
@@ -387,12 +401,15 @@ engine_status attention_backward(void *dq, void *dk, void *dv, void *scratch, co
         using T = typename decltype(shape)::Type;
         size_t part = size_t(mask->s) * mask->heads.query * mask->heads.dim;
         auto *parts = static_cast<float *>(scratch);
-        Gradients<T> to{static_cast<T *>(dq), parts, parts + part, parts + 2 * part, static_cast<const float *>(lse),
-                        static_cast<const T *>(d_o)};
+        auto *all_dk = static_cast<T *>(dk), *all_dv = static_cast<T *>(dv);
+        Gradients<T> to{static_cast<T *>(dq), nullptr, nullptr, parts, parts + part, parts + 2 * part,
+                        static_cast<const float *>(lse), static_cast<const T *>(d_o)};
+        bool whole = std::is_same_v<T, bf16> && mask->heads_at_once * mask->heads.kv == mask->heads.query;
+        if (whole) to.dk = all_dk, to.dv = all_dv, to.dk_parts = nullptr, to.dv_parts = nullptr;
         Inputs<T> in{static_cast<const T *>(q), static_cast<const T *>(k), static_cast<const T *>(v), *mask, wide};
         engine_status status = launch_gradients(shape, to, in, static_cast<const T *>(o), stream);
-        if (status != ENGINE_OK) return status;
-        return launch_group(static_cast<T *>(dk), static_cast<T *>(dv), to, in, stream);
+        if (status != ENGINE_OK || whole) return status;
+        return launch_group(all_dk, all_dv, to, in, stream);
     });
 }
 

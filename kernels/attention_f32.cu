@@ -246,8 +246,8 @@ __global__ void __launch_bounds__(WARPS *WARP) attention_f32_keys_kernel(Gradien
         }
     }
     size_t part = (size_t(key) * mask.heads.query + head) * dim;
-    dk.write(to.dk + part, dim);
-    dv.write(to.dv + part, dim);
+    dk.write(to.dk_parts + part, dim);
+    dv.write(to.dv_parts + part, dim);
 }
 
 /// Blocks that own all rows of q, in x and y.

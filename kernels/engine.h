@@ -53,6 +53,9 @@ typedef void *engine_stream;
 /// The same for the host, whose tiles cost nothing by themselves: smaller ones follow the visible area more closely.
 #define ENGINE_HOST_ATTENTION_TILE 32
 
+/// Keys whose gradients a block of `attention_backward` adds up.
+#define ENGINE_ATTENTION_KEYS 32
+
 /// Parts that a row's keys are split into in decoding, at most: `attention_decode` has scratch for so many.
 #define ENGINE_DECODE_SPLITS 16
 
@@ -98,6 +101,9 @@ typedef struct engine_attention {
     /// On the scores, before the softmax.
     double scale;
     engine_dtype dtype;
+    /// Query heads over which one block of a backward in bf16 adds up dk and dv: all that read a kv head (fewer bytes), or fewer,
+    /// whose sums are then parts that a second kernel adds up (more blocks). The host does without.
+    uint32_t heads_at_once;
 } engine_attention;
 
 /// What `rope_forward` and `rope_backward` read beside activations: a struct for the launcher, arrays of the device.

@@ -77,6 +77,11 @@ impl Driver for Emulated {
         );
     }
 
+    /// As of the smallest chip: so that tests of a hundred rows take the way of large batches, too.
+    fn blocks_at_once(&self) -> usize {
+        4
+    }
+
     fn keeps_freed_memory(&self) -> bool {
         false
     }

@@ -99,8 +99,8 @@ pub struct Attention {
     pub head_dim: usize,
 }
 
-/// A device that keeps account, and the account.
-pub fn device(attention: Attention) -> (Device, Rc<RefCell<Bill>>) {
+/// A device that keeps account and runs so many blocks at once, and the account.
+pub fn device(attention: Attention, blocks_at_once: usize) -> (Device, Rc<RefCell<Bill>>) {
     let bill = Rc::new(RefCell::new(Bill::default()));
     let driver = Billed {
         bill: bill.clone(),
@@ -109,6 +109,7 @@ pub fn device(attention: Attention) -> (Device, Rc<RefCell<Bill>>) {
         told: RefCell::default(),
         captured: RefCell::default(),
         attention,
+        blocks_at_once,
     };
     (Device::with_driver(Box::new(driver)), bill)
 }
@@ -122,6 +123,7 @@ struct Billed {
     told: RefCell<BTreeSet<usize>>,
     captured: RefCell<Option<Vec<Node>>>,
     attention: Attention,
+    blocks_at_once: usize,
 }
 
 /// A kernel as its launcher called it.
@@ -252,6 +254,10 @@ impl Driver for Billed {
 
     fn logits_bytes(&self) -> usize {
         engine::cuda::logits_bytes(80 << 30)
+    }
+
+    fn blocks_at_once(&self) -> usize {
+        self.blocks_at_once
     }
 
     fn addressed(&self, extent: Extent) {

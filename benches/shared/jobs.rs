@@ -7,6 +7,7 @@ use std::rc::Rc;
 
 use engine::batch::Example;
 use engine::batch::tree::TokenTree;
+use engine::cuda::BLOCKS;
 use engine::device::{DType, Purpose, Tensor};
 use engine::error::Result;
 use engine::generate::Decoder;
@@ -39,7 +40,7 @@ fn model() -> Result<(Gemma3, Rc<RefCell<Bill>>)> {
     let config = serde_json::from_str(include_str!("../compare/gemma3-270m.json")).expect("a JSON file");
     let config = Gemma3Config::from_value(config)?;
     let attention = Attention { heads: config.num_attention_heads, head_dim: config.head_dim };
-    let (device, bill) = bill::device(attention);
+    let (device, bill) = bill::device(attention, BLOCKS * bill::H100.multiprocessors as usize);
     let weights = parameter_count(&parameter_specs(&config));
     let weights = Tensor::empty(&device.of(Purpose::Weights), &[weights], DType::F32)?;
     Ok((Gemma3::new(config, weights)?.computed_in(DType::Bf16)?, bill))

@@ -101,6 +101,7 @@ pub struct Gpu {
     /// The compute capability: 9.0 is an H100.
     pub capability: (i32, i32),
     pub total_bytes: usize,
+    pub multiprocessors: usize,
     /// Whether its owner lets no program compute on it (compute mode `Prohibited`).
     pub prohibited: bool,
 }

@@ -44,6 +44,9 @@ use products::{Products, describe};
 use stream::Stream;
 pub use survey::Survey;
 
+/// Blocks of attention's backward that fit on a multiprocessor.
+pub const BLOCKS: usize = 2;
+
 /// A GPU.
 pub struct Cuda {
     kernels: Kernels,
@@ -51,6 +54,8 @@ pub struct Cuda {
     stream: Rc<Stream>,
     /// See [`Driver::logits_bytes`].
     logits_bytes: usize,
+    /// See [`Driver::blocks_at_once`].
+    blocks_at_once: usize,
     /// Wait for every op, so that an error names the one that made it.
     debug_sync: bool,
     name: String,
@@ -99,6 +104,7 @@ pub fn open_with(kernels: Kernels, gpu: &Gpu, debug_sync: bool) -> Result<Device
         products,
         stream,
         logits_bytes: logits_bytes(total),
+        blocks_at_once: BLOCKS * gpu.multiprocessors,
         debug_sync,
         name: gpu.name.clone(),
     })))
@@ -162,6 +168,10 @@ impl Driver for Cuda {
     unsafe fn free(&self, address: *mut c_void, _bytes: usize) {
         // SAFETY: the caller's promise.
         unsafe { self.stream.free(address) };
+    }
+
+    fn blocks_at_once(&self) -> usize {
+        self.blocks_at_once
     }
 
     fn logits_bytes(&self) -> usize {

@@ -113,6 +113,7 @@ fn ask_gpu(index: usize, device: CUdevice) -> Result<Gpu, DriverError> {
         capability: (major, minor),
         // SAFETY: as above.
         total_bytes: unsafe { result::device::total_mem(device)? },
+        multiprocessors: attribute(CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)? as usize,
         prohibited: mode == CUcomputemode::CU_COMPUTEMODE_PROHIBITED as i32,
     })
 }

@@ -3,6 +3,7 @@
 
 pub const ENGINE_ATTENTION_TILE: u32 = 64;
 pub const ENGINE_HOST_ATTENTION_TILE: u32 = 32;
+pub const ENGINE_ATTENTION_KEYS: u32 = 32;
 pub const ENGINE_DECODE_SPLITS: u32 = 16;
 pub const ENGINE_CLIP_RUN: u32 = 16384;
 #[repr(u32)]
@@ -69,6 +70,8 @@ pub struct engine_attention {
     #[doc = " On the scores, before the softmax."]
     pub scale: f64,
     pub dtype: engine_dtype,
+    #[doc = " Query heads over which one block of a backward in bf16 adds up dk and dv: all that read a kv head (fewer bytes), or fewer,\n whose sums are then parts that a second kernel adds up (more blocks). The host does without."]
+    pub heads_at_once: u32,
 }
 #[doc = " What `rope_forward` and `rope_backward` read beside activations: a struct for the launcher, arrays of the device."]
 #[repr(C)]

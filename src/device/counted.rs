@@ -57,6 +57,10 @@ impl Driver for Counted {
         self.like.driver().attention_tile()
     }
 
+    fn blocks_at_once(&self) -> usize {
+        self.like.driver().blocks_at_once()
+    }
+
     fn logits_bytes(&self) -> usize {
         self.like.driver().logits_bytes()
     }

@@ -56,6 +56,12 @@ pub trait Driver {
         ENGINE_ATTENTION_TILE as usize
     }
 
+    /// Blocks of a large kernel that run at once. Where there are more, some can do the work of several one after the other, if
+    /// that saves bytes.
+    fn blocks_at_once(&self) -> usize {
+        1
+    }
+
     /// Most bytes of logits to have in memory at once. Large: products like many rows.
     fn logits_bytes(&self) -> usize {
         1 << 30

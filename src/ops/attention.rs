@@ -10,8 +10,8 @@ use std::rc::Rc;
 
 use crate::autograd::{Tape, Var};
 use crate::batch::mask::AttentionMask;
-use crate::device::bindings::{ENGINE_DECODE_SPLITS, engine_attention, engine_heads};
-use crate::device::driver::engine_dtype;
+use crate::device::bindings::{ENGINE_ATTENTION_KEYS, ENGINE_DECODE_SPLITS, engine_attention, engine_heads};
+use crate::device::driver::{Driver, engine_dtype};
 use crate::device::{Purpose, Tensor};
 use crate::error::Result;
 use crate::launch;
@@ -59,9 +59,17 @@ fn description(qkv: &Qkv, mask: &AttentionMask, scale: f64) -> Result<engine_att
         n: q[0] as u32,
         s: k[0] as u32,
         heads: engine_heads { query: q[1] as u32, kv: k[1] as u32, dim: q[2] as u32 },
+        heads_at_once: heads_at_once(qkv.q.value.device().driver(), [q[1], k[1]], k[0]) as u32,
         scale,
         dtype: engine_dtype(qkv.q.value.dtype()),
     })
+}
+
+/// Query heads over which a block adds up dk and dv: all of a group where their blocks keep the device busy, else one, whose
+/// sums are kept as parts.
+fn heads_at_once(driver: &dyn Driver, [query, kv]: [usize; 2], slots: usize) -> usize {
+    let blocks = kv * slots.div_ceil(ENGINE_ATTENTION_KEYS as usize);
+    if blocks >= driver.blocks_at_once() { query / kv.max(1) } else { 1 }
 }
 
 /// o (N, H * Dh) and lse (N, H)

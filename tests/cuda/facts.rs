@@ -11,7 +11,7 @@ fn machine() -> Machine {
 
 fn gpu(index: usize, capability: (i32, i32)) -> Gpu {
     let name = format!("NVIDIA {capability:?}");
-    Gpu { index, name, capability, total_bytes: 80_000_000_000, prohibited: false }
+    Gpu { index, name, capability, total_bytes: 80_000_000_000, multiprocessors: 132, prohibited: false }
 }
 
 /// `report` tells each of `parts`, has a hint, and the hint's last way out is always there.

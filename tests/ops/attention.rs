@@ -279,6 +279,7 @@ fn refusal(device: &Device, change: impl Fn(&mut engine_attention)) -> String {
         n: 2,
         s: 2,
         heads: engine_heads { query: 4, kv: 2, dim: 4 },
+        heads_at_once: 1,
         scale: 1.0,
         dtype: engine_dtype(DType::F32),
     };

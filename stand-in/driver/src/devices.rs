@@ -77,6 +77,7 @@ unsafe extern "C" fn cuDeviceGetAttribute(value: *mut c_int, which: CUdevice_att
             CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR => 9,
             CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR | CU_DEVICE_ATTRIBUTE_COMPUTE_MODE => 0,
             CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED => 1,
+            CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT => 2,
             other => return fault(CUresult::CUDA_ERROR_INVALID_VALUE, format!("{other:?} is not known here")),
         };
         // SAFETY: the caller's.
