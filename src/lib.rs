@@ -66,7 +66,8 @@
 //! arena of its own ([`device::GraphMemory`]), which all graphs share, for they run one after the other; it is given back with the last who
 //! may launch one. The emulator captures and replays too: that graphs give the losses of single launches to the bit is a test.
 //! What a replay reads must be checked or sized when the batch is made, not when the graph is: token ids, and rotation
-//! tables as deep as the batch has rows.
+//! tables as deep as the batch has rows. While the device is busy with a step, the host makes the next one's batches ([`train::step::PreparedWindow`]):
+//! nothing of the weights is in them, and nothing of them is in a run's state.
 //!
 //! **A decoded token is one launch.** What continues the sequences of a [`generate::Decoder`] is a graph in the same way: one upload (tokens, their
 //! places, the mask, the numbers to draw with), one launch, one download of the tokens. Rows of padding have slots of their own behind those that sequences can
