@@ -158,11 +158,11 @@ impl Products {
                 let candidates = if timed { CANDIDATES } else { 1 };
                 let found = problem.find(&self.library, alignments, candidates).map_err(failed)?;
                 // SAFETY: the caller's promise.
-                let fastest = if timed { unsafe { self.fastest(&problem, &found, p)? } } else { 0 };
-                if let (true, Some(file)) = (timed, self.file()) {
+                let fastest = if timed { unsafe { self.fastest(&problem, &found, p)? } } else { None };
+                if let (Some(fastest), Some(file)) = (fastest, self.file()) {
                     file.keep(&name, found[fastest]);
                 }
-                found[fastest]
+                found[fastest.unwrap_or(0)]
             }
         };
         let mut chosen = self.chosen.borrow_mut();
@@ -194,26 +194,26 @@ impl Products {
     }
 
     /// The place of the fastest algorithm. Where c is written, it is written by each of them, and by the fastest afterwards; where c
-    /// is added to, they add to something else. The first when there is no memory for that.
+    /// is added to, they add to something else. None when there is no memory for that, or none of them runs.
     ///
     /// # Safety
     /// As [`Products::queue`]; the context is current.
-    unsafe fn fastest(&self, problem: &Problem, found: &[Algorithm], p: &Product) -> Result<usize> {
+    unsafe fn fastest(&self, problem: &Problem, found: &[Algorithm], p: &Product) -> Result<Option<usize>> {
         if found.len() == 1 {
-            return Ok(0);
+            return Ok(Some(0));
         }
         let bytes = p.m * p.n * p.c_dtype.size();
         let scratch = match p.accumulate {
             true => match Workspace::new(self.workspace.stream().clone(), bytes) {
                 Ok(scratch) => Some(scratch),
-                Err(_) => return Ok(0),
+                Err(_) => return Ok(None),
             },
             false => None,
         };
         let timed = Product { c: scratch.as_ref().map_or(p.c, Workspace::address), ..*p };
         // SAFETY: the caller's promise, and the scratch is as large as c; who is timed has been waited for when it goes.
         let run = |i: usize| unsafe { self.run(problem, &found[i], &timed) }.is_ok();
-        Ok(fastest(&self.workspace, found.len(), run)?.unwrap_or(0))
+        fastest(&self.workspace, found.len(), run)
     }
 
     /// # Safety
