@@ -7,7 +7,7 @@
 #![allow(dead_code, clippy::duplicate_mod)]
 
 #[path = "bill/main.rs"]
-mod bill;
+mod billing;
 #[path = "decode.rs"]
 mod decode;
 #[path = "ops/main.rs"]
@@ -20,7 +20,7 @@ fn main() {
         Ok("ops") => ops::benches(),
         Ok("step") => step::benches(),
         Ok("decode") => decode::benches(),
-        Ok("bill") => bill::main(),
+        Ok("bill") => billing::main(),
         _ => {}
     }
 }
