@@ -175,6 +175,7 @@ fn a_choice_is_kept_for_the_next_start_and_for_this_machine_alone() {
     chooses(&other, (2, 19));
     set_version(130_001);
     chooses(&survey(), (2, 19));
+    chooses(&survey(), (2, 1)); // kept beside that of the other version
     set_version(130_000);
     chooses(&usual, (1, 1));
 }

@@ -20,8 +20,10 @@ fn values(n: usize) -> Vec<f32> {
     let (mut rng, mut size) = (rng(5), 1.0f32);
     let mut number = |i: usize| {
         if i.is_multiple_of(32) {
-            // From where the inverse of a scale is infinite to the largest scale.
-            size = [1.0, 0.02, 3.0e-3, 1.0e-5, 4.0e-7, 1.0e-7, 1.0e-39, 3.0e5][rng.random_range(0..8)];
+            // From where the inverse of a scale is infinite to the largest scale; a step of 1; steps between two numbers of f16.
+            let tie = 1.0 + 2f32.powi(-11);
+            size = [1.0, 0.02, 3.0e-3, 1.0e-5, 4.0e-7, 1.0e-7, 1.0e-39, 3.0e5, 127.0, 127.0 * tie, 8.0 * tie]
+                [rng.random_range(0..11)];
         }
         match rng.random_range(0..16) {
             0 => 0.0,
@@ -30,6 +32,7 @@ fn values(n: usize) -> Vec<f32> {
             2 => size,
             3 => -size,
             4 => size * 0.5 / 8.0,
+            5 => size / 127.0 * 2.5,
             _ => size * rng.random_range(-1.0f32..1.0),
         }
     };
@@ -74,7 +77,7 @@ fn what_is_computed_in_is_what_the_file_gives_back_to_the_bit() {
             let params = params(&place.device(), place.dtype, &case, &values);
             let got = computed(&params);
             let wrong = got.iter().zip(bits_in(place.dtype, &expected)).position(|(a, b)| *a != b);
-            assert!(wrong.is_none(), "{case:?}, {place:?}: element {wrong:?} of {values:?}");
+            assert!(wrong.is_none(), "{case:?}, {place:?}: element {wrong:?}");
             assert!(params.values.download::<f32>().unwrap() == values, "the masters stay");
         }
     }
