@@ -1,8 +1,6 @@
 //! Whole steps and generation through the driver, against the emulated device: the same kernels and the same order of sums,
 //! so the same bits.
 
-use engine::batch::Example;
-use engine::batch::tree::TokenTree;
 use engine::device::{DType, Device, Tensor};
 use engine::generate::{GenerateOptions, generate};
 use engine::model::gemma3::Gemma3;
@@ -13,7 +11,7 @@ use engine::train::step::{Step, StepResult};
 use crate::cuda::Settings;
 use crate::machine::{Gpu, USUAL, stand_in};
 use crate::story::{drawn, story};
-use crate::tiny::{config, example, weights, wide};
+use crate::tiny::{config, examples, tree, weights, wide};
 
 fn model(device: &Device, config: &Gemma3Config, dtype: DType) -> Gemma3 {
     let weights: Vec<f32> = weights(config, 4).into_iter().map(|w| w as f32).collect();
@@ -21,19 +19,6 @@ fn model(device: &Device, config: &Gemma3Config, dtype: DType) -> Gemma3 {
         .unwrap()
         .computed_in(dtype)
         .unwrap()
-}
-
-fn examples() -> Vec<Example> {
-    vec![
-        example(&[2, 7, 9, 4, 30, 11, 7, 7, 3], 0),
-        example(&[2, 7, 9, 4, 30, 12, 8], 3),
-        example(&[2, 7, 9, 5, 5, 5, 5, 5, 5, 6], 4),
-        example(&[13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23], 1),
-    ]
-}
-
-fn tree(examples: &[Example]) -> TokenTree {
-    TokenTree::from_examples(&examples.iter().collect::<Vec<_>>())
 }
 
 /// How steps are done.

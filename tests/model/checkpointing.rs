@@ -2,8 +2,6 @@
 //! one.
 
 use engine::autograd::{Rounding, Tape};
-use engine::batch::Example;
-use engine::batch::tree::TokenTree;
 use engine::device::{DType, Device, Purpose, Tensor, counted};
 use engine::model::gemma3::Gemma3;
 use engine::model::gemma3::adapter::Adapter;
@@ -16,20 +14,7 @@ use engine::train::step::{Step, StepResult};
 use serde_json::Value;
 
 use crate::places::places;
-use crate::tiny::{config, example, weights, wide};
-
-fn examples() -> Vec<Example> {
-    vec![
-        example(&[2, 7, 9, 4, 30, 11, 7, 7, 3], 0),
-        example(&[2, 7, 9, 4, 30, 12, 8], 3),
-        example(&[2, 7, 9, 5, 5, 5, 5, 5, 5, 6], 4),
-        example(&[13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23], 1),
-    ]
-}
-
-fn tree(examples: &[Example]) -> TokenTree {
-    TokenTree::from_examples(&examples.iter().collect::<Vec<_>>())
-}
+use crate::tiny::{config, examples, tree, weights, wide};
 
 fn flat(device: &Device, values: &[f64], dtype: DType) -> Tensor {
     match dtype {

@@ -111,6 +111,10 @@ impl Driver for Counting {
         self.driver().attention_tile()
     }
 
+    fn blocks_at_once(&self) -> usize {
+        self.driver().blocks_at_once()
+    }
+
     fn logits_bytes(&self) -> usize {
         self.driver().logits_bytes()
     }

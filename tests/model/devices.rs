@@ -16,7 +16,7 @@ use engine::train::step::{Bucket, Regularization, Step, StepResult};
 use half::bf16;
 
 use crate::places::{Place, places};
-use crate::tiny::{blocks, config, example, weights, wide};
+use crate::tiny::{blocks, config, example, tree, weights, wide};
 
 fn configs() -> [Gemma3Config; 2] {
     [config(), wide()]
@@ -62,10 +62,6 @@ fn examples() -> Vec<Example> {
         example(&[2, 7, 9, 4], 0),
         example(&[13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23], 1),
     ]
-}
-
-fn tree(examples: &[Example]) -> TokenTree {
-    TokenTree::from_examples(&examples.iter().collect::<Vec<_>>())
 }
 
 /// Loss sums and every gradient of the mean loss.

@@ -8,7 +8,7 @@ use engine::ops::cross_entropy::linear_cross_entropy;
 use engine::ops::results::LossSums;
 
 use crate::differences::compare;
-use crate::tiny::{config, example, model, weights};
+use crate::tiny::{config, example, model, tree, weights};
 
 /// Rows that share prefixes at several depths, one that is a prefix of another, one given twice, one on its own.
 fn examples() -> Vec<Example> {
@@ -20,10 +20,6 @@ fn examples() -> Vec<Example> {
         example(&[2, 7, 9, 4], 0),
         example(&[13, 14, 15, 16, 17, 18, 19], 1),
     ]
-}
-
-fn tree(examples: &[Example]) -> TokenTree {
-    TokenTree::from_examples(&examples.iter().collect::<Vec<_>>())
 }
 
 fn loss(model: &Gemma3, tree: &TokenTree, tape: &mut Tape) -> LossSums {

@@ -87,6 +87,21 @@ pub fn example(ids: &[u32], prompt: usize) -> Example {
     Example { ids: ids.to_vec(), scored, origin: String::new() }
 }
 
+/// Rows of which three begin alike.
+pub fn examples() -> Vec<Example> {
+    vec![
+        example(&[2, 7, 9, 4, 30, 11, 7, 7, 3], 0),
+        example(&[2, 7, 9, 4, 30, 12, 8], 3),
+        example(&[2, 7, 9, 5, 5, 5, 5, 5, 5, 6], 4),
+        example(&[13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23], 1),
+    ]
+}
+
+/// The tree of all of them.
+pub fn tree(examples: &[Example]) -> TokenTree {
+    TokenTree::from_examples(&examples.iter().collect::<Vec<_>>())
+}
+
 /// Logits after the last token of one row.
 pub fn last_logits(model: &Gemma3, ids: &[u32]) -> Vec<f64> {
     let tree = TokenTree::from_examples(&[&example(ids, 0)]);
