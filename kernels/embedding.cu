@@ -6,6 +6,7 @@
 // Numerics  f32 inside; the sum over the rows is rounded once into dweight
 // Order     a block owns an id and adds its rows in the order of the batch: no atomics, bit-equal reruns
 // Cost      2 * N * D * sizeof(T) bytes: memory bound. A frequent id is summed by D / W threads alone
+#include "reduce.cuh"
 #include "vector.cuh"
 
 namespace ENGINE_NAMESPACE {
@@ -30,10 +31,14 @@ __global__ void __launch_bounds__(THREADS)
 
 template <class T, uint32_t W>
 __global__ void __launch_bounds__(THREADS)
-    embedding_backward_kernel(float *dweight, const T *dh, const uint32_t *ids, const uint32_t *rows,
+    embedding_backward_kernel(float *dweight, float *squares, const T *dh, const uint32_t *ids, const uint32_t *rows,
                               const uint32_t *starts, uint32_t d, float scale) {
     uint32_t first = starts[blockIdx.x], end = starts[blockIdx.x + 1];
-    if (first == end) return;
+    if (first == end) {
+        if (squares && threadIdx.x == 0) squares[blockIdx.x] = 0;
+        return;
+    }
+    float growth = 0;
     float *target = dweight + size_t(ids[rows[first]]) * d;
     float slopes[W], sums[W];
     for (uint32_t i = threadIdx.x * W; i < d; i += THREADS * W) {
@@ -42,8 +47,14 @@ __global__ void __launch_bounds__(THREADS)
             load(slopes, dh + size_t(rows[k]) * d + i);
             for (uint32_t j = 0; j < W; j++) sums[j] += slopes[j];
         }
-        for (uint32_t j = 0; j < W; j++) target[i + j] += sums[j] * scale;
+        for (uint32_t j = 0; j < W; j++) {
+            float before = target[i + j], after = before + sums[j] * scale;
+            target[i + j] = after;
+            growth += (after - before) * (after + before);
+        }
     }
+    growth = block_sum<THREADS>(growth);
+    if (squares && threadIdx.x == 0) squares[blockIdx.x] = growth;
 }
 
 } // namespace
@@ -59,7 +70,7 @@ engine_status embedding_forward(void *h, const void *weight, const uint32_t *ids
     });
 }
 
-engine_status embedding_backward(void *dweight, const void *dh, const uint32_t *ids, const uint32_t *rows,
+engine_status embedding_backward(void *dweight, void *squares, const void *dh, const uint32_t *ids, const uint32_t *rows,
                                  const uint32_t *starts, uint32_t u, uint32_t d, double scale, engine_dtype dtype,
                                  engine_stream stream) {
     if (u == 0 || d == 0) return ENGINE_OK;
@@ -67,7 +78,7 @@ engine_status embedding_backward(void *dweight, const void *dh, const uint32_t *
         using T = typename decltype(access)::Type;
         constexpr uint32_t W = decltype(access)::WIDTH;
         return LAUNCH((embedding_backward_kernel<T, W>), u, THREADS, 0, stream, static_cast<float *>(dweight),
-                      static_cast<const T *>(dh), ids, rows, starts, d, static_cast<float>(scale));
+                      static_cast<float *>(squares), static_cast<const T *>(dh), ids, rows, starts, d, static_cast<float>(scale));
     });
 }
 

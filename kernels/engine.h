@@ -62,6 +62,30 @@ typedef void *engine_stream;
 /// Gradients that one partial sum of `clip_factor` covers.
 #define ENGINE_CLIP_RUN 16384
 
+/// Rows and columns of a weight whose gradient's sum of squares `weight_gradients` gives as one number.
+#define ENGINE_GRADIENT_TILE 128
+
+/// Weights of one launch of `weight_gradients`, at most: what the arguments of a kernel have room for.
+#define ENGINE_MOST_WEIGHT_GRADIENTS 80
+
+/// Columns whose sum of squares `sum_parts` gives as one number.
+#define ENGINE_SUM_PARTS_COLUMNS 32
+
+/// A weight's gradient, `dweight = dy^T x` or `+=`: a struct for the launcher, matrices of the device.
+typedef struct engine_weight_gradient {
+    /// (O, I) A
+    void *dweight;
+    /// (N, O) T
+    const void *dy;
+    /// (N, I) T
+    const void *x;
+    uint32_t n;
+    uint32_t o;
+    uint32_t i;
+    /// 1: `+=`
+    uint32_t accumulate;
+} engine_weight_gradient;
+
 /// H query heads on K kv heads of Dh elements; H is a multiple of K, and query head h reads kv head h / (H / K).
 typedef struct engine_heads {
     uint32_t query;
@@ -222,10 +246,19 @@ typedef struct engine_kernels {
     ///
     /// gradients A, flat; vector i of the `vectors` lies at `gradients + offsets[i]`, its parts (count, len) A at
     /// `parts + count * starts[i]`, `len = starts[i + 1] - starts[i]`; starts (vectors + 1) begins with 0 and ends with `columns`.
-    /// `accumulate`: add. `dtype`: that of A.
-    engine_status (*sum_parts)(void *gradients, const void *parts, const uint32_t *starts, const uint64_t *offsets,
-                               uint32_t vectors, uint32_t columns, uint32_t count, uint32_t accumulate, engine_dtype dtype,
-                               engine_stream stream);
+    /// `accumulate`: add. squares (ceil(columns / ENGINE_SUM_PARTS_COLUMNS)) A: sums of the gradients' squares, or null.
+    /// `dtype`: that of A.
+    engine_status (*sum_parts)(void *gradients, void *squares, const void *parts, const uint32_t *starts,
+                               const uint64_t *offsets, uint32_t vectors, uint32_t columns, uint32_t count,
+                               uint32_t accumulate, engine_dtype dtype, engine_stream stream);
+
+    /// Gradients of several weights, each `dweight = dy^T x` or `+=`, and the sums of their squares.  weight_gradients
+    ///
+    /// gradients (count), at most ENGINE_MOST_WEIGHT_GRADIENTS, in host memory; O and I are multiples of 8, addresses of 16.
+    /// squares A: a sum for each tile of ENGINE_GRADIENT_TILE rows and columns of a weight, row by row of tiles, weight by
+    /// weight; or null.
+    engine_status (*weight_gradients)(void *squares, const engine_weight_gradient *gradients, uint32_t count,
+                                      engine_dtype dtype, engine_stream stream);
 
     /// q and k normed per head and rotated by their positions, v copied.  rope
     ///
@@ -281,15 +314,17 @@ typedef struct engine_kernels {
     ///
     /// dweight (V, D) A; dh (N, D) T; ids (N). `rows` (N) are the rows of the batch sorted by id, rows of one id in
     /// ascending order; `starts` (U + 1) is where each of the U distinct ids begins in `rows`, and N. Runs may be empty.
-    engine_status (*embedding_backward)(void *dweight, const void *dh, const uint32_t *ids, const uint32_t *rows,
+    /// squares (U) A: what the sum of dweight's squares grows by in each run; or null.
+    engine_status (*embedding_backward)(void *dweight, void *squares, const void *dh, const uint32_t *ids, const uint32_t *rows,
                                         const uint32_t *starts, uint32_t u, uint32_t d, double scale, engine_dtype dtype,
                                         engine_stream stream);
 
     /// `grad_norm = sqrt(sum g^2);  clip_factor = min(1, max_norm / (grad_norm + 1e-6))`, 1 when max_norm is 0.  clip
     ///
-    /// results: one struct; gradients (n) A; scratch (ceil(n / ENGINE_CLIP_RUN)) A. The factor is NaN when the norm or the
-    /// results' loss is not finite. `dtype`: that of A.
-    engine_status (*clip_factor)(engine_step_results *results, void *scratch, const void *gradients, uint64_t n,
+    /// results: one struct; gradients (n) A; squares (ceil(n / ENGINE_CLIP_RUN)) A is scratch. With `gradients` null, squares
+    /// (n) A are what is to be added up: sums of the gradients' squares. The factor is NaN when the norm or the results' loss
+    /// is not finite. `dtype`: that of A.
+    engine_status (*clip_factor)(engine_step_results *results, void *squares, const void *gradients, uint64_t n,
                                  double max_norm, engine_dtype dtype, engine_stream stream);
 
     /// One AdamW update of every parameter. Nothing happens when the results' clip_factor is NaN.  adamw

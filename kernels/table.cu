@@ -14,6 +14,7 @@ DECLARE(rmsnorm_backward);
 DECLARE(rmsnorm_pair_forward);
 DECLARE(rmsnorm_pair_backward);
 DECLARE(sum_parts);
+DECLARE(weight_gradients);
 DECLARE(rope_forward);
 DECLARE(rope_backward);
 DECLARE(attention_forward);
@@ -61,6 +62,7 @@ const engine_kernels table = {
     .rmsnorm_pair_forward = rmsnorm_pair_forward,
     .rmsnorm_pair_backward = rmsnorm_pair_backward,
     .sum_parts = sum_parts,
+    .weight_gradients = weight_gradients,
     .rope_forward = rope_forward,
     .rope_backward = rope_backward,
     .attention_forward = attention_forward,

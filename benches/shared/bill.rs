@@ -235,6 +235,7 @@ impl Billed {
             "attention_forward" => 4.0 * of_head * tile * heads,
             "attention_backward" => 14.0 * of_head * tile * heads,
             "attention_decode" => 4.0 * of_head * heads,
+            "weight_gradients" => size("flop"),
             _ => 0.0,
         }
     }

@@ -48,6 +48,7 @@ NAME(rmsnorm_backward);
 NAME(rmsnorm_pair_forward);
 NAME(rmsnorm_pair_backward);
 NAME(sum_parts);
+NAME(weight_gradients);
 NAME(rope_forward);
 NAME(rope_backward);
 NAME(attention_forward);
@@ -75,6 +76,7 @@ const engine_kernels table = {
     QUEUED(rmsnorm_pair_forward),
     QUEUED(rmsnorm_pair_backward),
     QUEUED(sum_parts),
+    QUEUED(weight_gradients),
     QUEUED(rope_forward),
     QUEUED(rope_backward),
     QUEUED(attention_forward),

@@ -1,5 +1,6 @@
 //! The manual autograd tape, and the parameters whose gradients it accumulates.
 
+mod matrices;
 mod params;
 mod round_blocks;
 mod tape;

@@ -8,6 +8,7 @@ use std::ffi::c_void;
 use std::ops::Range;
 use std::rc::Rc;
 
+use super::matrices::{Matrices, Waiting};
 use super::round_blocks::{BlockFormat, RoundBlocks};
 use super::vectors::{Parts, Vector, Vectors, rows_of_part};
 use crate::device::driver::{Access, Extent};
@@ -93,6 +94,11 @@ impl Param {
 
     pub fn dtype(&self) -> DType {
         self.value.dtype()
+    }
+
+    /// Whether its gradient begins at a multiple of 16 bytes, in f32.
+    pub(super) fn is_even(&self) -> bool {
+        self.offset.is_multiple_of(4)
     }
 
     /// Whether it is not trained: it has no gradient.
@@ -262,9 +268,12 @@ impl Params {
             .map(|(param, span)| Vector { param, offset: span.offset, len: span.shape[0] })
             .collect();
         let vectors = Vectors::new(values.device(), &vectors)?;
+        let shapes: Vec<&[usize]> = self.spans.iter().map(|span| &span.shape[..]).collect();
+        let matrices = Matrices::new(values.device(), self.dtype(), &shapes)?;
         Ok(Gradients {
             values,
             vectors,
+            matrices,
             spans: self.spans.clone(),
             touched: vec![false; self.spans.len()],
             holds: vec![false; self.spans.len()],
@@ -283,6 +292,8 @@ pub struct Gradients {
     pub values: Tensor,
     spans: Rc<[Span]>,
     vectors: Vectors,
+    /// None where products do not wait.
+    matrices: Option<Matrices>,
     touched: Vec<bool>,
     /// Whether a parameter's part can be added to: it holds gradients of this step, or zeros.
     holds: Vec<bool>,
@@ -294,9 +305,61 @@ impl Gradients {
         self.holds.fill(false);
     }
 
-    /// What a backward that failed has left is gone.
-    pub(super) fn begin_backward(&mut self) {
+    /// What a tape that failed has left is gone.
+    pub(super) fn begin_tape(&mut self) {
         self.vectors.clear();
+        self.matrices.iter_mut().for_each(Matrices::clear);
+    }
+
+    /// All gradients of a tape are written, also those that were put off.
+    pub(super) fn finish(&mut self) -> Result<()> {
+        self.write_waiting()?;
+        self.add_up_vectors()
+    }
+
+    /// Sums whose sum is that of the squares of all gradients, as the last tape left them; None when they have to be read for it.
+    pub fn sums_of_squares(&self) -> Option<Tensor> {
+        self.matrices.as_ref()?.sums()
+    }
+
+    /// Puts dweight (O, I) = or += dy (N, O)^T x (N, I) off until the end of the backward, or until somebody else writes it. False: it is the
+    /// caller's to do.
+    pub fn put_off(&mut self, weight: &Param, dy: &Tensor, x: &Tensor) -> Result<bool> {
+        let Some(matrices) = self.matrices.as_ref().filter(|matrices| matrices.takes(weight, dy, x)) else {
+            return Ok(false);
+        };
+        if !matrices.has_room() || self.waits(weight) {
+            self.write_waiting()?;
+        }
+        let adds = self.claim(weight)?;
+        self.matrices.iter_mut().for_each(|matrices| matrices.waiting.push(Waiting::new(weight, dy, x, adds)));
+        Ok(true)
+    }
+
+    /// Queues the products that were put off.
+    pub fn write_waiting(&mut self) -> Result<()> {
+        let Some(matrices) = self.matrices.as_mut().filter(|matrices| !matrices.waiting.is_empty()) else {
+            return Ok(());
+        };
+        let waiting = std::mem::take(&mut matrices.waiting);
+        let parameters: Vec<usize> = waiting.iter().flat_map(|product| self.spans_of(&product.weight)).collect();
+        let mut products = Vec::with_capacity(waiting.len());
+        for product in waiting {
+            let address = self.told(&product.weight, product.weight.value.len(), product.access())?;
+            products.push((product, address));
+        }
+        let device = self.values.device().clone();
+        self.matrices.iter_mut().try_for_each(|matrices| matrices.write(&device, &products, parameters.iter().copied()))
+    }
+
+    /// Whether a product of this weight was put off.
+    fn waits(&self, weight: &Param) -> bool {
+        let range = weight.range();
+        let overlaps = |product: &Waiting| {
+            let other = product.weight.range();
+            other.start < range.end && range.start < other.end
+        };
+        self.matrices.iter().any(|matrices| matrices.waiting.iter().any(overlaps))
     }
 
     /// Where an op leaves its parts of a vector's gradient, which are sums over some of the `n` rows of a batch; null for a frozen one.
@@ -339,7 +402,12 @@ impl Gradients {
             }
             self.holds[param] = true;
         }
-        self.vectors.add_up(&mut self.values, adds)
+        let (blocks, all) = (self.vectors.sums(), self.vectors.all().iter().copied());
+        let squares = match &mut self.matrices {
+            Some(matrices) => matrices.room_for(blocks, all)?,
+            None => std::ptr::null_mut(),
+        };
+        self.vectors.add_up(&mut self.values, squares, adds)
     }
 
     /// What is in [`values`](Self::values) is added to, as if this step had put it there.
@@ -349,8 +417,36 @@ impl Gradients {
 
     /// Where a parameter's part lies on the device, to add to; null for a frozen one.
     pub fn address(&mut self, param: &Param) -> Result<*mut c_void> {
+        self.address_of_some(param, param.value.len())
+    }
+
+    /// [`address`](Self::address), for a launcher that adds to at most so many of the elements.
+    pub fn address_of_some(&mut self, param: &Param, elements: usize) -> Result<*mut c_void> {
         if param.is_frozen {
             return Ok(std::ptr::null_mut());
+        }
+        self.hold_zeros(param)?;
+        let spans = self.spans_of(param);
+        self.matrices.iter_mut().for_each(|matrices| matrices.wrote(spans.clone()));
+        self.told(param, elements, Access::Update)
+    }
+
+    /// [`address_of_some`](Self::address_of_some), and where the launcher leaves by how much the sum of squares grows, in so many parts; null when
+    /// nobody asks. Not for frozen ones.
+    pub fn address_and_growth(&mut self, param: &Param, elements: usize, parts: usize) -> Result<[*mut c_void; 2]> {
+        self.hold_zeros(param)?;
+        let spans = self.spans_of(param);
+        let squares = match self.matrices.as_mut().filter(|matrices| matrices.has_squares_of(spans)) {
+            Some(matrices) => matrices.room_for(parts, [])?,
+            None => std::ptr::null_mut(),
+        };
+        Ok([self.told(param, elements, Access::Update)?, squares])
+    }
+
+    /// A parameter's part can be added to.
+    fn hold_zeros(&mut self, param: &Param) -> Result<()> {
+        if self.waits(param) {
+            self.write_waiting()?;
         }
         let spans = self.spans_of(param);
         for i in spans.clone() {
@@ -360,28 +456,28 @@ impl Gradients {
         }
         self.touched[spans.clone()].fill(true);
         self.holds[spans].fill(true);
-        self.told(param, param.value.len(), Access::Update)
+        Ok(())
+    }
+
+    /// Whether the next one is to add to a parameter's part; else it is to write all of it.
+    fn claim(&mut self, param: &Param) -> Result<bool> {
+        let spans = self.spans_of(param);
+        let adds = self.holds[spans.clone()].contains(&true);
+        if !adds {
+            self.holds[spans].fill(true);
+        }
+        self.hold_zeros(param)?;
+        Ok(adds)
     }
 
     /// Where a parameter's part lies on the device, and whether to add to it; else it is to be written, all of it. Not for
     /// frozen ones.
     pub fn address_to_write_or_add(&mut self, param: &Param) -> Result<(*mut c_void, bool)> {
+        let adds = self.claim(param)?;
         let spans = self.spans_of(param);
-        let adds = self.holds[spans.clone()].iter().any(|holds| *holds);
-        if !adds {
-            self.holds[spans].fill(true);
-        }
-        let address = self.address(param)?;
-        if !adds {
-            self.told(param, param.value.len(), Access::Write)?;
-        }
-        Ok((address, adds))
-    }
-
-    /// [`address`](Self::address), for a launcher that adds to at most so many of the elements.
-    pub fn address_of_some(&mut self, param: &Param, elements: usize) -> Result<*mut c_void> {
-        let address = self.address(param)?;
-        if address.is_null() { Ok(address) } else { self.told(param, elements, Access::Update) }
+        self.matrices.iter_mut().for_each(|matrices| matrices.wrote(spans.clone()));
+        let access = if adds { Access::Update } else { Access::Write };
+        Ok((self.told(param, param.value.len(), access)?, adds))
     }
 
     /// Where a parameter's part lies; the driver is told what will be done with it.

@@ -97,6 +97,12 @@ pub struct Backward<'a> {
 impl<'g> Tape<'g> {
     /// A tape that records, for training.
     pub fn recording(device: &Device, gradients: &'g mut Gradients) -> Self {
+        gradients.begin_tape();
+        Self::going_on(device, gradients)
+    }
+
+    /// A tape that records more for the same gradients.
+    fn going_on(device: &Device, gradients: &'g mut Gradients) -> Self {
         Self { gradients: Some(gradients), ..Self::inference(device) }
     }
 
@@ -179,10 +185,9 @@ impl<'g> Tape<'g> {
     /// An error when an op fails, or when a trainable parameter got no gradient at all.
     pub fn backward(self) -> Result<()> {
         let gradients = self.gradients.ok_or_else(|| err!("internal: backward on a tape that records nothing"))?;
-        gradients.begin_backward();
         let mut backward = Backward { arrived: vec![None; self.activations], gradients, rounding: self.rounding };
         backward.run(self.nodes)?;
-        backward.gradients.add_up_vectors()?;
+        backward.gradients.finish()?;
         backward.gradients.check_all_touched()
     }
 }
@@ -234,7 +239,7 @@ impl Backward<'_> {
         }
         // Activations of this run are numbered on from those of the whole forward, among which its inputs are.
         let known = self.arrived.len();
-        let mut tape = Tape::recording(device, self.gradients).rounded(self.rounding);
+        let mut tape = Tape::going_on(device, self.gradients).rounded(self.rounding);
         tape.activations = known;
         let outputs = part(&mut tape)?.map(|y| y.arrival());
         let Tape { nodes, activations, .. } = tape;

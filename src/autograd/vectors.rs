@@ -6,6 +6,7 @@
 
 use std::ffi::c_void;
 
+use crate::device::bindings::ENGINE_SUM_PARTS_COLUMNS;
 use crate::device::driver::{Access, Extent, engine_dtype};
 use crate::device::{DType, Device, Purpose, Tensor};
 use crate::error::Result;
@@ -112,12 +113,18 @@ impl Vectors {
         Ok(Parts { address, rows: rows as u32 })
     }
 
+    /// Sums of squares that [`add_up`](Self::add_up) leaves.
+    pub fn sums(&self) -> usize {
+        self.columns().div_ceil(ENGINE_SUM_PARTS_COLUMNS as usize)
+    }
+
     fn columns(&self) -> usize {
         self.starts.last().copied().unwrap_or(0) as usize
     }
 
-    /// Adds up all parts into `gradients`: adds to what is there, or writes. Vectors without parts get zeros.
-    pub fn add_up(&mut self, gradients: &mut Tensor, accumulate: bool) -> Result<()> {
+    /// Adds up all parts into `gradients`: adds to what is there, or writes; and the squares of what is there then, or not with null. Vectors
+    /// without parts get zeros.
+    pub fn add_up(&mut self, gradients: &mut Tensor, squares: *mut c_void, accumulate: bool) -> Result<()> {
         let (Some(mut parts), Some([starts, offsets])) = (self.parts.take(), &self.lists) else { return Ok(()) };
         let (device, size) = (gradients.device().clone(), parts.dtype().size());
         let driver = device.driver();
@@ -137,7 +144,9 @@ impl Vectors {
         unsafe {
             launch!(
                 driver,
-                sum_parts { columns, count }(to, parts, starts, offsets, vectors, columns, count, adds, dtype, stream)
+                sum_parts { columns, count }(
+                    to, squares, parts, starts, offsets, vectors, columns, count, adds, dtype, stream
+                )
             )
         }
     }

@@ -6,6 +6,9 @@ pub const ENGINE_HOST_ATTENTION_TILE: u32 = 32;
 pub const ENGINE_ATTENTION_KEYS: u32 = 32;
 pub const ENGINE_DECODE_SPLITS: u32 = 16;
 pub const ENGINE_CLIP_RUN: u32 = 16384;
+pub const ENGINE_GRADIENT_TILE: u32 = 128;
+pub const ENGINE_MOST_WEIGHT_GRADIENTS: u32 = 80;
+pub const ENGINE_SUM_PARTS_COLUMNS: u32 = 32;
 pub const ENGINE_FORMAT_BLOCK: u32 = 32;
 #[repr(u32)]
 #[doc = " Element type of activations and compute weights."]
@@ -35,6 +38,22 @@ pub enum engine_status {
 }
 #[doc = " A cudaStream_t; ignored by the emulator and the host, which run everything at once."]
 pub type engine_stream = *mut ::std::os::raw::c_void;
+#[doc = " A weight's gradient, `dweight = dy^T x` or `+=`: a struct for the launcher, matrices of the device."]
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct engine_weight_gradient {
+    #[doc = " (O, I) A"]
+    pub dweight: *mut ::std::os::raw::c_void,
+    #[doc = " (N, O) T"]
+    pub dy: *const ::std::os::raw::c_void,
+    #[doc = " (N, I) T"]
+    pub x: *const ::std::os::raw::c_void,
+    pub n: u32,
+    pub o: u32,
+    pub i: u32,
+    #[doc = " 1: `+=`"]
+    pub accumulate: u32,
+}
 #[doc = " H query heads on K kv heads of Dh elements; H is a multiple of K, and query head h reads kv head h / (H / K)."]
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -224,10 +243,11 @@ pub struct engine_kernels {
             stream: engine_stream,
         ) -> engine_status,
     >,
-    #[doc = " Gradients of vectors, from the parts that `rmsnorm_backward` and the like left: `= sum of the parts`, or `+=`.  sum_parts\n\n gradients A, flat; vector i of the `vectors` lies at `gradients + offsets[i]`, its parts (count, len) A at\n `parts + count * starts[i]`, `len = starts[i + 1] - starts[i]`; starts (vectors + 1) begins with 0 and ends with `columns`.\n `accumulate`: add. `dtype`: that of A."]
+    #[doc = " Gradients of vectors, from the parts that `rmsnorm_backward` and the like left: `= sum of the parts`, or `+=`.  sum_parts\n\n gradients A, flat; vector i of the `vectors` lies at `gradients + offsets[i]`, its parts (count, len) A at\n `parts + count * starts[i]`, `len = starts[i + 1] - starts[i]`; starts (vectors + 1) begins with 0 and ends with `columns`.\n `accumulate`: add. squares (ceil(columns / ENGINE_SUM_PARTS_COLUMNS)) A: sums of the gradients' squares, or null.\n `dtype`: that of A."]
     pub sum_parts: ::std::option::Option<
         unsafe extern "C" fn(
             gradients: *mut ::std::os::raw::c_void,
+            squares: *mut ::std::os::raw::c_void,
             parts: *const ::std::os::raw::c_void,
             starts: *const u32,
             offsets: *const u64,
@@ -235,6 +255,16 @@ pub struct engine_kernels {
             columns: u32,
             count: u32,
             accumulate: u32,
+            dtype: engine_dtype,
+            stream: engine_stream,
+        ) -> engine_status,
+    >,
+    #[doc = " Gradients of several weights, each `dweight = dy^T x` or `+=`, and the sums of their squares.  weight_gradients\n\n gradients (count), at most ENGINE_MOST_WEIGHT_GRADIENTS, in host memory; O and I are multiples of 8, addresses of 16.\n squares A: a sum for each tile of ENGINE_GRADIENT_TILE rows and columns of a weight, row by row of tiles, weight by\n weight; or null."]
+    pub weight_gradients: ::std::option::Option<
+        unsafe extern "C" fn(
+            squares: *mut ::std::os::raw::c_void,
+            gradients: *const engine_weight_gradient,
+            count: u32,
             dtype: engine_dtype,
             stream: engine_stream,
         ) -> engine_status,
@@ -344,10 +374,11 @@ pub struct engine_kernels {
             stream: engine_stream,
         ) -> engine_status,
     >,
-    #[doc = " `dweight[id] += scale * sum of dh over the rows that have this id`, rows in order\n\n dweight (V, D) A; dh (N, D) T; ids (N). `rows` (N) are the rows of the batch sorted by id, rows of one id in\n ascending order; `starts` (U + 1) is where each of the U distinct ids begins in `rows`, and N. Runs may be empty."]
+    #[doc = " `dweight[id] += scale * sum of dh over the rows that have this id`, rows in order\n\n dweight (V, D) A; dh (N, D) T; ids (N). `rows` (N) are the rows of the batch sorted by id, rows of one id in\n ascending order; `starts` (U + 1) is where each of the U distinct ids begins in `rows`, and N. Runs may be empty.\n squares (U) A: what the sum of dweight's squares grows by in each run; or null."]
     pub embedding_backward: ::std::option::Option<
         unsafe extern "C" fn(
             dweight: *mut ::std::os::raw::c_void,
+            squares: *mut ::std::os::raw::c_void,
             dh: *const ::std::os::raw::c_void,
             ids: *const u32,
             rows: *const u32,
@@ -359,11 +390,11 @@ pub struct engine_kernels {
             stream: engine_stream,
         ) -> engine_status,
     >,
-    #[doc = " `grad_norm = sqrt(sum g^2);  clip_factor = min(1, max_norm / (grad_norm + 1e-6))`, 1 when max_norm is 0.  clip\n\n results: one struct; gradients (n) A; scratch (ceil(n / ENGINE_CLIP_RUN)) A. The factor is NaN when the norm or the\n results' loss is not finite. `dtype`: that of A."]
+    #[doc = " `grad_norm = sqrt(sum g^2);  clip_factor = min(1, max_norm / (grad_norm + 1e-6))`, 1 when max_norm is 0.  clip\n\n results: one struct; gradients (n) A; squares (ceil(n / ENGINE_CLIP_RUN)) A is scratch. With `gradients` null, squares\n (n) A are what is to be added up: sums of the gradients' squares. The factor is NaN when the norm or the results' loss\n is not finite. `dtype`: that of A."]
     pub clip_factor: ::std::option::Option<
         unsafe extern "C" fn(
             results: *mut engine_step_results,
-            scratch: *mut ::std::os::raw::c_void,
+            squares: *mut ::std::os::raw::c_void,
             gradients: *const ::std::os::raw::c_void,
             n: u64,
             max_norm: f64,

@@ -143,6 +143,7 @@ static TABLE: Table = Table(engine_kernels {
     rmsnorm_pair_forward: Some(NoOp::NO_OP),
     rmsnorm_pair_backward: Some(NoOp::NO_OP),
     sum_parts: Some(NoOp::NO_OP),
+    weight_gradients: Some(NoOp::NO_OP),
     rope_forward: Some(NoOp::NO_OP),
     rope_backward: Some(NoOp::NO_OP),
     attention_forward: Some(NoOp::NO_OP),

@@ -134,10 +134,15 @@ impl Tensor {
 
     /// [`address_mut`](Self::address_mut), for a launcher that does this with at most so many of them.
     pub fn address_to(&mut self, elements: usize, access: Access) -> Result<*mut c_void> {
+        self.address_of_part(0, elements.min(self.len()), access)
+    }
+
+    /// [`address_mut`](Self::address_mut) of the elements from `offset` on, for a launcher that does this with so many of them.
+    pub fn address_of_part(&mut self, offset: usize, elements: usize, access: Access) -> Result<*mut c_void> {
         if !self.is_unique() {
             return Err(err!("internal: a tensor of shape {:?} is written while it is shared", self.shape));
         }
-        Ok(self.told(0, elements.min(self.len()), access).cast_mut())
+        Ok(self.told(offset, elements, access).cast_mut())
     }
 
     /// The address, of which the driver is told how much is used.

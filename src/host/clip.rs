@@ -13,7 +13,7 @@ const CHUNK: usize = 1024;
 
 pub unsafe extern "C" fn clip_factor(
     results: *mut engine_step_results,
-    _scratch: *mut c_void,
+    sums: *mut c_void,
     gradients: *const c_void,
     n: u64,
     max_norm: f64,
@@ -23,9 +23,11 @@ pub unsafe extern "C" fn clip_factor(
     run(|| {
         // SAFETY: the table's contract: master gradients are f64 beside f64, else f32.
         let squares = unsafe {
-            match dtype {
-                engine_dtype::ENGINE_F64 => squares(elements::<f64>(gradients, n as usize)),
-                _ => squares(elements::<f32>(gradients, n as usize)),
+            match (dtype, gradients.is_null()) {
+                (engine_dtype::ENGINE_F64, false) => squares(elements::<f64>(gradients, n as usize)),
+                (_, false) => squares(elements::<f32>(gradients, n as usize)),
+                (engine_dtype::ENGINE_F64, true) => elements::<f64>(sums, n as usize).iter().sum(),
+                (_, true) => elements::<f32>(sums, n as usize).iter().map(|&sum| f64::from(sum)).sum(),
             }
         };
         // SAFETY: the table's contract.

@@ -41,6 +41,7 @@ fn gather<T: Scalar>(h: &mut [T], ids: &[u32], weight: &[T], d: usize, scale: f6
 
 pub unsafe extern "C" fn embedding_backward(
     dweight: *mut c_void,
+    squares: *mut c_void,
     dh: *const c_void,
     ids: *const u32,
     rows: *const u32,
@@ -62,12 +63,21 @@ pub unsafe extern "C" fn embedding_backward(
             // SAFETY: as above.
             let dh = unsafe { elements::<T>(dh, n * d) };
             // Few rows (N, not V): one core writes them about as fast as memory takes them.
-            for group in starts.windows(2).map(|bounds| &rows[bounds[0] as usize..bounds[1] as usize]) {
-                let Some(&first) = group.first() else { continue };
-                let at = ids[first as usize] as usize * d;
-                // SAFETY: the id's row of dweight, which this group alone writes.
-                let sum = unsafe { elements_mut::<<T as Scalar>::Acc>(dweight.cast::<<T as Scalar>::Acc>().wrapping_add(at).cast(), d) };
-                group.iter().for_each(|&row| add_row::<T>(sum, &dh[row as usize * d..][..d], scale));
+            for (number, bounds) in starts.windows(2).enumerate() {
+                let group = &rows[bounds[0] as usize..bounds[1] as usize];
+                let mut growth = <T as Scalar>::Acc::ZERO;
+                if let Some(&first) = group.first() {
+                    let at = ids[first as usize] as usize * d;
+                    // SAFETY: the id's row of dweight, which this group alone writes.
+                    let sum = unsafe { elements_mut::<<T as Scalar>::Acc>(dweight.cast::<<T as Scalar>::Acc>().wrapping_add(at).cast(), d) };
+                    let before = if squares.is_null() { <T as Scalar>::Acc::ZERO } else { square(sum) };
+                    group.iter().for_each(|&row| add_row::<T>(sum, &dh[row as usize * d..][..d], scale));
+                    growth = if squares.is_null() { growth } else { square(sum) - before };
+                }
+                if !squares.is_null() {
+                    // SAFETY: as above: a number for each group.
+                    unsafe { squares.cast::<<T as Scalar>::Acc>().add(number).write(growth) };
+                }
             }
         })
     })
@@ -76,4 +86,8 @@ pub unsafe extern "C" fn embedding_backward(
 fn add_row<T: Scalar>(sum: &mut [T::Acc], row: &[T], scale: f64) {
     let scale = T::Acc::from_f64(scale);
     sum.iter_mut().zip(row).for_each(|(g, &x)| *g += x.wide() * scale);
+}
+
+fn square<A: Real>(row: &[A]) -> A {
+    row.iter().fold(A::ZERO, |sum, &g| sum + g * g)
 }

@@ -35,6 +35,7 @@ mod sample;
 pub mod simd;
 mod sum_parts;
 mod table;
+mod weight_gradients;
 
 /// Bytes that one task sets to zero: new memory costs a page fault each huge page, of which every core takes its share.
 const ZEROED_AT_ONCE: usize = 4 << 20;

@@ -6,10 +6,14 @@ use rayon::prelude::*;
 
 use super::launcher::{elements, elements_mut, run};
 use super::simd::{Real, add_assign};
-use crate::device::bindings::{engine_dtype, engine_status, engine_stream};
+use crate::device::bindings::{ENGINE_SUM_PARTS_COLUMNS, engine_dtype, engine_status, engine_stream};
+
+/// Columns of one sum of squares.
+const BLOCK: usize = ENGINE_SUM_PARTS_COLUMNS as usize;
 
 pub unsafe extern "C" fn sum_parts(
     gradients: *mut c_void,
+    squares: *mut c_void,
     parts: *const c_void,
     starts: *const u32,
     offsets: *const u64,
@@ -35,9 +39,9 @@ pub unsafe extern "C" fn sum_parts(
         unsafe {
             match dtype {
                 engine_dtype::ENGINE_F64 => {
-                    add_up::<f64>(gradients, parts, &vectors, (columns, count), accumulate != 0)
+                    add_up::<f64>((gradients, squares), parts, &vectors, (columns, count), accumulate != 0)
                 }
-                _ => add_up::<f32>(gradients, parts, &vectors, (columns, count), accumulate != 0),
+                _ => add_up::<f32>((gradients, squares), parts, &vectors, (columns, count), accumulate != 0),
             }
         }
     })
@@ -53,7 +57,7 @@ struct Vector {
 /// # Safety
 /// The contract of the table.
 unsafe fn add_up<T: Real>(
-    gradients: *mut c_void,
+    (gradients, squares): (*mut c_void, *mut c_void),
     parts: *const c_void,
     vectors: &[Vector],
     (columns, count): (usize, usize),
@@ -69,6 +73,7 @@ unsafe fn add_up<T: Real>(
         sum
     };
     let sums: Vec<Vec<T>> = vectors.par_iter().map(sum).collect();
+    let mut all: Vec<T> = Vec::with_capacity(columns);
     for (vector, sum) in vectors.iter().zip(sums) {
         let to = gradients.cast::<T>().wrapping_add(vector.offset);
         // SAFETY: as above: the vector's part of the flat run.
@@ -77,5 +82,12 @@ unsafe fn add_up<T: Real>(
             true => add_assign(to, &sum),
             false => to.copy_from_slice(&sum),
         }
+        all.extend_from_slice(to);
+    }
+    if !squares.is_null() {
+        // SAFETY: as above: a number for each block of columns.
+        let squares = unsafe { elements_mut::<T>(squares, columns.div_ceil(BLOCK)) };
+        let square = |block: &[T]| block.iter().fold(T::ZERO, |sum, &g| sum + g * g);
+        squares.iter_mut().zip(all.chunks(BLOCK)).for_each(|(to, block)| *to = square(block));
     }
 }

@@ -2,7 +2,7 @@
 
 use super::launcher::last_error;
 use super::{adamw, add, attention, cast, clip, cross_entropy, dropout, embedding, geglu};
-use super::{rmsnorm, rope, round_blocks, sample, sum_parts};
+use super::{rmsnorm, rope, round_blocks, sample, sum_parts, weight_gradients};
 use crate::device::bindings::engine_kernels;
 use crate::device::kernels::Kernels;
 
@@ -23,6 +23,7 @@ static TABLE: Table = Table(engine_kernels {
     rmsnorm_pair_forward: Some(rmsnorm::rmsnorm_pair_forward),
     rmsnorm_pair_backward: Some(rmsnorm::rmsnorm_pair_backward),
     sum_parts: Some(sum_parts::sum_parts),
+    weight_gradients: Some(weight_gradients::weight_gradients),
     rope_forward: Some(rope::rope_forward),
     rope_backward: Some(rope::rope_backward),
     attention_forward: Some(attention::attention_forward),

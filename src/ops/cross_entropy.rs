@@ -164,6 +164,7 @@ pub fn linear_cross_entropy_into(
             let part = dx.address_mut()?.cast::<u8>().wrapping_add(chunk.first * d * dtype.size());
             linear::backward_x(part.cast(), &chunk.logits, &weight.value, Store::Written)?;
             linear::backward_weight(gradients, weight, &chunk.logits, &chunk.x)?;
+            gradients.write_waiting()?; // the logits' memory is wanted
         }
     }
     let Some(dx) = dx else { return Ok(()) };

@@ -127,7 +127,7 @@ pub fn embedding(tape: &mut Tape, ids: &TokenIds, weight: &Param, scale: f64) ->
     tape.push("embedding", move |ctx| {
         let Some(dh) = ctx.take(&out).filter(|_| !weight.is_frozen()) else { return Ok(()) };
         let touched = ids.groups * weight.shape()[1];
-        backward(ctx.gradients().address_of_some(&weight, touched)?, &dh, &ids, scale)
+        backward(ctx.gradients().address_and_growth(&weight, touched, ids.groups)?, &dh, &ids, scale)
     });
     Ok(h)
 }
@@ -143,15 +143,15 @@ pub(crate) unsafe fn gather(h: &mut Tensor, weight: &Tensor, ids: *const u32, sc
     unsafe { launch!(driver, embedding_forward { n, d }(out, weight, ids, n, d, scale, dtype, driver.stream())) }
 }
 
-fn backward(dweight: *mut c_void, dh: &Tensor, ids: &TokenIds, scale: f64) -> Result<()> {
+fn backward([dweight, squares]: [*mut c_void; 2], dh: &Tensor, ids: &TokenIds, scale: f64) -> Result<()> {
     let (driver, dtype) = (dh.device().driver(), engine_dtype(dh.dtype()));
     let (d, u, dh) = (dh.shape()[1] as u32, ids.groups as u32, dh.address());
     let (rows, starts, ids) = (ids.rows.address()?, ids.starts.address()?, ids.ids.address()?);
-    // SAFETY: dweight is the weight's part of the gradients; the rest are tensors and arrays of the batch.
+    // SAFETY: dweight is the weight's part of the gradients, squares has a number for each group; the rest are tensors and arrays of the batch.
     unsafe {
         launch!(
             driver,
-            embedding_backward { u, d }(dweight, dh, ids, rows, starts, u, d, scale, dtype, driver.stream())
+            embedding_backward { u, d }(dweight, squares, dh, ids, rows, starts, u, d, scale, dtype, driver.stream())
         )
     }
 }

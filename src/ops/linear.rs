@@ -65,9 +65,9 @@ pub(super) fn backward_x(dx: *mut c_void, dy: &Tensor, weight: &Tensor, store: S
     unsafe { dy.device().driver().product(&product) }
 }
 
-/// dweight (O, I) = or += dy (N, O)^T x (N, I), in A; nothing for a frozen weight
+/// dweight (O, I) = or += dy (N, O)^T x (N, I), in A, now or at the end of the backward; nothing for a frozen weight
 pub(super) fn backward_weight(gradients: &mut Gradients, weight: &Param, dy: &Tensor, x: &Tensor) -> Result<()> {
-    if weight.is_frozen() {
+    if weight.is_frozen() || gradients.put_off(weight, dy, x)? {
         return Ok(());
     }
     let (c, adds) = gradients.address_to_write_or_add(weight)?;

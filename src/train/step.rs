@@ -18,7 +18,7 @@ use crate::device::{Purpose, Tensor};
 use crate::error::Result;
 use crate::model::gemma3::{Batch, Gemma3};
 use crate::ops::adamw::{AdamW, Moments, Plan, adamw};
-use crate::ops::clip::clip_factor;
+use crate::ops::clip::{clip_factor, clip_factor_of_sums};
 use crate::ops::cross_entropy::{Objective, Predicted, TargetRoom, Targets, linear_cross_entropy_into};
 use crate::ops::embedding::Noise;
 use crate::ops::results::{LossSums, StepResults};
@@ -311,7 +311,10 @@ impl Step {
             drop(hidden);
             tape.backward()?;
         }
-        clip_factor(&mut self.results, &self.gradients.values, self.max_grad_norm)?;
+        match self.gradients.sums_of_squares() {
+            Some(sums) => clip_factor_of_sums(&mut self.results, &sums, self.max_grad_norm)?,
+            None => clip_factor(&mut self.results, &self.gradients.values, self.max_grad_norm)?,
+        }
         if updates { self.update(model) } else { Ok(()) }
     }
 

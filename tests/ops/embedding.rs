@@ -112,10 +112,13 @@ fn empty_runs_of_rows_add_nothing_wherever_they_are() {
             let (device, dtype) = (place.device(), place.dtype);
             let dh: Vec<f64> = (0..4 * d).map(|i| round(dtype, i as f64 + 1.0)).collect();
             let mut dweight = array(&device, dtype.accumulator(), &vec![0.25; 3 * d]);
+            let mut squares = unwritten(&device, dtype.accumulator(), 8);
             let expected = |i: usize| {
                 0.25 + 2.0 * [&[2][..], &[0], &[1, 3]][i / d].iter().map(|row| dh[row * d + i % d]).sum::<f64>()
             };
             let expected: Vec<f64> = (0..3 * d).map(expected).collect();
+            let growth = |id: usize| expected[id * d..][..d].iter().map(|g| g * g - 0.0625).sum::<f64>();
+            let growth = [0.0, growth(0), 0.0, 0.0, growth(1), growth(2), 0.0, 0.0];
             let (dh, lists) =
                 (array(&device, dtype, &dh), [&ids[..], &rows, &starts].map(|list| indices(&device, list)));
             let [ids, rows, starts] = lists.each_ref().map(|list| list.address().cast());
@@ -127,6 +130,7 @@ fn empty_runs_of_rows_add_nothing_wherever_they_are() {
                     driver,
                     embedding_backward { u, d }(
                         out,
+                        squares.address_mut().unwrap(),
                         dh.address(),
                         ids,
                         rows,
@@ -141,6 +145,10 @@ fn empty_runs_of_rows_add_nothing_wherever_they_are() {
                 .unwrap();
             }
             assert_eq!(dweight.to_f64(), expected, "{place:?}, D {d}");
+            // 16 squares, each of two roundings, and their sum.
+            let close = |(got, exact): (&f64, &f64)| (got - exact).abs() <= 18.0 * f64::from(f32::EPSILON) * exact;
+            let squares = squares.to_f64();
+            assert!(squares.iter().zip(&growth).all(close), "{place:?}, D {d}: {squares:?}, not {growth:?}");
         }
     }
 }

@@ -33,3 +33,4 @@ mod round_blocks;
 mod sample;
 mod stochastic;
 mod tape;
+mod weight_gradients;

@@ -32,7 +32,9 @@ pub fn small() -> Vec<Case> {
     shapes.map(|(n, i, o)| case(n, i, o)).into()
 }
 
-/// With products large enough to be split over threads, and beyond the blocks of 4096 of bf16 on the host.
+/// With products large enough to be split over threads, and beyond the blocks of 4096 of bf16 on the host; and widths that are multiples of
+/// 8, with which a weight's gradient waits for others.
 pub fn cases() -> Vec<Case> {
-    small().into_iter().chain([case(203, 113, 129), case(1, 203, 4099), case(3, 4099, 2)]).collect()
+    let large = [case(203, 113, 129), case(1, 203, 4099), case(3, 4099, 2)];
+    small().into_iter().chain(large).chain([case(33, 24, 16), case(130, 136, 264)]).collect()
 }
