@@ -99,6 +99,9 @@
 //! **The first gradient of a step is written.** Products write the gradient of a matrix the first time in a step and add from then on
 //! ([`autograd::Gradients`]), so that nobody zeroes a gigabyte to add to it. The gradients of vectors, the norms' weights, are left in parts by the kernels
 //! that pass over the rows, and added up by one launch at the end of a backward: in parts of as many rows on every device, so that sums are the same.
+//! On a GPU the products of a small batch wait for one another: one launch at the end of a backward writes the gradients of all layers' weights, and adds
+//! up their squares as it has them in hand. Whoever writes a gradient leaves such sums or takes back that they are complete; where they are, the norm is
+//! made of them and the gradient is not read for it ([`autograd::Gradients::sums_of_squares`]). Large batches are a library's to multiply.
 //!
 //! **A layer can be computed twice.** With gradient checkpointing the tape keeps of a layer its inputs and the layer itself, which owns all that it
 //! reads ([`autograd::Tape::checkpointed`]), and runs it again when the backward comes to it. The second run is recorded among the activations of the first,

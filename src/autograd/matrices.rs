@@ -8,7 +8,6 @@ use std::ffi::c_void;
 use std::ops::Range;
 use std::{mem, ptr};
 
-use super::params::Param;
 use crate::device::bindings::{ENGINE_GRADIENT_TILE, ENGINE_MOST_WEIGHT_GRADIENTS, engine_weight_gradient};
 use crate::device::driver::{Access, engine_dtype};
 use crate::device::{DType, Device, Purpose, Tensor};
@@ -22,15 +21,16 @@ const EMBEDDING_SUMS: usize = 4096;
 
 /// A product that waits: dweight (O, I) = or += dy (N, O)^T x (N, I).
 pub(super) struct Waiting {
-    pub weight: Param,
+    /// Of the weight in the flat run.
+    pub range: Range<usize>,
     dy: Tensor,
     x: Tensor,
     adds: bool,
 }
 
 impl Waiting {
-    pub fn new(weight: &Param, dy: &Tensor, x: &Tensor, adds: bool) -> Self {
-        Self { weight: weight.clone(), dy: dy.clone(), x: x.clone(), adds }
+    pub fn new(range: Range<usize>, dy: &Tensor, x: &Tensor, adds: bool) -> Self {
+        Self { range, dy: dy.clone(), x: x.clone(), adds }
     }
 
     /// What the product does with the weight's gradient.
@@ -43,6 +43,10 @@ impl Waiting {
         let (n, o, i) = (self.dy.shape()[0] as u32, self.dy.shape()[1] as u32, self.x.shape()[1] as u32);
         let accumulate = u32::from(self.adds);
         engine_weight_gradient { dweight, dy: self.dy.address(), x: self.x.address(), n, o, i, accumulate }
+    }
+
+    fn tiles(&self) -> usize {
+        tiles(&[self.dy.shape()[1], self.x.shape()[1]])
     }
 
     fn flop(&self) -> usize {
@@ -88,9 +92,16 @@ impl Matrices {
     }
 
     /// Whether a product of these is one that waits.
-    pub fn takes(&self, weight: &Param, dy: &Tensor, x: &Tensor) -> bool {
+    pub fn takes(&self, range: &Range<usize>, dy: &Tensor, x: &Tensor) -> bool {
         let even = |tensor: &Tensor| tensor.shape()[1].is_multiple_of(8);
-        dy.dtype() == DType::Bf16 && dy.shape()[0] <= MOST_ROWS && even(dy) && even(x) && weight.is_even()
+        // Its gradient is of f32 and must lie at a multiple of 16 bytes.
+        let is_even = even(dy) && even(x) && range.start.is_multiple_of(4);
+        is_even && dy.dtype() == DType::Bf16 && dy.shape()[0] <= MOST_ROWS
+    }
+
+    /// Whether a product waits that writes some of these gradients.
+    pub fn waits_for(&self, range: &Range<usize>) -> bool {
+        self.waiting.iter().any(|product| product.range.start < range.end && range.start < product.range.end)
     }
 
     /// Whether one more can wait.
@@ -138,7 +149,7 @@ impl Matrices {
         products: &[(Waiting, *mut c_void)],
         parameters: impl IntoIterator<Item = usize>,
     ) -> Result<()> {
-        let count: usize = products.iter().map(|(product, _)| tiles(product.weight.shape())).sum();
+        let count: usize = products.iter().map(|(product, _)| product.tiles()).sum();
         let squares = self.room_for(count, parameters)?;
         let list: Vec<engine_weight_gradient> = products.iter().map(|(product, at)| product.described(*at)).collect();
         let flop: usize = products.iter().map(|(product, _)| product.flop()).sum();

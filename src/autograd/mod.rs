@@ -1,12 +1,14 @@
 //! The manual autograd tape, and the parameters whose gradients it accumulates.
 
+mod gradients;
 mod matrices;
 mod params;
 mod round_blocks;
 mod tape;
 mod vectors;
 
-pub use params::{Gradients, Param, ParamHandle, ParamSpec, Params, Span};
+pub use gradients::Gradients;
+pub use params::{Param, ParamHandle, ParamSpec, Params, Span};
 pub use round_blocks::{BlockFormat, RoundBlocks};
 pub use tape::{Arrival, Backward, Rounding, Tape, Var};
 pub use vectors::{Parts, rows_of_part};

@@ -249,7 +249,7 @@ impl Backward<'_> {
         }
         self.run(nodes)?;
         self.arrived.truncate(known);
-        Ok(())
+        self.gradients.write_waiting() // what waits holds memory
     }
 
     /// Where the accumulated gradient of a parameter lies on the device, in A, to add to; null for a frozen one.

@@ -2,7 +2,7 @@
 
 use engine::device::bindings::{ENGINE_CLIP_RUN, engine_step_results};
 use engine::device::{DType, Device};
-use engine::ops::clip::clip_factor;
+use engine::ops::clip::{clip_factor, clip_factor_of_sums};
 use engine::ops::results::StepResults;
 
 use crate::arrays::{array, results};
@@ -124,12 +124,16 @@ fn a_loss_that_is_not_finite_gives_factor_nan() {
 }
 
 #[test]
-fn runs_beyond_the_threads_of_a_block_count() {
-    // 257 runs for 256 threads; of a model's gradients there are 16 thousand.
-    let mut gradients = vec![0.0; 256 * RUN + 8];
-    (gradients[5], gradients[256 * RUN + 7]) = (3.0, 4.0);
+fn sums_beyond_the_threads_of_a_block_count() {
+    // 1,031 for 1,024 threads; those of a model's gradients are 16 thousand.
+    let mut sums = vec![0.0; 1031];
+    (sums[5], sums[1030]) = (9.0, 16.0);
     for place in places() {
-        assert_eq!(run(&place.device(), DType::F32, &gradients, 0.0), [5.0, 1.0], "{place:?}");
+        let device = place.device();
+        let mut results = StepResults::zeros(&device).unwrap();
+        clip_factor_of_sums(&mut results, &array(&device, DType::F32, &sums), 0.0).unwrap();
+        let results = results.read().unwrap();
+        assert_eq!([results.grad_norm, results.clip_factor], [5.0, 1.0], "{place:?}");
     }
 }
 
