@@ -23,7 +23,7 @@ pub fn bench(c: &mut Criterion, device: &Device) {
         let (mask, scale) = (Rc::new(of.mask(&inputs)), of.scale);
         inputs.send().unwrap();
         Box::new(move |tape, x| {
-            let qkv = Qkv { q: x[0].clone(), k: x[1].clone(), v: x[2].clone() };
+            let qkv = Qkv { q: x[0].clone(), k: x[1].clone(), v: x[2].clone(), parts: None };
             Ok(Output::Vars(vec![attention(tape, &qkv, &mask, scale)?]))
         })
     });
