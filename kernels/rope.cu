@@ -69,20 +69,20 @@ template <uint32_t W> struct Pair {
 
 /// The gradient that arrives at a head: Dh elements, or with split > 1 parts (split, Dh) of which they are the rounded sums.
 template <class T> struct Arrived {
-    const T *whole;
-    const float *parts;
+    const void *from;
     uint32_t split;
 
-    /// Of head `head` in all of `from`.
-    __device__ Arrived(const void *from, size_t head, uint32_t dim, uint32_t split)
-        : whole(static_cast<const T *>(from) + head * dim), parts(static_cast<const float *>(from) + head * split * dim),
+    /// Of head `head` of `all`.
+    __device__ Arrived(const void *all, size_t head, uint32_t dim, uint32_t split)
+        : from(split == 1 ? static_cast<const void *>(static_cast<const T *>(all) + head * dim)
+                          : static_cast<const float *>(all) + head * split * dim),
           split(split) {}
     template <uint32_t W> __device__ void read(Pair<W> &to, uint32_t i, uint32_t half) const {
-        if (split == 1) return to.read(whole + i, half);
+        if (split == 1) return to.read(static_cast<const T *>(from) + i, half);
         Pair<W> part;
         to = {};
         for (uint32_t p = 0; p < split; p++) {
-            part.read(parts + p * 2 * half + i, half);
+            part.read(static_cast<const float *>(from) + p * 2 * half + i, half);
             to.add(part);
         }
         to.template round<T>();
