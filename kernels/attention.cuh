@@ -306,14 +306,13 @@ struct PartialOutput {
 template <class T> struct Gradients {
     T *dq;
     T *dk, *dv;                 // null where parts are asked for
-    float *dk_parts, *dv_parts; // per query head; null where a block adds up the heads of a group
+    float *dk_parts, *dv_parts; // of `heads_at_once` query heads each; null where a block adds up the heads of a group
     float *delta;
     const float *lse;
     const T *d_o;
 };
 
-/// Of f32 (attention_f32.cu); attention.cu and attention_backward.cu have the same of bf16. Gradients are dq, and the
-/// parts of dk and dv.
+/// Of f32 (attention_f32.cu); attention.cu and attention_backward.cu have the same of bf16.
 engine_status launch_attention(Plain, const Output<float> &out, const Inputs<float> &in, engine_stream stream);
 engine_status launch_attention(Plain, const PartialOutput &out, const Inputs<float> &in, engine_stream stream);
 engine_status launch_gradients(Plain, const Gradients<float> &to, const Inputs<float> &in, const float *o,

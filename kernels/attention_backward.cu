@@ -1,13 +1,13 @@
 // attention, backward: p = exp(s - lse);  dv = p^T do;  ds = p * (do v^T - delta);  dq = scale ds k;  dk = scale ds^T q
 //
 // Shapes    dq, do, o, q (N, H, Dh) T     dk, dv, k, v (S, K, Dh) T, S = N     lse, delta (N, H) f32
-//           scratch: parts of dk and of dv per query head (S, H, Dh) f32 each, if any, then delta = rowsum(do * o)
+//           dk, dv in parts: (S, H / heads_at_once, Dh) f32     scratch: delta = rowsum(do * o)
 // Saved     q, k, v, o, lse
 // Numerics  f32 inside, one rounding at the store; p and ds are rounded to bf16 for the tensor cores
-// f32       attention_f32.cu, but for the sum over the heads of a group: the rest of what follows here is bf16
+// f32       attention_f32.cu: what follows here is bf16
 // Order     every sum has one owner. dq: as the forward. dk, dv: a block walks over the queries of one head after the other, in
-//           order, of all heads of a group or of one; then what heads have in parts is added in order. No atomics, bit-equal
-//           reruns
+//           order, of all heads of a group or of some; parts are added in order by who reads them (rope.cu). No atomics,
+//           bit-equal reruns
 // Cost      14 * Dh FLOP per (row, key, head) of the tiles, of which 4 are scores that both parts compute
 //
 // Blocks of either part run in one launch: of the some hundred rows of a batch neither part fills the chip. Two blocks
@@ -35,7 +35,6 @@ template <class S>
 constexpr size_t SHARED_BYTES = 4 * TILE_ELEMENTS<S> * sizeof(bf16) + sizeof(Exchange);
 
 constexpr uint32_t DELTA_WARPS = 4;
-constexpr uint32_t GROUP_THREADS = 256;
 
 /// delta (N * H) = rowsum(do * o), a warp per row.
 template <uint32_t W>
@@ -304,18 +303,15 @@ __device__ inline void key_gradients(bf16 *shared, const Gradients<bf16> &to, co
         if (next.at < walk.end) load_queries(q, in.q, next);
         queries = next;
     }
+    uint32_t sum = walk.head / mask.heads_at_once, sums = mask.heads.query / mask.heads_at_once;
+    float scale = static_cast<float>(mask.scale);
     if (to.dk) {
-        store_keys<S>(to.dk, dk, base, mask, kv_head, mask.heads.kv, static_cast<float>(mask.scale), place);
-        store_keys<S>(to.dv, dv, base, mask, kv_head, mask.heads.kv, 1, place);
+        store_keys<S>(to.dk, dk, base, mask, sum, sums, scale, place);
+        store_keys<S>(to.dv, dv, base, mask, sum, sums, 1, place);
     } else {
-        store_keys<S>(to.dk_parts, dk, base, mask, walk.head, mask.heads.query, 1, place);
-        store_keys<S>(to.dv_parts, dv, base, mask, walk.head, mask.heads.query, 1, place);
+        store_keys<S>(to.dk_parts, dk, base, mask, sum, sums, scale, place);
+        store_keys<S>(to.dv_parts, dv, base, mask, sum, sums, 1, place);
     }
-}
-
-/// Query heads that a block adds dk and dv up over.
-__host__ __device__ inline uint32_t heads_of_block(const Gradients<bf16> &to, const engine_attention &mask) {
-    return to.dk ? mask.heads.query / mask.heads.kv : 1;
 }
 
 /// Block: first those of (32 keys, some heads), then those of (tile of queries, pairs in it and kv head).
@@ -326,7 +322,7 @@ __global__ void __launch_bounds__(THREADS)
     Place place;
     const engine_attention &mask = in.mask;
     if (blockIdx.x < key_blocks) {
-        uint32_t heads = heads_of_block(to, mask), per_key = mask.heads.query / heads;
+        uint32_t heads = mask.heads_at_once, per_key = mask.heads.query / heads;
         uint32_t head = blockIdx.x % per_key * heads, tile = blockIdx.x / per_key;
         uint32_t first = mask.query_starts[tile / STEPS];
         uint32_t steps = (mask.query_starts[tile / STEPS + 1] - first) * STEPS;
@@ -344,25 +340,6 @@ __global__ void __launch_bounds__(THREADS)
     }
 }
 
-/// dk and dv (rows = S * K, Dh) from the parts (S * K, H / K, Dh); blockIdx.y: which of the two.
-template <class T, uint32_t W>
-__global__ void __launch_bounds__(GROUP_THREADS)
-    attention_group_kernel(T *dk, T *dv, const float *dk_parts, const float *dv_parts, uint32_t rows, uint32_t dim,
-                           uint32_t group, float scale) {
-    size_t at = (size_t(blockIdx.x) * blockDim.x + threadIdx.x) * W;
-    if (at >= size_t(rows) * dim) return;
-    const float *part = (blockIdx.y == 0 ? dk_parts : dv_parts) + at / dim * group * dim + at % dim;
-    float sum[W] = {}, x[W];
-    for (uint32_t head = 0; head < group; head++) {
-        load(x, part + size_t(head) * dim);
-#pragma unroll
-        for (uint32_t j = 0; j < W; j++) sum[j] += x[j];
-    }
-#pragma unroll
-    for (uint32_t j = 0; j < W; j++) sum[j] *= blockIdx.y == 0 ? scale : 1;
-    store((blockIdx.y == 0 ? dk : dv) + at, sum);
-}
-
 template <class S>
 engine_status launch_gradients(S, const Gradients<bf16> &to, const Inputs<bf16> &in, const bf16 *o,
                                engine_stream stream) {
@@ -372,21 +349,10 @@ engine_status launch_gradients(S, const Gradients<bf16> &to, const Inputs<bf16> 
     engine_status status = LAUNCH(delta_kernel, ceil_div(rows, DELTA_WARPS), DELTA_WARPS * WARP, 0, stream, to.delta,
                                   to.d_o, o, rows, mask.heads.dim);
     if (status != ENGINE_OK) return status;
-    uint32_t key_blocks = ceil_div(mask.s, TILE) * (mask.heads.query / heads_of_block(to, mask));
+    uint32_t key_blocks = ceil_div(mask.s, TILE) * (mask.heads.query / mask.heads_at_once);
     uint32_t query_blocks = ceil_div(mask.n, ENGINE_ATTENTION_TILE) * ceil_div(ENGINE_ATTENTION_TILE * group, PAIRS);
     uint32_t blocks = key_blocks + query_blocks * mask.heads.kv;
     return LAUNCH((attention_backward_kernel<S>), blocks, THREADS, SHARED_BYTES<S>, stream, to, in, key_blocks);
-}
-
-/// dk and dv from their parts.
-template <class T>
-engine_status launch_group(T *dk, T *dv, const Gradients<T> &from, const Inputs<T> &in, engine_stream stream) {
-    engine_heads heads = in.mask.heads;
-    uint32_t rows = in.mask.s * heads.kv, width = in.wide ? 4 : 1;
-    auto group_kernel = in.wide ? attention_group_kernel<T, 4> : attention_group_kernel<T, 1>;
-    dim3 grid(ceil_div(uint64_t(rows) * heads.dim, width * GROUP_THREADS), 2);
-    return LAUNCH(group_kernel, grid, GROUP_THREADS, 0, stream, dk, dv, from.dk_parts, from.dv_parts, rows, heads.dim,
-                  heads.query / heads.kv, static_cast<float>(in.mask.scale));
 }
 
 } // namespace
@@ -399,17 +365,16 @@ engine_status attention_backward(void *dq, void *dk, void *dv, void *scratch, co
         return fail(ENGINE_BAD_ARGUMENT, "%u rows of %u slots: a backward is over all rows", mask->n, mask->s);
     return with_shape(*mask, {dq, dk, dv, scratch, d_o, o, q, k, v}, [&](auto shape, bool wide) {
         using T = typename decltype(shape)::Type;
-        size_t part = size_t(mask->s) * mask->heads.query * mask->heads.dim;
-        auto *parts = static_cast<float *>(scratch);
-        auto *all_dk = static_cast<T *>(dk), *all_dv = static_cast<T *>(dv);
-        Gradients<T> to{static_cast<T *>(dq), nullptr, nullptr, parts, parts + part, parts + 2 * part,
-                        static_cast<const float *>(lse), static_cast<const T *>(d_o)};
-        bool whole = std::is_same_v<T, bf16> && mask->heads_at_once * mask->heads.kv == mask->heads.query;
-        if (whole) to.dk = all_dk, to.dv = all_dv, to.dk_parts = nullptr, to.dv_parts = nullptr;
+        uint32_t group = mask->heads.query / mask->heads.kv, heads = mask->heads_at_once;
+        if (heads == 0 || group % heads != 0)
+            return fail(ENGINE_BAD_ARGUMENT, "sums over %u heads at once of a group of %u", heads, group);
+        bool whole = heads == group;
+        auto in_parts = [&](void *sum) { return whole ? nullptr : static_cast<float *>(sum); };
+        auto as_whole = [&](void *sum) { return whole ? static_cast<T *>(sum) : nullptr; };
+        Gradients<T> to{static_cast<T *>(dq), as_whole(dk), as_whole(dv), in_parts(dk), in_parts(dv),
+                        static_cast<float *>(scratch), static_cast<const float *>(lse), static_cast<const T *>(d_o)};
         Inputs<T> in{static_cast<const T *>(q), static_cast<const T *>(k), static_cast<const T *>(v), *mask, wide};
-        engine_status status = launch_gradients(shape, to, in, static_cast<const T *>(o), stream);
-        if (status != ENGINE_OK || whole) return status;
-        return launch_group(all_dk, all_dv, to, in, stream);
+        return launch_gradients(shape, to, in, static_cast<const T *>(o), stream);
     });
 }
 

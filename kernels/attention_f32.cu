@@ -1,8 +1,9 @@
 // attention of f32: the formulas of attention.cu and attention_backward.cu in plain kernels, a warp per row
 //
-// Shapes    q, o, dq, do (N, H, Dh)     k, v (S, K, Dh)     lse, delta (N, H)     dk, dv per query head (S, H, Dh)
+// Shapes    q, o, dq, do (N, H, Dh)     k, v (S, K, Dh)     lse, delta (N, H)     dk, dv (S, H / heads_at_once, Dh)
 // Numerics  f32 throughout; the tensor cores would round to TF32
-// Order     a warp owns a row and takes what it sees in order: every sum has one owner, no atomics, bit-equal reruns
+// Order     a warp owns a row and takes what it sees in order, in dk and dv head by head: every sum has one owner, no atomics,
+//           bit-equal reruns
 // Cost      4 * Dh FLOP per visible (row, key, head), 14 * Dh backward; bound by reads of rows from the L1 cache, which
 //           the warps of a block share: they own neighbours, which see much the same
 //
@@ -208,46 +209,52 @@ __global__ void __launch_bounds__(WARPS *WARP)
     dq.write(to.dq + own.index * dim, dim);
 }
 
-/// dk and dv of a key from the queries of one head, blockIdx.y; dk is not scaled yet.
+/// dk and dv of a key from the queries of some heads, the blockIdx.y-th of them.
 template <uint32_t W>
 __global__ void __launch_bounds__(WARPS *WARP) attention_f32_keys_kernel(Gradients<float> to, Inputs<float> in) {
     const engine_attention &mask = in.mask;
-    uint32_t lane = threadIdx.x % WARP, key = blockIdx.x * WARPS + threadIdx.x / WARP, head = blockIdx.y;
+    uint32_t lane = threadIdx.x % WARP, key = blockIdx.x * WARPS + threadIdx.x / WARP;
+    uint32_t first_head = blockIdx.y * mask.heads_at_once, end_head = first_head + mask.heads_at_once;
     if (key >= mask.s) return;
     uint32_t dim = mask.heads.dim, end = mask.end[key], position = mask.key_positions[key];
     float scale = static_cast<float>(mask.scale);
-    size_t own = size_t(key) * mask.heads.kv + head / (mask.heads.query / mask.heads.kv);
-    Row<W> k, v, dk = {}, dv = {}, q[BATCH], d_o[BATCH];
+    size_t own = size_t(key) * mask.heads.kv + first_head / (mask.heads.query / mask.heads.kv);
+    Row<W> k, v, dk_sum = {}, dv_sum = {}, q[BATCH], d_o[BATCH];
     k.read(in.k + own * dim, dim);
     v.read(in.v + own * dim, dim);
     uint32_t tile = key / ENGINE_ATTENTION_TILE;
-    for (uint32_t at = mask.query_starts[tile] * STEPS; at < mask.query_starts[tile + 1] * STEPS; at++) {
-        uint32_t base = mask.query_tiles[at / STEPS] * ENGINE_ATTENTION_TILE + at % STEPS * TILE, row = base + lane;
-        bool sees = row < mask.n && key <= mask.slots[row] && mask.slots[row] < end &&
-                    mask.positions[row] - position < mask.window;
-        uint32_t seen = __ballot_sync(~0u, sees);
-        float lse = sees ? to.lse[size_t(row) * mask.heads.query + head] : 0;
-        float delta = sees ? to.delta[size_t(row) * mask.heads.query + head] : 0;
-        for (uint32_t b = 0; b < TILE; b += BATCH) {
-            if (!(seen >> b & BATCH_MASK)) continue;
-            size_t first = (size_t(base + b) * mask.heads.query + head) * dim, stride = size_t(mask.heads.query) * dim;
-            read_seen(q, in.q + first, stride, seen >> b, dim);
-            read_seen(d_o, to.d_o + first, stride, seen >> b, dim);
-            float sums[2 * BATCH]; // scores, then v do^T
+    for (uint32_t head = first_head; head < end_head; head++) {
+        Row<W> dk = {}, dv = {};
+        for (uint32_t at = mask.query_starts[tile] * STEPS; at < mask.query_starts[tile + 1] * STEPS; at++) {
+            uint32_t base = mask.query_tiles[at / STEPS] * ENGINE_ATTENTION_TILE + at % STEPS * TILE, row = base + lane;
+            bool sees = row < mask.n && key <= mask.slots[row] && mask.slots[row] < end &&
+                        mask.positions[row] - position < mask.window;
+            uint32_t seen = __ballot_sync(~0u, sees);
+            float lse = sees ? to.lse[size_t(row) * mask.heads.query + head] : 0;
+            float delta = sees ? to.delta[size_t(row) * mask.heads.query + head] : 0;
+            for (uint32_t b = 0; b < TILE; b += BATCH) {
+                if (!(seen >> b & BATCH_MASK)) continue;
+                size_t stride = size_t(mask.heads.query) * dim, first = (base + b) * stride + head * dim;
+                read_seen(q, in.q + first, stride, seen >> b, dim);
+                read_seen(d_o, to.d_o + first, stride, seen >> b, dim);
+                float sums[2 * BATCH]; // scores, then v do^T
 #pragma unroll
-            for (uint32_t i = 0; i < BATCH; i++) sums[i] = k.dot(q[i]), sums[BATCH + i] = v.dot(d_o[i]);
-            uint32_t from = b + Slope::pair();
-            Slope slope(sums, seen >> b, scale, __shfl_sync(~0u, lse, from), __shfl_sync(~0u, delta, from));
+                for (uint32_t i = 0; i < BATCH; i++) sums[i] = k.dot(q[i]), sums[BATCH + i] = v.dot(d_o[i]);
+                uint32_t from = b + Slope::pair();
+                Slope slope(sums, seen >> b, scale, __shfl_sync(~0u, lse, from), __shfl_sync(~0u, delta, from));
 #pragma unroll
-            for (uint32_t i = 0; i < BATCH; i++) {
-                dv.add(__shfl_sync(~0u, slope.p, Slope::lane(i)), d_o[i]);
-                dk.add(__shfl_sync(~0u, slope.ds, Slope::lane(i)), q[i]);
+                for (uint32_t i = 0; i < BATCH; i++) {
+                    dv.add(__shfl_sync(~0u, slope.p, Slope::lane(i)), d_o[i]);
+                    dk.add(__shfl_sync(~0u, slope.ds, Slope::lane(i)), q[i]);
+                }
             }
         }
+        dk_sum.add(1, dk), dv_sum.add(1, dv);
     }
-    size_t part = (size_t(key) * mask.heads.query + head) * dim;
-    dk.write(to.dk_parts + part, dim);
-    dv.write(to.dv_parts + part, dim);
+    dk_sum.scale(scale);
+    size_t sum = (size_t(key) * gridDim.y + blockIdx.y) * dim;
+    dk_sum.write((to.dk ? to.dk : to.dk_parts) + sum, dim);
+    dv_sum.write((to.dv ? to.dv : to.dv_parts) + sum, dim);
 }
 
 /// Blocks that own all rows of q, in x and y.
@@ -274,7 +281,7 @@ engine_status launch_gradients(Plain, const Gradients<float> &to, const Inputs<f
     auto keys_kernel = in.wide ? attention_f32_keys_kernel<4> : attention_f32_keys_kernel<1>;
     engine_status status = LAUNCH(queries_kernel, query_blocks(in.mask, 1), WARPS * WARP, 0, stream, to, in, o);
     if (status != ENGINE_OK) return status;
-    dim3 grid(ceil_div(in.mask.s, WARPS), in.mask.heads.query);
+    dim3 grid(ceil_div(in.mask.s, WARPS), in.mask.heads.query / in.mask.heads_at_once);
     return LAUNCH(keys_kernel, grid, WARPS * WARP, 0, stream, to, in);
 }
 

@@ -8,7 +8,8 @@
 // Backward  dz = scale * (w_row (p - s / V) - sum_t w_t (1 - s) onehot(id_t)),  w_row = sum of the row's w
 // Numerics  f32 inside, one rounding at the store; rows are added up in f64
 // Order     one online pass per thread, folded by warps and then over them; rows likewise: no atomics, bit-equal reruns
-// Cost      2 reads and 1 write of R * V * sizeof(T) bytes: memory bound, with two exp per logit. A block per row
+// Cost      2 reads and 1 write of R * V * sizeof(T) bytes: memory bound, with two exp per logit. A block per row, and one to a
+//           multiprocessor: it keeps as much of its row as there is shared memory, and reads the rest a second time
 #include "reduce.cuh"
 #include "vector.cuh"
 
@@ -18,6 +19,7 @@ namespace {
 constexpr uint32_t THREADS = 1024;
 constexpr uint32_t BATCH = 2; // loads of a thread at once
 constexpr uint32_t SUMS = 256; // threads that add up the rows
+constexpr uint32_t OWN_SHARED = 1024; // bytes that a block has beside what it keeps of its row, at most
 
 /// What one pass over a row's logits knows: with m the largest so far, the sums of e = exp(z - m), of (z - m) * e and of z.
 struct Online {
@@ -96,12 +98,16 @@ __device__ inline Softmax row_loss(float *out, const Online &own, const float *t
 template <class T, uint32_t W>
 __global__ void __launch_bounds__(THREADS, 1) // one block at once: for two of them ptxas spills
     cross_entropy_kernel(T *logits, float *target_logits, float *row_sums, const uint32_t *starts, const uint32_t *ids,
-                         const float *weights, const double *scale, float smoothing, uint32_t v) {
+                         const float *weights, const double *scale, float smoothing, uint32_t v, uint32_t kept) {
+    DYNAMIC_SHARED_REST(T, keep, OWN_SHARED); // z[0 .. kept]; a thread reads what it wrote
     T *z = logits + size_t(blockIdx.x) * v;
     uint32_t first = starts[blockIdx.x], end = starts[blockIdx.x + 1];
     for (uint32_t t = first + threadIdx.x; t < end; t += THREADS) target_logits[t] = to_float(z[ids[t]]);
     Online row{-INFINITY, 0, 0, 0, UINT32_MAX};
-    for_each_vector<THREADS, BATCH, W>(z, v, [&](const float(&values)[W], uint32_t i) { row.add(values, i); });
+    for_each_vector<THREADS, BATCH, W>(z, v, [&](const float(&values)[W], uint32_t i) {
+        row.add(values, i);
+        if (i < kept) store(keep + i, values);
+    });
     static_assert(THREADS == WARP * WARP);
     SHARED(Online, partial, WARP);
     SHARED(Softmax, shared_softmax, 1);
@@ -119,14 +125,23 @@ __global__ void __launch_bounds__(THREADS, 1) // one block at once: for two of t
     // exp(z - max) / sum, not exp(z - lse): the rounding of lse would come back as a relative error of every gradient.
     float unit = static_cast<float>(*scale), factor = softmax.weight * unit / softmax.sum;
     float spread = softmax.weight * unit * smoothing / static_cast<float>(v), pull = unit * (1 - smoothing);
-    for_each_vector<THREADS, BATCH, W>(z, v, [&](const float(&values)[W], uint32_t i) {
+    auto store_slopes = [&](const float(&values)[W], uint32_t i) {
         float slopes[W];
         for (uint32_t j = 0; j < W; j++) slopes[j] = expf(values[j] - softmax.max) * factor - spread;
         store(z + i, slopes);
-    });
+    };
+    for_each_vector<THREADS, BATCH, W>(keep, kept, store_slopes);
+    for_each_vector<THREADS, BATCH, W>(z + kept, v - kept,
+                                       [&](const float(&values)[W], uint32_t i) { store_slopes(values, kept + i); });
     __syncthreads(); // a target's gradient replaces what another thread wrote
     for (uint32_t t = first + threadIdx.x; t < end; t += THREADS)
         z[ids[t]] = from_float<T>(expf(target_logits[t] - softmax.max) * factor - spread - weights[t] * pull);
+}
+
+/// Logits that a block keeps of its row for a second pass: all, or as many whole steps of the block's as fit.
+template <class T, uint32_t W> uint32_t kept_logits(uint32_t v) {
+    size_t most = most_shared_memory(), room = most > OWN_SHARED ? (most - OWN_SHARED) / sizeof(T) : 0;
+    return v <= room ? v : static_cast<uint32_t>(room - room % (THREADS * W));
 }
 
 /// The first four numbers of results += row_sums (R, 4) over the rows: every 64th row by a thread, and then the threads in order.
@@ -153,8 +168,9 @@ engine_status cross_entropy(void *logits, engine_step_results *results, void *ta
     engine_status status = with_access(dtype, v, {logits}, [&](auto access) {
         using T = typename decltype(access)::Type;
         constexpr uint32_t W = decltype(access)::WIDTH;
-        return LAUNCH((cross_entropy_kernel<T, W>), r, THREADS, 0, stream, static_cast<T *>(logits),
-                      static_cast<float *>(target_logits), by_row, starts, ids, weights, scale, smoothing, v);
+        uint32_t kept = scale ? kept_logits<T, W>(v) : 0;
+        return LAUNCH((cross_entropy_kernel<T, W>), r, THREADS, kept * sizeof(T), stream, static_cast<T *>(logits),
+                      static_cast<float *>(target_logits), by_row, starts, ids, weights, scale, smoothing, v, kept);
     });
     if (status != ENGINE_OK) return status;
     return LAUNCH(cross_entropy_sums_kernel, 1, SUMS, 0, stream, results, by_row, r);

@@ -125,8 +125,8 @@ typedef struct engine_attention {
     /// On the scores, before the softmax.
     double scale;
     engine_dtype dtype;
-    /// Query heads over which one block of a backward in bf16 adds up dk and dv: all that read a kv head (fewer bytes), or fewer,
-    /// whose sums are then parts that a second kernel adds up (more blocks). The host does without.
+    /// Query heads over which a backward adds up dk and dv: all that read a kv head (fewer bytes), or fewer, whose sums are then
+    /// parts that `rope_backward` adds up (more blocks). A divisor of H / K. The host knows only all.
     uint32_t heads_at_once;
 } engine_attention;
 
@@ -267,11 +267,12 @@ typedef struct engine_kernels {
     engine_status (*rope_forward)(void *q, void *k, void *v, const void *qkv, const engine_rope *rope,
                                   engine_dtype dtype, engine_stream stream);
 
-    /// dqkv (N, (H + 2K) * Dh) T; dq (N, H, Dh), dk, dv (N, K, Dh) T; q_parts, k_parts (ceil(N / rows), Dh) A: sums of `rows`
-    /// rows of the norms' gradients, which `sum_parts` adds up, or null. `slots` is not looked at: rows are slots.
+    /// dqkv (N, (H + 2K) * Dh) T; dq (N, H, Dh), dk, dv (N, K, Dh) T, or with `split` > 1 parts (N, K, split, Dh) A of dk and dv,
+    /// which are added in order and rounded; q_parts, k_parts (ceil(N / rows), Dh) A: sums of `rows` rows of the norms' gradients,
+    /// which `sum_parts` adds up, or null. `slots` is not looked at: rows are slots.
     engine_status (*rope_backward)(void *dqkv, void *q_parts, void *k_parts, const void *dq, const void *dk, const void *dv,
-                                   const void *qkv, const engine_rope *rope, uint32_t rows, engine_dtype dtype,
-                                   engine_stream stream);
+                                   const void *qkv, const engine_rope *rope, uint32_t split, uint32_t rows,
+                                   engine_dtype dtype, engine_stream stream);
 
     /// `o = softmax(scale * q k^T + mask) v`, for tiles of queries.  attention
     ///
@@ -281,7 +282,8 @@ typedef struct engine_kernels {
 
     /// `p = exp(s - lse);  dv = p^T do;  ds = p * (do v^T - rowsum(do * o));  dq = scale ds k;  dk = scale ds^T q`
     ///
-    /// dq, d_o, o, q (N, H, Dh) T; dk, dv, k, v (N, K, Dh) T; lse (N, H) A; scratch N * H * (1 + 2 Dh) A.
+    /// dq, d_o, o, q (N, H, Dh) T; dk, dv, k, v (N, K, Dh) T; lse (N, H) A; scratch (N, H) A. Where `heads_at_once` is fewer than
+    /// H / K, dk and dv are parts (N, H / heads_at_once, Dh) A.
     engine_status (*attention_backward)(void *dq, void *dk, void *dv, void *scratch, const void *lse, const void *d_o,
                                         const void *o, const void *q, const void *k, const void *v,
                                         const engine_attention *attention, engine_stream stream);

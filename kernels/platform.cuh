@@ -2,6 +2,7 @@
 //
 //   SHARED(float, partial, 32);            a static __shared__ array
 //   DYNAMIC_SHARED(float, tile, bytes);    the block's dynamic shared memory: at most `bytes`, a constant
+//   DYNAMIC_SHARED_REST(type, name, own);  the same: all that the chip has for a block, but `own` bytes
 //   LAUNCH((kernel<T>), grid, block, shared_bytes, stream, arguments...)   an engine_status
 #pragma once
 
@@ -18,6 +19,10 @@
     extern __shared__ __align__(16) unsigned char engine_dynamic_shared[]; \
     asm volatile("// dynamic_shared %0" : : "n"(static_cast<int>(bytes))); \
     type *name = reinterpret_cast<type *>(engine_dynamic_shared)
+#define DYNAMIC_SHARED_REST(type, name, own)                               \
+    extern __shared__ __align__(16) unsigned char engine_dynamic_shared[]; \
+    asm volatile("// dynamic_shared_rest %0" : : "n"(static_cast<int>(own))); \
+    type *name = reinterpret_cast<type *>(engine_dynamic_shared)
 #define LAUNCH(kernel, grid, block, shared_bytes, stream, ...)                                              \
     (!ENGINE_NAMESPACE::allow_shared_memory(#kernel, (kernel), (shared_bytes))                              \
          ? ENGINE_LAUNCH_FAILED                                                                             \
@@ -26,17 +31,22 @@
 
 namespace ENGINE_NAMESPACE {
 
+/// Bytes of shared memory that a block of this device gets if its kernel asks; 0 where the driver does not say.
+inline size_t most_shared_memory() {
+    int device = 0, most = 0;
+    cudaGetDevice(&device);
+    cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+    return static_cast<size_t>(most);
+}
+
 /// A block gets more than 48 KB of dynamic shared memory only if its kernel asks; false, with a message, when refused.
 template <class Kernel> bool allow_shared_memory(const char *name, Kernel kernel, size_t bytes) {
     if (bytes <= 48 * 1024) return true;
     cudaError_t error =
         cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
     if (error == cudaSuccess) return true;
-    int device = 0, most = 0;
-    cudaGetDevice(&device);
-    cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-    if (most > 0 && bytes > static_cast<size_t>(most))
-        too_much_shared_memory(name, bytes, static_cast<size_t>(most));
+    if (size_t most = most_shared_memory(); most > 0 && bytes > most)
+        too_much_shared_memory(name, bytes, most);
     else
         fail(ENGINE_LAUNCH_FAILED, "`%s`: %s", name, cudaGetErrorString(error));
     cudaGetLastError(); // or the next launch would be blamed
@@ -54,6 +64,10 @@ inline engine_status check_launch(const char *kernel) {
 #else
 
 #include "emulator/emulator.h"
+
+namespace ENGINE_NAMESPACE {
+inline size_t most_shared_memory() { return emulator::most_shared_memory(); }
+} // namespace ENGINE_NAMESPACE
 
 #endif
 

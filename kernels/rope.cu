@@ -4,12 +4,14 @@
 //     y[i] = u[i] cos - u[i + Dh/2] sin;  y[i + Dh/2] = u[i + Dh/2] cos + u[i] sin,  i < Dh/2
 //
 // Shapes    qkv, dqkv (N, (H + 2K) * Dh) T     q, dq (N, H, Dh) T     k, v (S, K, Dh), dk, dv (N, K, Dh) T
+//           dk, dv in parts: (N, K, split, Dh) f32
 //           q_norm, k_norm (Dh) T     dq_norm, dk_norm (Dh) f32     cos, sin (P, Dh/2) f32     parts (ceil(N / rows), Dh) f32
 // Saved     qkv, norms, cos, sin; rstd is computed again
 // Backward  du = dy rotated by -angle;  g = du * (1 + norm);  dx = rstd * (g - x * rstd^2 * mean(g * x));
 //           dnorm += sum over rows and heads of du * x * rstd, in parts of `rows` rows;  dv passes through
 // Numerics  f32 inside, one rounding at the store
-// Order     dnorm: a warp adds its heads, a block its warps, sum_parts the blocks: each in order, no atomics
+// Order     dnorm: a warp adds its heads, a block its warps, sum_parts the blocks; parts of dk and dv are added as they are read:
+//           each in order, no atomics
 // Cost      forward 2 * N * (H + 2K) * Dh * sizeof(T) bytes, backward 3: memory bound. Forward: a warp per row and head.
 //           Backward: a block per `rows` rows, whose warps go over the heads
 #include "reduce.cuh"
@@ -34,6 +36,14 @@ template <uint32_t W> struct Pair {
         store(head, low);
         store(head + half, high);
     }
+    __device__ void add(const Pair &other) {
+        for (uint32_t j = 0; j < W; j++) low[j] += other.low[j], high[j] += other.high[j];
+    }
+    /// To what a T holds.
+    template <class T> __device__ void round() {
+        for (uint32_t j = 0; j < W; j++)
+            low[j] = to_float(from_float<T>(low[j])), high[j] = to_float(from_float<T>(high[j]));
+    }
     /// Rotates by the angles, or back by them when `direction` is -1.
     __device__ void rotate(const float *cos, const float *sin, float direction) {
         float c[W], s[W];
@@ -54,6 +64,28 @@ template <uint32_t W> struct Pair {
     /// this *= scale * (1 + norm)
     __device__ void weigh(float scale, const Pair &norm) {
         for (uint32_t j = 0; j < W; j++) low[j] *= scale * (1 + norm.low[j]), high[j] *= scale * (1 + norm.high[j]);
+    }
+};
+
+/// The gradient that arrives at a head: Dh elements, or with split > 1 parts (split, Dh) of which they are the rounded sums.
+template <class T> struct Arrived {
+    const void *from;
+    uint32_t split;
+
+    /// Of head `head` of `all`.
+    __device__ Arrived(const void *all, size_t head, uint32_t dim, uint32_t split)
+        : from(split == 1 ? static_cast<const void *>(static_cast<const T *>(all) + head * dim)
+                          : static_cast<const float *>(all) + head * split * dim),
+          split(split) {}
+    template <uint32_t W> __device__ void read(Pair<W> &to, uint32_t i, uint32_t half) const {
+        if (split == 1) return to.read(static_cast<const T *>(from) + i, half);
+        Pair<W> part;
+        to = {};
+        for (uint32_t p = 0; p < split; p++) {
+            part.read(static_cast<const float *>(from) + p * 2 * half + i, half);
+            to.add(part);
+        }
+        to.template round<T>();
     }
 };
 
@@ -112,14 +144,14 @@ __global__ void __launch_bounds__(ROWS *WARP) rope_forward_kernel(T *q, T *k, T 
 
 /// dx of one head, by a warp; what it adds to its norm's gradient goes to `sums` (Dh).
 template <class T, uint32_t W>
-__device__ inline void backward_head(T *dx, float *sums, const T *dy, const T *x, const T *weight, const Angles &angles,
-                                     uint32_t dim, float eps) {
+__device__ inline void backward_head(T *dx, float *sums, const Arrived<T> &dy, const T *x, const T *weight,
+                                     const Angles &angles, uint32_t dim, float eps) {
     uint32_t half = dim / 2, first = threadIdx.x % WARP * W;
     Pair<W> values, slopes, norm, total;
     float squares = 0, products = 0;
     for (uint32_t i = first; i < half; i += WARP * W) {
         values.read(x + i, half);
-        slopes.read(dy + i, half);
+        dy.read(slopes, i, half);
         norm.read(weight + i, half);
         slopes.rotate(angles.cos + i, angles.sin + i, -1);
         slopes.weigh(1, norm);
@@ -130,7 +162,7 @@ __device__ inline void backward_head(T *dx, float *sums, const T *dy, const T *x
     float pull = scale * scale * scale * (warp_sum(products) / dim);
     for (uint32_t i = first; i < half; i += WARP * W) {
         values.read(x + i, half);
-        slopes.read(dy + i, half);
+        dy.read(slopes, i, half);
         norm.read(weight + i, half);
         total.read(sums + i, half);
         slopes.rotate(angles.cos + i, angles.sin + i, -1);
@@ -151,8 +183,8 @@ __device__ inline void backward_head(T *dx, float *sums, const T *dy, const T *x
 /// A block does `rows` rows, a warp every head in as many as there are warps; q_parts and k_parts (blocks, Dh) may be null.
 template <class T, uint32_t W>
 __global__ void __launch_bounds__(WARPS *WARP)
-    rope_backward_kernel(T *dqkv, float *q_parts, float *k_parts, const T *dq, const T *dk, const T *dv, const T *qkv,
-                         engine_rope rope, uint32_t rows) {
+    rope_backward_kernel(T *dqkv, float *q_parts, float *k_parts, const T *dq, const void *dk, const void *dv, const T *qkv,
+                         engine_rope rope, uint32_t split, uint32_t rows) {
     DYNAMIC_SHARED(float, sums, SHARED_BYTES); // (2, warps, Dh)
     const engine_heads &heads = rope.heads;
     uint32_t dim = heads.dim, half = dim / 2, all = heads.query + 2 * heads.kv;
@@ -167,15 +199,16 @@ __global__ void __launch_bounds__(WARPS *WARP)
         uint32_t k_head = head - heads.query, v_head = k_head - heads.kv;
         if (head < heads.query + heads.kv) {
             bool query = head < heads.query;
-            const T *dy = query ? dq + (size_t(row) * heads.query + head) * dim : dk + (size_t(row) * heads.kv + k_head) * dim;
+            Arrived<T> dy = query ? Arrived<T>(dq, size_t(row) * heads.query + head, dim, 1)
+                                  : Arrived<T>(dk, size_t(row) * heads.kv + k_head, dim, split);
             const T *weight = static_cast<const T *>(query ? rope.q_norm : rope.k_norm);
             backward_head<T, W>(dqkv + at, query ? q_own : k_own, dy, qkv + at, weight, Angles(rope, row), dim,
                                 static_cast<float>(rope.eps));
             continue;
         }
-        const T *dy = dv + (size_t(row) * heads.kv + v_head) * dim;
+        Arrived<T> dy(dv, size_t(row) * heads.kv + v_head, dim, split);
         for (uint32_t i = first; i < half; i += WARP * W) {
-            pair.read(dy + i, half);
+            dy.read(pair, i, half);
             pair.write(dqkv + at + i, half);
         }
     }
@@ -222,7 +255,8 @@ engine_status rope_forward(void *q, void *k, void *v, const void *qkv, const eng
 }
 
 engine_status rope_backward(void *dqkv, void *q_parts, void *k_parts, const void *dq, const void *dk, const void *dv,
-                            const void *qkv, const engine_rope *rope, uint32_t rows, engine_dtype dtype, engine_stream stream) {
+                            const void *qkv, const engine_rope *rope, uint32_t split, uint32_t rows, engine_dtype dtype,
+                            engine_stream stream) {
     if (is_empty(*rope)) return ENGINE_OK;
     if (engine_status status = check_heads(*rope); status != ENGINE_OK) return status;
     uint32_t dim = rope->heads.dim, warps = backward_warps(dim);
@@ -232,8 +266,7 @@ engine_status rope_backward(void *dqkv, void *q_parts, void *k_parts, const void
         constexpr uint32_t W = decltype(access)::WIDTH;
         return LAUNCH((rope_backward_kernel<T, W>), ceil_div(rope->n, rows), warps * WARP, 2 * warps * dim * sizeof(float),
                       stream, static_cast<T *>(dqkv), static_cast<float *>(q_parts), static_cast<float *>(k_parts),
-                      static_cast<const T *>(dq), static_cast<const T *>(dk), static_cast<const T *>(dv),
-                      static_cast<const T *>(qkv), *rope, rows);
+                      static_cast<const T *>(dq), dk, dv, static_cast<const T *>(qkv), *rope, split, rows);
     });
 }
 

@@ -111,6 +111,9 @@
 //! **The stream is normed where it is written.** The norm that closes a block, the residual sum and the norm that opens the next block are
 //! one op each way ([`ops::residual`]): a launch for three, and the sum is not read again.
 //!
+//! **Parts are added up by who reads them.** A batch of few blocks splits the heads of a group over blocks, which leave dk and dv in parts; the
+//! backward of rope adds them up as it loads them ([`ops::attention::KeyParts`]), in order.
+//!
 //! **A step has a bill.** `cargo bench --bench bill` counts every kernel and product of a step with its bytes, FLOPs and blocks, on a device that runs nothing,
 //! and what the roof of an H100 leaves them. Bytes come from the tensors whose addresses an op asks for
 //! ([`device::driver::Driver::addressed`]); a test holds them against what the emulator counts, and the totals are a test of their own.

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use criterion::Criterion;
 use engine::batch::inputs::Inputs;
 use engine::device::Device;
-use engine::ops::attention::{Qkv, attention};
+use engine::ops::attention::{KeyParts, Qkv, attention};
 
 use super::lists::Output;
 use super::lists::attention::model_case;
@@ -23,7 +23,8 @@ pub fn bench(c: &mut Criterion, device: &Device) {
         let (mask, scale) = (Rc::new(of.mask(&inputs)), of.scale);
         inputs.send().unwrap();
         Box::new(move |tape, x| {
-            let qkv = Qkv { q: x[0].clone(), k: x[1].clone(), v: x[2].clone() };
+            let parts = Some(KeyParts::default()); // as in a model, whose rope adds them up
+            let qkv = Qkv { q: x[0].clone(), k: x[1].clone(), v: x[2].clone(), parts };
             Ok(Output::Vars(vec![attention(tape, &qkv, &mask, scale)?]))
         })
     });

@@ -4,7 +4,8 @@
 //! Launchers are the emulator's, so grids are those of the GPU; their kernels are taken apart and not run. Bytes are those of the tensors
 //! whose addresses stand among a kernel's arguments, as the ops told the device ([`Driver::addressed`]): each byte once per kernel. What a
 //! kernel reads or writes beside that (constants of a few bytes) is left out. A kernel that reads a row twice finds it in the cache, unless the
-//! rows of all blocks that run at once do not fit there: `cross_entropy` of a large vocabulary reads its logits again ([`Node::again`]).
+//! rows of all blocks that run at once do not fit there: `cross_entropy` of a large vocabulary reads again what it does not keep of its
+//! logits in shared memory ([`Node::again`]).
 
 #![allow(dead_code)] // a test and a bench use a part each
 
@@ -38,6 +39,8 @@ pub struct Roof {
     pub multiprocessors: u64,
     /// Of the cache that all multiprocessors share.
     pub cache_bytes: u64,
+    /// Shared memory that a block gets at most.
+    pub shared_bytes: usize,
 }
 
 /// An H100 SXM as well-made kernels find it, not as the data sheet has it.
@@ -47,6 +50,7 @@ pub const H100: Roof = Roof {
     seconds_per_node: 1.2e-6,
     multiprocessors: 132,
     cache_bytes: 50 << 20,
+    shared_bytes: 227 << 10,
 };
 
 /// One kernel, product, or filling with zeros.
@@ -57,7 +61,7 @@ pub struct Node {
     pub kernel: String,
     pub blocks: u64,
     pub read: u64,
-    /// Of `read`, what each block reads a second time, where the cache has lost it.
+    /// Of `read`, what blocks read a second time, where the cache has lost it: what they do not keep in shared memory.
     pub again: u64,
     pub written: u64,
     pub flop: f64,
@@ -67,8 +71,8 @@ impl Node {
     /// Seconds: the slower of memory and arithmetic, of the part of the chip that the blocks reach, and the node itself.
     pub fn seconds(&self, roof: &Roof) -> f64 {
         let reached = (self.blocks as f64 / roof.multiprocessors as f64).min(1.0);
-        // A block to a multiprocessor.
-        let at_once = self.again / self.blocks.max(1) * self.blocks.min(roof.multiprocessors);
+        // A block to a multiprocessor. What a block keeps has come through the cache, too.
+        let at_once = (self.read - self.again) / self.blocks.max(1) * self.blocks.min(roof.multiprocessors);
         let kept = if at_once <= roof.cache_bytes { self.again } else { 0 };
         let memory = (self.read - kept + self.written) as f64 / roof.bytes_per_second;
         roof.seconds_per_node + memory.max(self.flop / roof.flop_per_second) / reached
@@ -145,6 +149,8 @@ struct Billed {
 struct Called {
     kernel: String,
     blocks: u64,
+    /// Of each block, beside its own arrays.
+    shared_bytes: u64,
     words: Vec<u64>,
 }
 
@@ -153,12 +159,13 @@ thread_local! {
     static CALLED: RefCell<Vec<Called>> = const { RefCell::new(Vec::new()) };
 }
 
-type Take = unsafe extern "C" fn(*mut c_void, *const c_char, u64, *const u64, usize);
+type Take = unsafe extern "C" fn(*mut c_void, *const c_char, u64, u64, *const u64, usize);
 type Enqueue = unsafe extern "C" fn(engine_stream, *mut engine_emulator_graph, *const c_char) -> *const c_char;
 
 // kernels/emulator/{queued,graph}.cpp
 unsafe extern "C" {
     fn engine_emulator_queued(enqueue: Enqueue) -> *const engine_kernels;
+    fn engine_emulator_shared_bytes(bytes: usize);
     fn engine_emulator_graph_kernels(graph: *const engine_emulator_graph, take: Take, to: *mut c_void);
 }
 
@@ -167,12 +174,19 @@ unsafe extern "C" fn enqueue(
     kernels: *mut engine_emulator_graph,
     _launcher: *const c_char,
 ) -> *const c_char {
-    unsafe extern "C" fn take(to: *mut c_void, kernel: *const c_char, blocks: u64, words: *const u64, count: usize) {
+    unsafe extern "C" fn take(
+        to: *mut c_void,
+        kernel: *const c_char,
+        blocks: u64,
+        shared_bytes: u64,
+        words: *const u64,
+        count: usize,
+    ) {
         // SAFETY: a C string and words that live during the call.
         let (kernel, words) = unsafe { (CStr::from_ptr(kernel), std::slice::from_raw_parts(words, count)) };
         let kernel = kernel.to_string_lossy().trim_matches(['(', ')']).to_owned();
         // SAFETY: `to` is the list below.
-        unsafe { &mut *to.cast::<Vec<Called>>() }.push(Called { kernel, blocks, words: words.to_vec() });
+        unsafe { &mut *to.cast::<Vec<Called>>() }.push(Called { kernel, blocks, shared_bytes, words: words.to_vec() });
     }
     let mut called: Vec<Called> = Vec::new();
     // SAFETY: the graph is this callee's, and is freed once; the list outlives the call.
@@ -243,8 +257,11 @@ impl Billed {
 
 impl Driver for Billed {
     fn kernels(&self) -> Kernels {
-        // SAFETY: the table is a constant, and `enqueue` is what it wants.
-        Kernels { table: unsafe { &*engine_emulator_queued(enqueue) } }
+        // SAFETY: a number of this thread; the table is a constant, and `enqueue` is what it wants.
+        unsafe {
+            engine_emulator_shared_bytes(H100.shared_bytes);
+            Kernels { table: &*engine_emulator_queued(enqueue) }
+        }
     }
 
     fn stream(&self) -> engine_stream {
@@ -302,7 +319,8 @@ impl Driver for Billed {
             let works = Some(kernel.blocks * kernel.words.len() as u64) == largest;
             let flop = if works { flop } else { 0.0 };
             let (op, blocks) = (op.to_owned(), kernel.blocks);
-            let again = if kernel.kernel.starts_with(TWO_READS) { rewritten } else { 0 };
+            let kept = blocks * kernel.shared_bytes;
+            let again = if kernel.kernel.starts_with(TWO_READS) { rewritten.saturating_sub(kept) } else { 0 };
             let (kernel, read) = (kernel.kernel.clone(), read + again);
             self.add([Node { op, kernel, blocks, read, again, written, flop }]);
         }

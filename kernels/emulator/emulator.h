@@ -34,6 +34,7 @@
     type(&name)[count] = *static_cast<type(*)[count]>(                                                      \
         ::emulator::shared_array(::emulator::site_of([] {}), sizeof(type) * (count)))
 #define DYNAMIC_SHARED(type, name, bytes) type *name = static_cast<type *>(::emulator::dynamic_shared(bytes))
+#define DYNAMIC_SHARED_REST(type, name, own) DYNAMIC_SHARED(type, name, ::emulator::most_shared_memory() - (own))
 #define LAUNCH(kernel, grid, block, shared_bytes, stream, ...) \
     ::emulator::launch(#kernel, kernel, (grid), (block), (shared_bytes), (stream), __VA_ARGS__)
 
@@ -59,6 +60,8 @@ template <class Lambda> const void *site_of(Lambda) {
     return &site;
 }
 void *shared_array(const void *site, size_t bytes);
+/// What a block has of it.
+size_t most_shared_memory();
 /// The kernel says how much it has at most; more at its launch is a fault.
 void *dynamic_shared(size_t bytes);
 

@@ -45,9 +45,10 @@ using emulator::capture;
 
 extern "C" {
 
-/// Told of a kernel: its name, how many blocks it has, and the words of its arguments, addresses and others.
-typedef void (*engine_emulator_take_kernel)(void *to, const char *kernel, uint64_t blocks, const uint64_t *words,
-                                            size_t count);
+/// Told of a kernel: its name, how many blocks it has and how much dynamic shared memory each, and the words of its arguments,
+/// addresses and others.
+typedef void (*engine_emulator_take_kernel)(void *to, const char *kernel, uint64_t blocks, uint64_t shared_bytes,
+                                            const uint64_t *words, size_t count);
 
 /// Tells of the kernels of a graph, in order.
 
@@ -81,7 +82,7 @@ void engine_emulator_graph_kernels(const engine_emulator_graph *graph, engine_em
         std::vector<uint64_t> words(launch.call_bytes / sizeof(uint64_t));
         std::memcpy(words.data(), node.call.get(), words.size() * sizeof(uint64_t));
         uint64_t blocks = uint64_t(launch.grid.x) * launch.grid.y * launch.grid.z;
-        take(to, launch.kernel, blocks, words.data(), words.size());
+        take(to, launch.kernel, blocks, launch.shared_bytes, words.data(), words.size());
     }
 }
 

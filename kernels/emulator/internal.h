@@ -29,6 +29,8 @@ engine_status check_launch(const Launch &launch);
 
 /// Shared memory of a block: arrays between guard bands in one arena.
 constexpr size_t SHARED_BYTES = 99 * 1024; // what a block has on the smallest chip that kernels are compiled for
+/// What a block has on the chip that this thread's launches are for.
+inline thread_local size_t shared_bytes = SHARED_BYTES;
 constexpr size_t SHARED_GUARD = 256;
 void shared_reset();
 /// A fresh NaN-filled array; null when the block's shared memory is used up.

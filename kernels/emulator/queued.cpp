@@ -14,6 +14,9 @@ typedef const char *(*engine_emulator_enqueue)(engine_stream stream, engine_emul
 
 /// The table whose launchers hand their kernels to `enqueue`.
 const engine_kernels *engine_emulator_queued(engine_emulator_enqueue enqueue);
+
+/// This thread's launches are for a chip on which a block has so much shared memory.
+void engine_emulator_shared_bytes(size_t bytes);
 }
 
 namespace ENGINE_NAMESPACE {
@@ -104,3 +107,5 @@ const engine_kernels *engine_emulator_queued(engine_emulator_enqueue enqueue) {
     ENGINE_NAMESPACE::enqueue_launch = enqueue;
     return &ENGINE_NAMESPACE::table;
 }
+
+void engine_emulator_shared_bytes(size_t bytes) { emulator::shared_bytes = bytes; }

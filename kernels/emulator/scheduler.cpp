@@ -236,6 +236,8 @@ void *shared_array(const void *site, size_t bytes) {
     return array;
 }
 
+size_t most_shared_memory() { return shared_bytes; }
+
 void *dynamic_shared(size_t bytes) {
     if (run->dynamic_bytes > bytes) {
         fault(ENGINE_BAD_ARGUMENT, "launched with %zu bytes of dynamic shared memory; the kernel declares %zu",
@@ -309,8 +311,8 @@ engine_status check_launch(const Launch &launch) {
     if (blocks == 0 || blocks > UINT32_MAX || grid.y > 65535 || grid.z > 65535)
         return ENGINE_NAMESPACE::fail(ENGINE_BAD_ARGUMENT, "`%s`: a grid of (%u, %u, %u)", launch.kernel, grid.x, grid.y,
                                       grid.z);
-    if (launch.shared_bytes > SHARED_BYTES)
-        return ENGINE_NAMESPACE::too_much_shared_memory(launch.kernel, launch.shared_bytes, SHARED_BYTES);
+    if (launch.shared_bytes > shared_bytes)
+        return ENGINE_NAMESPACE::too_much_shared_memory(launch.kernel, launch.shared_bytes, shared_bytes);
     return ENGINE_OK;
 }
 

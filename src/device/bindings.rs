@@ -90,7 +90,7 @@ pub struct engine_attention {
     #[doc = " On the scores, before the softmax."]
     pub scale: f64,
     pub dtype: engine_dtype,
-    #[doc = " Query heads over which one block of a backward in bf16 adds up dk and dv: all that read a kv head (fewer bytes), or fewer,\n whose sums are then parts that a second kernel adds up (more blocks). The host does without."]
+    #[doc = " Query heads over which a backward adds up dk and dv: all that read a kv head (fewer bytes), or fewer, whose sums are then\n parts that `rope_backward` adds up (more blocks). A divisor of H / K. The host knows only all."]
     pub heads_at_once: u32,
 }
 #[doc = " What `rope_forward` and `rope_backward` read beside activations: a struct for the launcher, arrays of the device."]
@@ -281,7 +281,7 @@ pub struct engine_kernels {
             stream: engine_stream,
         ) -> engine_status,
     >,
-    #[doc = " dqkv (N, (H + 2K) * Dh) T; dq (N, H, Dh), dk, dv (N, K, Dh) T; q_parts, k_parts (ceil(N / rows), Dh) A: sums of `rows`\n rows of the norms' gradients, which `sum_parts` adds up, or null. `slots` is not looked at: rows are slots."]
+    #[doc = " dqkv (N, (H + 2K) * Dh) T; dq (N, H, Dh), dk, dv (N, K, Dh) T, or with `split` > 1 parts (N, K, split, Dh) A of dk and dv,\n which are added in order and rounded; q_parts, k_parts (ceil(N / rows), Dh) A: sums of `rows` rows of the norms' gradients,\n which `sum_parts` adds up, or null. `slots` is not looked at: rows are slots."]
     pub rope_backward: ::std::option::Option<
         unsafe extern "C" fn(
             dqkv: *mut ::std::os::raw::c_void,
@@ -292,6 +292,7 @@ pub struct engine_kernels {
             dv: *const ::std::os::raw::c_void,
             qkv: *const ::std::os::raw::c_void,
             rope: *const engine_rope,
+            split: u32,
             rows: u32,
             dtype: engine_dtype,
             stream: engine_stream,
@@ -309,7 +310,7 @@ pub struct engine_kernels {
             stream: engine_stream,
         ) -> engine_status,
     >,
-    #[doc = " `p = exp(s - lse);  dv = p^T do;  ds = p * (do v^T - rowsum(do * o));  dq = scale ds k;  dk = scale ds^T q`\n\n dq, d_o, o, q (N, H, Dh) T; dk, dv, k, v (N, K, Dh) T; lse (N, H) A; scratch N * H * (1 + 2 Dh) A."]
+    #[doc = " `p = exp(s - lse);  dv = p^T do;  ds = p * (do v^T - rowsum(do * o));  dq = scale ds k;  dk = scale ds^T q`\n\n dq, d_o, o, q (N, H, Dh) T; dk, dv, k, v (N, K, Dh) T; lse (N, H) A; scratch (N, H) A. Where `heads_at_once` is fewer than\n H / K, dk and dv are parts (N, H / heads_at_once, Dh) A."]
     pub attention_backward: ::std::option::Option<
         unsafe extern "C" fn(
             dq: *mut ::std::os::raw::c_void,

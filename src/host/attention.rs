@@ -95,6 +95,7 @@ pub unsafe extern "C" fn attention_backward(
             // SAFETY: as above.
             let inputs = unsafe { Inputs::new::<T>(attention, [q, k, v]) };
             assert_eq!(inputs.n, inputs.s, "a backward is over all rows");
+            assert_eq!(attention.heads_at_once * attention.heads.kv, attention.heads.query, "the host gives no parts");
             let (rows, keys) = (inputs.n * inputs.heads, inputs.s * inputs.kv_heads);
             // SAFETY: as above.
             let saved = unsafe {

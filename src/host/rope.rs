@@ -1,5 +1,6 @@
 //! rope: q and k normed per head and rotated by their positions, v copied; and back. The contract is in kernels/engine.h.
 
+use std::borrow::Cow;
 use std::ffi::c_void;
 
 use rayon::prelude::*;
@@ -38,18 +39,22 @@ pub unsafe extern "C" fn rope_backward(
     dv: *const c_void,
     qkv: *const c_void,
     rope: *const engine_rope,
+    split: u32,
     rows: u32,
     dtype: engine_dtype,
     _stream: engine_stream,
 ) -> engine_status {
-    let rows = rows as usize;
+    let (split, rows) = (split as usize, rows as usize);
     run(|| {
         with_dtype!(dtype, T => {
             // SAFETY: the table's contract.
             let rope = unsafe { Rope::<T>::new(&*rope, qkv) };
             let (n, query, kv) = (rope.n, rope.query * rope.dim, rope.kv * rope.dim);
             // SAFETY: as above.
-            let gradients = unsafe { (elements::<T>(dq, n * query), elements::<T>(dk, n * kv), elements::<T>(dv, n * kv)) };
+            let keys = |from| unsafe { whole::<T>(from, n * kv, split, rope.dim) };
+            let (dk, dv) = (keys(dk), keys(dv));
+            // SAFETY: as above.
+            let gradients = (unsafe { elements::<T>(dq, n * query) }, &dk[..], &dv[..]);
             // SAFETY: as above.
             let out = unsafe { elements_mut::<T>(dqkv, n * rope.width()) };
             rope.backward(out, gradients);
@@ -61,6 +66,23 @@ pub unsafe extern "C" fn rope_backward(
             }
         })
     })
+}
+
+/// `len` elements of dk or dv, which lie in `split` parts of each head if that is more than one.
+///
+/// # Safety
+/// They are there, as kernels/engine.h says.
+unsafe fn whole<'a, T: Scalar>(from: *const c_void, len: usize, split: usize, dim: usize) -> Cow<'a, [T]> {
+    if split == 1 {
+        // SAFETY: the caller's promise.
+        return unsafe { elements::<T>(from, len) }.into();
+    }
+    // SAFETY: as above.
+    let parts = unsafe { elements::<T::Acc>(from, len * split) };
+    let of_head = |parts: &[T::Acc]| -> Vec<T> {
+        (0..dim).map(|j| T::narrow(parts.chunks_exact(dim).fold(T::Acc::ZERO, |sum, part| sum + part[j]))).collect()
+    };
+    parts.chunks_exact(split * dim).flat_map(of_head).collect()
 }
 
 /// Where the forward writes.

@@ -3,18 +3,20 @@
 //! Shapes    q, o, dq, do (N, H, Dh) T     k, v, dk, dv (S, K, Dh) T     lse (N, H) A
 //! Saved     q, k, v, o, lse (log-sum-exp of the scaled, masked scores)
 //! Backward  p = exp(s - lse);  dv = p^T do;  ds = p * (do v^T - rowsum(do * o));  dq = scale ds k;  dk = scale ds^T q
-//! Order     dq by tiles of queries, dk and dv by tiles of keys: every sum has one owner and a fixed order
+//! Order     dq by tiles of queries, dk and dv by tiles of keys: every sum has one owner and a fixed order. Where there are few
+//!           tiles, a head of a group has an owner of its own, and who made k and v adds up the parts
 //! Cost      4 * Dh FLOP forward, 14 * Dh backward per visible (query, key, head) of the tiles
 
+use std::cell::Cell;
 use std::rc::Rc;
 
 use crate::autograd::{Tape, Var};
 use crate::batch::mask::AttentionMask;
 use crate::device::bindings::{ENGINE_ATTENTION_KEYS, ENGINE_DECODE_SPLITS, engine_attention, engine_heads};
-use crate::device::driver::{Driver, engine_dtype};
+use crate::device::driver::engine_dtype;
 use crate::device::{Purpose, Tensor};
 use crate::error::Result;
-use crate::launch;
+use crate::{bail, launch};
 
 /// What attention reads: q (N, H, Dh), k and v (S, K, Dh).
 #[derive(Clone)]
@@ -22,6 +24,27 @@ pub struct Qkv {
     pub q: Var,
     pub k: Var,
     pub v: Var,
+    /// Where dk and dv may be left in parts: of the op that made k and v, if it adds them up.
+    pub parts: Option<KeyParts>,
+}
+
+/// dk and dv on their way from attention's backward to the op that made k and v, in parts (N, H, Dh) A: that of kv head i is the sum of
+/// parts i * H / K and following, in order.
+#[derive(Clone, Default)]
+pub struct KeyParts(Rc<Cell<Option<[Tensor; 2]>>>);
+
+impl KeyParts {
+    fn leave(&self, parts: [Tensor; 2]) -> Result<()> {
+        match self.0.replace(Some(parts)) {
+            None => Ok(()),
+            Some(_) => bail!("internal: parts of dk and dv were left twice"),
+        }
+    }
+
+    /// What attention's backward has left; None where dk and dv were given whole.
+    pub fn take(&self) -> Option<[Tensor; 2]> {
+        self.0.take()
+    }
 }
 
 /// Attention under `mask`. Returns o (N, H * Dh).
@@ -36,8 +59,13 @@ pub fn attention(tape: &mut Tape, qkv: &Qkv, mask: &Rc<AttentionMask>, softmax_s
         let Some(d_o) = ctx.take(&out) else { return Ok(()) };
         let [dq, dk, dv] = backward(&d_o, &out.value, &lse, &qkv, &mask, softmax_scale)?;
         ctx.give(&qkv.q, dq)?;
-        ctx.give(&qkv.k, dk)?;
-        ctx.give(&qkv.v, dv)
+        match &qkv.parts {
+            Some(parts) if dk.shape() != qkv.k.value.shape() => parts.leave([dk, dv]),
+            _ => {
+                ctx.give(&qkv.k, dk)?;
+                ctx.give(&qkv.v, dv)
+            }
+        }
     });
     Ok(o)
 }
@@ -59,17 +87,19 @@ fn description(qkv: &Qkv, mask: &AttentionMask, scale: f64) -> Result<engine_att
         n: q[0] as u32,
         s: k[0] as u32,
         heads: engine_heads { query: q[1] as u32, kv: k[1] as u32, dim: q[2] as u32 },
-        heads_at_once: heads_at_once(qkv.q.value.device().driver(), [q[1], k[1]], k[0]) as u32,
+        heads_at_once: heads_at_once(qkv) as u32,
         scale,
         dtype: engine_dtype(qkv.q.value.dtype()),
     })
 }
 
-/// Query heads over which a block adds up dk and dv: all of a group where their blocks keep the device busy, else one, whose
-/// sums are kept as parts.
-fn heads_at_once(driver: &dyn Driver, [query, kv]: [usize; 2], slots: usize) -> usize {
-    let blocks = kv * slots.div_ceil(ENGINE_ATTENTION_KEYS as usize);
-    if blocks >= driver.blocks_at_once() { query / kv.max(1) } else { 1 }
+/// Query heads over which a block adds up dk and dv: all of a group where their blocks keep the device busy or nobody takes parts,
+/// else one.
+fn heads_at_once(qkv: &Qkv) -> usize {
+    let (q, k) = (&qkv.q.value, qkv.k.value.shape());
+    let blocks = (k[1] * k[0].div_ceil(ENGINE_ATTENTION_KEYS as usize)).max(1);
+    let whole = qkv.parts.is_none() || blocks >= q.device().driver().blocks_at_once();
+    if whole { q.shape()[1] / k[1].max(1) } else { 1 }
 }
 
 /// o (N, H * Dh) and lse (N, H)
@@ -101,7 +131,7 @@ fn decode(qkv: &Qkv, mask: &AttentionMask, scale: f64) -> Result<Tensor> {
     Ok(o)
 }
 
-/// dq, dk, dv
+/// dq, dk, dv; the latter two (N, H, Dh) A where they are parts
 fn backward(
     d_o: &Tensor,
     o: &Tensor,
@@ -111,20 +141,24 @@ fn backward(
     scale: f64,
 ) -> Result<[Tensor; 3]> {
     let (attention, device, dtype) = (description(qkv, mask, scale)?, d_o.device(), d_o.dtype());
-    let like = |x: &Var| Tensor::empty(device, x.value.shape(), dtype);
-    let (mut dq, mut dk, mut dv) = (like(&qkv.q)?, like(&qkv.k)?, like(&qkv.v)?);
-    let parts = [lse.len(), 1 + 2 * attention.heads.dim as usize];
-    let mut scratch = Tensor::empty(&device.of(Purpose::Scratch), &parts, lse.dtype())?;
+    let whole = attention.heads_at_once * attention.heads.kv == attention.heads.query;
+    let (scratch, like_k) = (device.of(Purpose::Scratch), qkv.k.value.shape());
+    let sums = || match whole {
+        true => Tensor::empty(device, like_k, dtype),
+        false => Tensor::empty(&scratch, qkv.q.value.shape(), lse.dtype()),
+    };
+    let (mut dq, mut dk, mut dv) = (Tensor::empty(device, qkv.q.value.shape(), dtype)?, sums()?, sums()?);
+    let mut delta = Tensor::empty(&scratch, lse.shape(), lse.dtype())?;
     let (driver, n, s, tiles) = (device.driver(), attention.n, attention.s, mask.num_tiles);
     let (q_out, k_out, v_out) = (dq.address_mut()?, dk.address_mut()?, dv.address_mut()?);
-    let (scratch, lse, d_o, o) = (scratch.address_mut()?, lse.address(), d_o.address(), o.address());
+    let (delta, lse, d_o, o) = (delta.address_mut()?, lse.address(), d_o.address(), o.address());
     let (q, k, v) = (qkv.q.value.address(), qkv.k.value.address(), qkv.v.value.address());
     let stream = driver.stream();
     // SAFETY: as above; rows are slots in training.
     unsafe {
         launch!(
             driver,
-            attention_backward { n, s, tiles }(q_out, k_out, v_out, scratch, lse, d_o, o, q, k, v, &attention, stream)
+            attention_backward { n, s, tiles }(q_out, k_out, v_out, delta, lse, d_o, o, q, k, v, &attention, stream)
         )?;
     }
     Ok([dq, dk, dv])

@@ -8,7 +8,7 @@
 //! Shapes    qkv, dqkv (N, (H + 2K) * Dh) T     q (N, H, Dh) T     k, v (N, K, Dh) T     q_norm, k_norm (Dh) T
 //!           cos, sin (P, Dh/2) A     positions (N), each below P
 //! Saved     qkv, weights, cos, sin (shared by all layers of a kind); rstd is computed again
-//! Backward  the rotation by -angle, then the norm's backward; v passes through
+//! Backward  the rotation by -angle, then the norm's backward; v passes through. dk and dv may come in parts, which it adds up
 //! Numerics  angles in f32, as transformers does
 //! Order     dq_norm, dk_norm are summed over rows and heads in order, in fixed blocks
 //! Cost      forward 2 * N * (H + 2K) * Dh * sizeof(T) bytes: memory bound
@@ -16,7 +16,7 @@
 use std::ptr;
 use std::rc::Rc;
 
-use crate::autograd::{Backward, Param, Tape, Var};
+use crate::autograd::{Backward, Param, Rounding, Tape, Var};
 use crate::bail;
 use crate::batch::inputs::DeviceArray;
 use crate::device::bindings::{engine_heads, engine_rope};
@@ -24,7 +24,7 @@ use crate::device::driver::{Access, engine_dtype};
 use crate::device::{DType, Device, Tensor};
 use crate::error::Result;
 use crate::launch;
-use crate::ops::attention::Qkv;
+use crate::ops::attention::{KeyParts, Qkv};
 
 /// cos and sin of the positions below a length, (P, Dh/2) each: made once, for every batch.
 #[derive(Clone)]
@@ -123,14 +123,19 @@ pub fn qkv_norm_rope(tape: &mut Tape, qkv: &Var, how: &NormRope) -> Result<Qkv> 
     let empty = |heads: usize| Tensor::empty(qkv.value.device(), &[n, heads, dim], dtype);
     let (mut q, mut k, mut v) = (empty(query)?, empty(kv)?, empty(kv)?);
     forward([&mut q, &mut k, &mut v], &qkv.value, &how.description(n, ptr::null())?)?;
-    let outputs = Qkv { q: tape.output(q)?, k: tape.output(k)?, v: tape.output(v)? };
+    // A tape that rounds is given what it rounds.
+    let parts = (tape.rounding() == Rounding::None).then(KeyParts::default);
+    let outputs = Qkv { q: tape.output(q)?, k: tape.output(k)?, v: tape.output(v)?, parts: parts.clone() };
     let out = [&outputs.q, &outputs.k, &outputs.v].map(Var::arrival);
     let (qkv, how) = (qkv.clone(), how.clone());
     tape.push("qkv_norm_rope", move |ctx| {
-        let gradients = match out.each_ref().map(|y| ctx.take(y)) {
-            [Some(dq), Some(dk), Some(dv)] => [dq, dk, dv],
-            [None, None, None] => return Ok(()),
-            _ => bail!("internal: a gradient reached only some of q, k and v"),
+        let [dq, dk, dv] = out.each_ref().map(|y| ctx.take(y));
+        let parts = parts.and_then(|parts| parts.take());
+        let gradients = match (dq, dk, dv, parts) {
+            (Some(dq), Some(dk), Some(dv), None) => [dq, dk, dv],
+            (Some(dq), None, None, Some([dk, dv])) => [dq, dk, dv],
+            (None, None, None, None) => return Ok(()),
+            _ => bail!("internal: a gradient reached only some of q, k and v, or in parts and whole"),
         };
         let dqkv = backward(ctx, &gradients, &qkv.value, &how)?;
         ctx.give(&qkv, dqkv)
@@ -145,7 +150,7 @@ pub fn qkv_norm_rope_cached(tape: &mut Tape, qkv: &Var, how: &NormRope, cache: C
     let mut q = Tensor::empty(tape.device(), &[n, heads.query, heads.dim], qkv.value.dtype())?;
     let rope = how.description(n, cache.slots.address()?)?;
     forward([&mut q, cache.k, cache.v], &qkv.value, &rope)?;
-    Ok(Qkv { q: tape.output(q)?, k: tape.var(cache.k.clone()), v: tape.var(cache.v.clone()) })
+    Ok(Qkv { q: tape.output(q)?, k: tape.var(cache.k.clone()), v: tape.var(cache.v.clone()), parts: None })
 }
 
 fn forward([q, k, v]: [&mut Tensor; 3], qkv: &Tensor, rope: &engine_rope) -> Result<()> {
@@ -157,18 +162,19 @@ fn forward([q, k, v]: [&mut Tensor; 3], qkv: &Tensor, rope: &engine_rope) -> Res
     unsafe { launch!(driver, rope_forward { n }(q, k, v, qkv.address(), rope, dtype, driver.stream())) }
 }
 
-/// dqkv from dq, dk and dv; leaves parts of the gradients of the norms.
+/// dqkv from dq, dk and dv, the latter two whole or in parts; leaves parts of the gradients of the norms.
 fn backward(ctx: &mut Backward<'_>, [dq, dk, dv]: &[Tensor; 3], qkv: &Tensor, how: &NormRope) -> Result<Tensor> {
     let (device, n, dtype) = (qkv.device(), qkv.shape()[0], qkv.dtype());
     let mut dqkv = Tensor::empty(device, qkv.shape(), dtype)?;
     let [q_parts, k_parts] = ctx.gradients().parts_of_two([&how.q_norm, &how.k_norm], n)?;
     let rope = how.description(n, ptr::null())?;
+    let split = (dk.shape()[1] / how.heads.kv.max(1)) as u32;
     let (driver, n, dtype) = (device.driver(), rope.n, engine_dtype(dtype));
     let (out, q_sums, k_sums, rows) = (dqkv.address_mut()?, q_parts.address, k_parts.address, q_parts.rows);
     let (dq, dk, dv, qkv, stream) = (dq.address(), dk.address(), dv.address(), qkv.address(), driver.stream());
     // SAFETY: as above, and the parts of as many rows.
     unsafe {
-        launch!(driver, rope_backward { n }(out, q_sums, k_sums, dq, dk, dv, qkv, &rope, rows, dtype, stream))?;
+        launch!(driver, rope_backward { n }(out, q_sums, k_sums, dq, dk, dv, qkv, &rope, split, rows, dtype, stream))?;
     }
     Ok(dqkv)
 }

@@ -19,7 +19,7 @@ use crate::machine::{self, stand_in};
 
 type Enqueue = unsafe extern "C" fn(engine_stream, *mut engine_emulator_graph, *const c_char) -> *const c_char;
 
-type Take = unsafe extern "C" fn(*mut c_void, *const c_char, u64, *const u64, usize);
+type Take = unsafe extern "C" fn(*mut c_void, *const c_char, u64, u64, *const u64, usize);
 
 // kernels/emulator/{queued,graph}.cpp
 unsafe extern "C" {
@@ -46,7 +46,14 @@ unsafe extern "C" fn enqueue(
     kernels: *mut engine_emulator_graph,
     launcher: *const c_char,
 ) -> *const c_char {
-    unsafe extern "C" fn take(to: *mut c_void, _name: *const c_char, _blocks: u64, words: *const u64, count: usize) {
+    unsafe extern "C" fn take(
+        to: *mut c_void,
+        _name: *const c_char,
+        _blocks: u64,
+        _shared: u64,
+        words: *const u64,
+        count: usize,
+    ) {
         // SAFETY: words that live during the call, and `to` is the list below.
         let (words, accesses) = unsafe { (std::slice::from_raw_parts(words, count), &mut *to.cast::<Vec<Access>>()) };
         // A kernel may write through any argument.

@@ -176,13 +176,14 @@ fn compare(blocks_at_once: usize) {
     assert!(launchers.copied().eq(traffic.borrow().keys()), "{:?}", ops.keys());
 }
 
-/// The logits of 256 rows in bf16, which the second pass over a row does not find in a cache of 50 MiB; and those of 8, which it does.
+/// The logits of 256 rows in bf16, of which a block keeps 14 steps of 8192: the rest the second pass over a row does not find in a cache of
+/// 50 MiB; and those of 8, which it does.
 #[test]
 fn what_a_kernel_reads_again_is_billed_where_no_cache_holds_it() {
     let [tutorial, ..] = jobs::all().unwrap();
     let node = tutorial.bill.nodes.iter().find(|node| node.again > 0).unwrap();
-    let logits = 256 * 262_144 * 2;
-    assert_eq!((&*node.op, node.again, node.blocks), ("cross_entropy", logits, 256));
+    let rest = 256 * (262_144 - 14 * 8192) * 2;
+    assert_eq!((&*node.op, node.again, node.blocks), ("cross_entropy", rest, 256));
     let seconds = |blocks| {
         let part = |bytes: u64| bytes / 256 * blocks;
         let (read, again, written) = (part(node.read), part(node.again), part(node.written));
@@ -190,7 +191,8 @@ fn what_a_kernel_reads_again_is_billed_where_no_cache_holds_it() {
     };
     let read_once = |blocks: u64| 2.0 * (blocks * 524_288) as f64 / 3e12 * (132.0 / blocks as f64).max(1.0);
     assert!((seconds(8) / read_once(8) - 1.0).abs() < 0.01);
-    assert!((seconds(256) / read_once(256) - 1.5).abs() < 0.01);
+    let again = 1.0 - 14.0 * 8192.0 / 262_144.0;
+    assert!((seconds(256) / read_once(256) - (1.0 + again / 2.0)).abs() < 0.01);
 }
 
 /// The device that is put around a GPU counts under the bill's names.
@@ -215,7 +217,7 @@ fn what_is_measured_has_the_names_of_the_bill() {
 /// (`cargo bench --bench bill`) to benches/results.
 #[test]
 fn a_step_of_the_270m_takes_no_more_than_it_did() {
-    let known = [(376, 12.06, 5.13), (448, 216.58, 25.96), (610, 250.65, 10.80), (185, 0.70, 1.68)];
+    let known = [(358, 11.99, 5.13), (448, 209.06, 25.96), (610, 243.13, 10.80), (185, 0.70, 1.68)];
     for (jobs::Billed { name, bill, peak_bytes }, known) in jobs::all().unwrap().iter().zip(known) {
         let (nodes, bytes, memory) = (bill.nodes.len(), bill.bytes() as f64 / 1e9, *peak_bytes as f64 / 1e9);
         let same = nodes == known.0 && (bytes - known.1).abs() < 0.01 && (memory - known.2).abs() < 0.01;

@@ -303,6 +303,13 @@ fn what_attention_cannot_do_is_said() {
             assert!(rows.contains("2 rows of 3 slots"), "{rows}");
             let dim = refusal(&device, |attention| attention.heads.dim = 257);
             assert!(dim.ends_with("a head_dim of 257; attention knows 1 to 256"), "{dim}");
+            for heads in [0, 3] {
+                let said = refusal(&device, |attention| attention.heads_at_once = heads);
+                assert!(said.ends_with(&format!("sums over {heads} heads at once of a group of 2")), "{said}");
+            }
+        } else {
+            let parts = refusal(&device, |_| ());
+            assert!(parts.contains("the host gives no parts"), "{parts}");
         }
     }
 }

@@ -139,6 +139,39 @@ fn loss_and_gradient_are_as_precise_as_plain_rounding() {
     }
 }
 
+/// 60,000 logits of either type are more than a block keeps on the smallest chip, also where rows are not aligned.
+#[test]
+fn rows_that_a_block_cannot_keep_are_as_precise() {
+    for place in places() {
+        for (r, v) in [(2, 60_000), (1, 60_001)] {
+            Case::new(place.dtype, r, v).check(&format!("R {r}, V {v}"), place);
+        }
+    }
+}
+
+// kernels/emulator/queued.cpp
+#[cfg(engine_emulated)]
+unsafe extern "C" {
+    fn engine_emulator_shared_bytes(bytes: usize);
+}
+
+#[cfg(engine_emulated)]
+#[test]
+fn what_a_block_keeps_of_its_row_changes_no_bit() {
+    let device = engine::emulated::device().unwrap();
+    for dtype in [DType::F32, DType::Bf16] {
+        for v in [40_000, 40_001] {
+            // Nothing, a step or a few of them, and on the largest chip all.
+            let [none, others @ ..] = [0, 40 << 10, 99 << 10, 227 << 10].map(|bytes| {
+                // SAFETY: a number of this thread, whose launches the device runs.
+                unsafe { engine_emulator_shared_bytes(bytes) };
+                Case::new(dtype, 2, v).run(&device, dtype, true)
+            });
+            assert!(others.iter().all(|other| *other == none), "V {v} in {dtype:?}");
+        }
+    }
+}
+
 #[test]
 fn smoothed_targets_are_as_precise_as_plain_rounding() {
     for place in places() {

@@ -1,14 +1,19 @@
 //! rope: q and k normed per head and rotated by their positions, v copied.
 
+use std::ptr::null_mut;
+
 use engine::autograd::Tape;
+use engine::device::bindings::{engine_heads, engine_rope};
+use engine::device::driver::engine_dtype;
 use engine::device::{DType, Device, Tensor};
 use engine::error::Result;
+use engine::launch;
 use engine::ops::attention::Qkv;
 use engine::ops::rope::{CacheSlots, Heads, qkv_norm_rope, qkv_norm_rope_cached};
 
 use crate::checks;
 use crate::lists::rope::{Rope, cases};
-use crate::lists::{Values, gradients, params, tensor};
+use crate::lists::{Values, gradients, params, random, rng, round, tensor};
 use crate::places::places;
 
 checks!(cases());
@@ -61,6 +66,72 @@ fn v_is_moved_as_it_is() {
         let pass = case.backward(&place.device(), place.dtype, &values, 0.0);
         assert_eq!(pass.outputs[2], part(&values.all[0]), "{place:?}");
         assert_eq!(part(&pass.gradients[0]), pass.coefficients[2], "{place:?}");
+    }
+}
+
+/// dqkv and the parts of both norms' gradients of 5 rows, from dk and dv in so many parts.
+fn backward(device: &Device, dtype: DType, heads: Heads, keys: &[Vec<f64>; 2], split: usize) -> Vec<Vec<f64>> {
+    let (n, rows, Heads { query, kv, dim }) = (5, 2, heads);
+    let mut rng = rng(3);
+    let mut some =
+        |shape: &[usize], of: DType| tensor(device, shape, of, &random(dtype, &mut rng, shape.iter().product(), 1.0));
+    let (qkv, dq) = (some(&[n, query + 2 * kv, dim], dtype), some(&[n, query, dim], dtype));
+    let [q_norm, k_norm] = [(); 2].map(|()| some(&[dim], dtype));
+    let [cos, sin] = [(); 2].map(|()| some(&[n, dim / 2], dtype.accumulator()));
+    let of = if split > 1 { dtype.accumulator() } else { dtype };
+    let [dk, dv] = keys.each_ref().map(|x| tensor(device, &[n, kv * split, dim], of, x));
+    let positions = Tensor::from_slice(device, &[n], &[3u32, 0, 4, 1, 2]);
+    let [mut q_sums, mut k_sums] =
+        [(); 2].map(|()| Tensor::empty(device, &[n.div_ceil(rows), dim], dtype.accumulator()).unwrap());
+    let mut dqkv = Tensor::empty(device, qkv.shape(), dtype).unwrap();
+    let rope = engine_rope {
+        q_norm: q_norm.address(),
+        k_norm: k_norm.address(),
+        cos: cos.address(),
+        sin: sin.address(),
+        positions: positions.address().cast(),
+        slots: null_mut(),
+        n: n as u32,
+        heads: engine_heads { query: query as u32, kv: kv as u32, dim: dim as u32 },
+        eps: 1e-6,
+    };
+    let [out, q_parts, k_parts] = [&mut dqkv, &mut q_sums, &mut k_sums].map(|x| x.address_mut().unwrap());
+    let (dq, dk, dv, qkv) = (dq.address(), dk.address(), dv.address(), qkv.address());
+    let (driver, split, rows) = (device.driver(), split as u32, rows as u32);
+    let (stream, dtype) = (driver.stream(), engine_dtype(dtype));
+    // SAFETY: tensors of the shapes that engine.h asks for.
+    unsafe {
+        launch!(driver, rope_backward { n }(out, q_parts, k_parts, dq, dk, dv, qkv, &rope, split, rows, dtype, stream))
+            .unwrap();
+    }
+    [dqkv, q_sums, k_sums].iter().map(Tensor::to_f64).collect()
+}
+
+#[test]
+fn parts_of_dk_and_dv_are_added_in_order_and_rounded() {
+    for place in places() {
+        for (query, kv, dim, split) in [(4, 1, 256, 4), (6, 2, 16, 3), (4, 2, 6, 2), (1, 1, 2, 5)] {
+            let (dtype, heads) = (place.dtype, Heads { query, kv, dim });
+            let mut rng = rng(4);
+            // Numbers of very different size: another order of the sum is another sum.
+            let parts = [(); 2].map(|()| {
+                let few = random(DType::F32, &mut rng, 5 * kv * split * dim, 1.0);
+                few.into_iter()
+                    .enumerate()
+                    .map(|(i, x)| x * 4f64.powi((i / dim % split) as i32 * 5))
+                    .collect::<Vec<_>>()
+            });
+            let sums = parts.each_ref().map(|parts| {
+                let of_head = |parts: &[f64]| -> Vec<f64> {
+                    let sum = |j: usize| parts.iter().skip(j).step_by(dim).fold(0f32, |sum, &x| sum + x as f32);
+                    (0..dim).map(|j| round(dtype, f64::from(sum(j)))).collect()
+                };
+                parts.chunks(split * dim).flat_map(of_head).collect::<Vec<_>>()
+            });
+            let added = place.twice("rope of parts", || backward(&place.device(), dtype, heads, &parts, split));
+            let whole = backward(&place.device(), dtype, heads, &sums, 1);
+            assert!(added == whole, "{place:?}, {query} heads on {kv} of {dim} in {split} parts");
+        }
     }
 }
 

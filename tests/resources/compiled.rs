@@ -30,6 +30,7 @@ fn of_a_file(folder: &Path) -> Vec<Kernel> {
     for ((chip, name), usage) in usages.iter().filter(|(_, usage)| usage.is_entry) {
         let entry = &ptx[chip.virtual_chip()][name];
         let (declared, used) = entry.dynamic_shared;
+        let declared = declared.or(entry.shared_but.map(|own| chip.shared_of_a_block() - own));
         kernels.push(Kernel {
             file: file.to_string(),
             name: names[name.as_str()].clone(),

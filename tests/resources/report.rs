@@ -59,6 +59,8 @@ pub struct Entry {
     pub block: Option<u32>,
     /// Bytes, and whether any are used.
     pub dynamic_shared: (Option<u32>, bool),
+    /// Bytes that it does not take of a block's shared memory, whatever the chip has.
+    pub shared_but: Option<u32>,
 }
 
 /// The entries of a PTX file by mangled name.
@@ -80,6 +82,8 @@ pub fn entries(ptx: &str) -> BTreeMap<String, Entry> {
             let bytes: u32 = bytes.trim().parse().expect("a number of bytes");
             let declared = &mut entry.dynamic_shared.0;
             *declared = Some(declared.unwrap_or(0).max(bytes));
+        } else if let Some(bytes) = line.strip_prefix("// dynamic_shared_rest ") {
+            entry.shared_but = Some(bytes.trim().parse().expect("a number of bytes"));
         } else if line.contains("engine_dynamic_shared") && !line.starts_with(".extern") {
             entry.dynamic_shared.1 = true;
         }
@@ -215,11 +219,17 @@ fn blocks_and_dynamic_shared_memory_are_read_from_the_ptx() {
     mov.b32 %r1, engine_dynamic_shared;
 }
 .entry k3() { ret; }
+.entry k4()
+{
+    // dynamic_shared_rest 1024
+    mov.b32 %r1, engine_dynamic_shared;
+}
 ";
     let entries = entries(ptx);
-    assert_eq!(entries["k1"], Entry { block: Some(512), dynamic_shared: (Some(65536), true) });
-    assert_eq!(entries["k2"], Entry { block: Some(128), dynamic_shared: (None, true) });
+    assert_eq!(entries["k1"], Entry { block: Some(512), dynamic_shared: (Some(65536), true), shared_but: None });
+    assert_eq!(entries["k2"], Entry { block: Some(128), dynamic_shared: (None, true), shared_but: None });
     assert_eq!(entries["k3"], Entry::default());
+    assert_eq!(entries["k4"], Entry { block: None, dynamic_shared: (None, true), shared_but: Some(1024) });
 }
 
 #[test]

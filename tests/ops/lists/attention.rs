@@ -2,13 +2,15 @@
 
 use std::rc::Rc;
 
+use engine::autograd::{Tape, Var};
 use engine::batch::inputs::{DeviceArray, Inputs};
 use engine::batch::mask::{AttentionMask, Placement};
 use engine::batch::tree::{Rows, TokenTree};
-use engine::ops::attention::{Qkv, attention};
+use engine::device::Tensor;
+use engine::ops::attention::{KeyParts, Qkv, attention};
 
 use super::trees::{Shape, decoding_tree, tree, tutorial_tree};
-use super::{Case, Output};
+use super::{Case, Output, tensor};
 
 /// H, K, Dh.
 pub type Heads = (usize, usize, usize);
@@ -94,7 +96,7 @@ impl Attention {
                 let inputs = Inputs::new(tape.device(), false);
                 let mask = Rc::new(self.mask(&inputs));
                 inputs.send()?;
-                let qkv = Qkv { q: x[0].clone(), k: x[1].clone(), v: x[2].clone() };
+                let qkv = qkv_in_parts(tape, [&x[0], &x[1], &x[2]]);
                 Ok(Output::Vars(vec![attention(tape, &qkv, &mask, self.scale)?]))
             }),
             formula: Box::new(move |x, _| {
@@ -131,6 +133,27 @@ impl Attention {
         }
         [o, dq, dk, dv].map(|x| x.into_iter().map(round).collect())
     }
+}
+
+/// q, k and v whose dk and dv may come in parts, which are added up here.
+fn qkv_in_parts(tape: &mut Tape, [q, k, v]: [&Var; 3]) -> Qkv {
+    let parts = KeyParts::default();
+    let (left, keys) = (parts.clone(), [k.clone(), v.clone()]);
+    tape.push("add up parts", move |ctx| {
+        let pairs = keys.iter().zip(left.take().into_iter().flatten());
+        pairs.into_iter().try_for_each(|(x, parts)| ctx.give(x, summed(&parts, x)))
+    });
+    Qkv { q: q.clone(), k: k.clone(), v: v.clone(), parts: Some(parts) }
+}
+
+/// The gradient of `x` (S, K, Dh) from its parts (S, H, Dh).
+fn summed(parts: &Tensor, x: &Var) -> Tensor {
+    let (shape, values) = (x.value.shape(), parts.to_f64());
+    let dim = shape[2];
+    assert_eq!(parts.dtype(), x.value.dtype().accumulator());
+    let of_head = |parts: &[f64]| (0..dim).map(|j| parts.iter().skip(j).step_by(dim).sum()).collect::<Vec<f64>>();
+    let sums: Vec<f64> = values.chunks(parts.shape()[1] / shape[1] * dim).flat_map(of_head).collect();
+    tensor(parts.device(), shape, x.value.dtype(), &sums)
 }
 
 /// Starts and entries of the lists of owners that all have all others.
