@@ -91,6 +91,8 @@ typedef struct engine_attention {
     /// The same the other way round, for the backward, whose rows are slots (N = S): tiles of queries that see key tile t.
     const uint32_t *query_starts;
     const uint32_t *query_tiles;
+    /// `attention_decode`: (N) zeros, with which the shares of a row's keys find who of them is the last; zeros again afterwards
+    uint32_t *arrived;
     /// UINT32_MAX: no limit
     uint32_t window;
     /// N

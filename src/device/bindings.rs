@@ -61,6 +61,8 @@ pub struct engine_attention {
     #[doc = " The same the other way round, for the backward, whose rows are slots (N = S): tiles of queries that see key tile t."]
     pub query_starts: *const u32,
     pub query_tiles: *const u32,
+    #[doc = " `attention_decode`: (N) zeros, with which the shares of a row's keys find who of them is the last; zeros again afterwards"]
+    pub arrived: *mut u32,
     #[doc = " UINT32_MAX: no limit"]
     pub window: u32,
     #[doc = " N"]

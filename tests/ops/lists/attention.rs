@@ -95,6 +95,10 @@ impl Attention {
                 let mask = Rc::new(self.mask(&inputs));
                 inputs.send()?;
                 let qkv = Qkv { q: x[0].clone(), k: x[1].clone(), v: x[2].clone() };
+                if self.decoding {
+                    // A layer leaves the mask to the next as it found it.
+                    attention(tape, &qkv, &mask, self.scale)?;
+                }
                 Ok(Output::Vars(vec![attention(tape, &qkv, &mask, self.scale)?]))
             }),
             formula: Box::new(move |x, _| {
