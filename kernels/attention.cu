@@ -2,13 +2,13 @@
 //
 //     row sees key j when  j <= i && i < end[j] && position[row] - position[j] < window,  i = slots[row]
 //
-// Shapes    q, o (N, H, Dh) T     k, v (S, K, Dh) T     lse (N, H) f32     scratch (decode) N * H * 16 * (Dh + 2) f32
+// Shapes    q, o (N, H, Dh) T     k, v (S, K, Dh) T     lse (N, H) f32     decode: scratch N * H * 16 * (Dh + 2) f32, arrived (N)
 // Saved     q, k, v, o, lse (log-sum-exp of the scaled, masked scores)
 // Backward  attention_backward.cu
 // Numerics  scores, softmax and o in f32, one rounding at the store; p is rounded to bf16 for the tensor cores
 // f32       attention_f32.cu: what follows here is bf16
 // Order     a warp takes its half of every tile of keys in their order, the two halves are added at the end, the splits
-//           of a decoded row after that: no atomics, bit-equal reruns
+//           of a decoded row after that, by the last block to finish a token (arrive.cuh): bit-equal reruns
 // Cost      4 * Dh FLOP per (row, key, head) of the tiles of 32 keys that a block's rows see: latency bound at the some
 //           hundred rows of a batch, hence blocks of 32 rows. A block's rows are pairs of a token and a head of one
 //           group: k and v are read once for all heads of it, and its few tokens see few tiles. decode: memory bound
@@ -157,36 +157,17 @@ __global__ void __launch_bounds__(Plan<S, DECODE>::THREADS)
     }
     add_halves<S>(total, o, place);
     uint32_t dim = in.mask.heads.dim;
-    if constexpr (DECODE)
+    if constexpr (DECODE) {
         store_rows<S, P::THREADS, float>(total, pairs.count, dim, in.wide, [&](uint32_t r) {
-            return out.o + (pairs.index(r) * out.splits + blockIdx.z) * dim;
+            return out.parts + (pairs.index(r) * out.splits + blockIdx.z) * dim;
         });
-    else
+        if (!last_block(out.arrived + tile, gridDim.y * gridDim.z)) return;
+        uint32_t heads = in.mask.heads.query;
+        for (uint32_t head = threadIdx.x / WARP; head < heads; head += P::THREADS / WARP)
+            combine_row(out, size_t(tile) * heads + head, dim);
+    } else {
         store_rows<S, P::THREADS, bf16>(total, pairs.count, dim, in.wide,
                                         [&](uint32_t r) { return out.o + pairs.index(r) * dim; });
-}
-
-/// o (N * H, Dh) from the splits' parts, a warp per row.
-template <class T>
-__global__ void __launch_bounds__(4 * WARP)
-    attention_combine_kernel(T *o, PartialOutput partial, uint32_t rows, uint32_t dim) {
-    uint32_t row = blockIdx.x * (blockDim.x / WARP) + threadIdx.x / WARP, lane = threadIdx.x % WARP;
-    if (row >= rows) return;
-    const float *stats = partial.stats + size_t(row) * partial.splits * 2;
-    float own = lane < partial.splits ? stats[2 * lane] : -INFINITY;
-    float max = warp_reduce(own, larger);
-    float factor = lane < partial.splits ? expf(own - max) : 0;
-    float sum = warp_sum(lane < partial.splits ? stats[2 * lane + 1] * factor : 0);
-    factor /= sum;
-    const float *from = partial.o + size_t(row) * partial.splits * dim;
-    for (uint32_t first = 0; first < dim; first += WARP) {
-        uint32_t column = first + lane;
-        float total = 0;
-        for (uint32_t split = 0; split < partial.splits; split++) {
-            float weight = __shfl_sync(~0u, factor, split);
-            if (column < dim) total += from[size_t(split) * dim + column] * weight;
-        }
-        if (column < dim) o[size_t(row) * dim + column] = from_float<T>(total);
     }
 }
 
@@ -205,7 +186,7 @@ engine_status launch_attention(S, const Output<bf16> &out, const Inputs<bf16> &i
 }
 
 template <class S>
-engine_status launch_attention(S, const PartialOutput &out, const Inputs<bf16> &in, engine_stream stream) {
+engine_status launch_attention(S, const SplitOutput<bf16> &out, const Inputs<bf16> &in, engine_stream stream) {
     return launch<S, true>(out, in, out.splits, stream);
 }
 
@@ -232,11 +213,8 @@ engine_status attention_decode(void *o, void *scratch, const void *q, const void
         splits = splits < most ? splits : most;
         splits = splits < 1 ? 1 : splits < ENGINE_DECODE_SPLITS ? splits : ENGINE_DECODE_SPLITS;
         auto *parts = static_cast<float *>(scratch);
-        PartialOutput partial{parts, parts + size_t(rows) * splits * dim, splits};
-        engine_status status = launch_attention(shape, partial, in, stream);
-        if (status != ENGINE_OK) return status;
-        return LAUNCH(attention_combine_kernel<T>, ceil_div(rows, 4), 4 * WARP, 0, stream, static_cast<T *>(o), partial,
-                      rows, dim);
+        SplitOutput<T> out{static_cast<T *>(o), parts, parts + size_t(rows) * splits * dim, mask->arrived, splits};
+        return launch_attention(shape, out, in, stream);
     });
 }
 

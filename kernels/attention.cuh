@@ -10,6 +10,7 @@
 // them, which keeps ldmatrix and accesses of 16 bytes free of bank conflicts.
 #pragma once
 
+#include "arrive.cuh"
 #include "reduce.cuh"
 #include "tensor_core.cuh"
 
@@ -283,7 +284,7 @@ __device__ inline void store_rows(const float *sum, uint32_t rows, uint32_t dim,
     }
 }
 
-// ---- launchers
+// ---- outputs
 
 /// Tensors and mask, as a kernel gets them.
 template <class T> struct Inputs {
@@ -292,16 +293,42 @@ template <class T> struct Inputs {
     bool wide; // rows are 16-byte aligned
 };
 
-/// Where o goes: rows of a batch, or parts of rows that another kernel adds up.
+/// Where o goes.
 template <class T> struct Output {
     T *o;
     float *lse;
 };
-struct PartialOutput {
-    float *o;     // (N, H, splits, Dh), not divided by the sum
-    float *stats; // (N, H, splits, 2): largest score, sum
+/// Where o goes in parts, for shares of the keys, until the last to finish a token adds them up.
+template <class T> struct SplitOutput {
+    T *o;
+    float *parts;      // (N, H, splits, Dh), not divided by the sum
+    float *stats;      // (N, H, splits, 2): largest score, sum
+    uint32_t *arrived; // (N): who has finished
     uint32_t splits;
 };
+
+/// Row `row` of o (N * H, Dh) from the parts of its splits, in their order; by a warp.
+template <class T> __device__ inline void combine_row(const SplitOutput<T> &out, size_t row, uint32_t dim) {
+    constexpr uint32_t COLUMNS = 256 / WARP; // of a lane: all of a split's are on their way at once
+    uint32_t lane = threadIdx.x % WARP;
+    const float *stats = out.stats + row * out.splits * 2, *part = out.parts + row * out.splits * dim;
+    float own = lane < out.splits ? stats[2 * lane] : -INFINITY;
+    float max = warp_reduce(own, larger), factor = lane < out.splits ? expf(own - max) : 0;
+    factor /= warp_sum(lane < out.splits ? stats[2 * lane + 1] * factor : 0);
+    float total[COLUMNS] = {};
+#pragma unroll 4
+    for (uint32_t split = 0; split < out.splits; split++) {
+        float weight = __shfl_sync(~0u, factor, split);
+#pragma unroll
+        for (uint32_t i = 0; i < COLUMNS; i++)
+            if (i * WARP + lane < dim) total[i] += part[size_t(split) * dim + i * WARP + lane] * weight;
+    }
+#pragma unroll
+    for (uint32_t i = 0; i < COLUMNS; i++)
+        if (i * WARP + lane < dim) out.o[row * dim + i * WARP + lane] = from_float<T>(total[i]);
+}
+
+// ---- launchers
 
 template <class T> struct Gradients {
     T *dq;
@@ -314,7 +341,7 @@ template <class T> struct Gradients {
 
 /// Of f32 (attention_f32.cu); attention.cu and attention_backward.cu have the same of bf16.
 engine_status launch_attention(Plain, const Output<float> &out, const Inputs<float> &in, engine_stream stream);
-engine_status launch_attention(Plain, const PartialOutput &out, const Inputs<float> &in, engine_stream stream);
+engine_status launch_attention(Plain, const SplitOutput<float> &out, const Inputs<float> &in, engine_stream stream);
 engine_status launch_gradients(Plain, const Gradients<float> &to, const Inputs<float> &in, const float *o,
                                engine_stream stream);
 

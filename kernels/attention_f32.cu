@@ -2,8 +2,8 @@
 //
 // Shapes    q, o, dq, do (N, H, Dh)     k, v (S, K, Dh)     lse, delta (N, H)     dk, dv (S, H / heads_at_once, Dh)
 // Numerics  f32 throughout; the tensor cores would round to TF32
-// Order     a warp owns a row and takes what it sees in order, in dk and dv head by head: every sum has one owner, no atomics,
-//           bit-equal reruns
+// Order     a warp owns a row and takes what it sees in order, in dk and dv head by head: every sum has one owner, bit-equal reruns.
+//           The splits of a decoded row are added up in order, by the last warp to finish a token (arrive.cuh)
 // Cost      4 * Dh FLOP per visible (row, key, head), 14 * Dh backward; bound by reads of rows from the L1 cache, which
 //           the warps of a block share: they own neighbours, which see much the same
 //
@@ -104,10 +104,10 @@ struct Query {
     }
 };
 
-/// o and lse; with `stats` what PartialOutput has, of the blockIdx.z-th of gridDim.z shares of the keys.
+/// o and lse; or, where `split` has an o, that one from the gridDim.z shares of the keys.
 template <uint32_t W>
 __global__ void __launch_bounds__(WARPS *WARP)
-    attention_f32_kernel(float *o, float *lse, float *stats, Inputs<float> in, uint32_t tile_tokens) {
+    attention_f32_kernel(Output<float> out, SplitOutput<float> split, Inputs<float> in, uint32_t tile_tokens) {
     const engine_attention &mask = in.mask;
     uint32_t lane = threadIdx.x % WARP, dim = mask.heads.dim;
     float scale = static_cast<float>(mask.scale);
@@ -145,14 +145,18 @@ __global__ void __launch_bounds__(WARPS *WARP)
         }
     }
     sum = warp_sum(sum);
-    size_t to = own.index * gridDim.z + blockIdx.z;
-    if (stats) {
-        if (lane == 0) stats[2 * to] = max, stats[2 * to + 1] = sum;
-    } else {
-        if (lane == 0) lse[to] = max + logf(sum);
+    if (!split.o) {
+        if (lane == 0) out.lse[own.index] = max + logf(sum);
         total.scale(1 / sum);
+        total.write(out.o + own.index * dim, dim);
+        return;
     }
-    total.write(o + to * dim, dim);
+    size_t to = own.index * gridDim.z + blockIdx.z;
+    if (lane == 0) split.stats[2 * to] = max, split.stats[2 * to + 1] = sum;
+    total.write(split.parts + to * dim, dim);
+    uint32_t heads = mask.heads.query;
+    if (!last_warp(split.arrived + own.token, heads * gridDim.z)) return;
+    for (uint32_t head = 0; head < heads; head++) combine_row(split, size_t(own.token) * heads + head, dim);
 }
 
 /// p and ds of BATCH pairs of a query and a key, each in a lane of the lower half of the warp.
@@ -266,13 +270,13 @@ dim3 query_blocks(const engine_attention &mask, uint32_t splits) {
 
 engine_status launch_attention(Plain, const Output<float> &out, const Inputs<float> &in, engine_stream stream) {
     auto kernel = in.wide ? attention_f32_kernel<4> : attention_f32_kernel<1>;
-    return LAUNCH(kernel, query_blocks(in.mask, 1), WARPS * WARP, 0, stream, out.o, out.lse, nullptr, in,
+    return LAUNCH(kernel, query_blocks(in.mask, 1), WARPS * WARP, 0, stream, out, SplitOutput<float>{}, in,
                   ENGINE_ATTENTION_TILE);
 }
 
-engine_status launch_attention(Plain, const PartialOutput &out, const Inputs<float> &in, engine_stream stream) {
+engine_status launch_attention(Plain, const SplitOutput<float> &out, const Inputs<float> &in, engine_stream stream) {
     auto kernel = in.wide ? attention_f32_kernel<4> : attention_f32_kernel<1>;
-    return LAUNCH(kernel, query_blocks(in.mask, out.splits), WARPS * WARP, 0, stream, out.o, nullptr, out.stats, in, 1);
+    return LAUNCH(kernel, query_blocks(in.mask, out.splits), WARPS * WARP, 0, stream, Output<float>{}, out, in, 1);
 }
 
 engine_status launch_gradients(Plain, const Gradients<float> &to, const Inputs<float> &in, const float *o,

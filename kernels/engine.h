@@ -59,6 +59,9 @@ typedef void *engine_stream;
 /// Parts that a row's keys are split into in decoding, at most: `attention_decode` has scratch for so many.
 #define ENGINE_DECODE_SPLITS 16
 
+/// Parts that a row of logits is split into for `sample`, at most.
+#define ENGINE_ARGMAX_PARTS 16
+
 /// Gradients that one partial sum of `clip_factor` covers.
 #define ENGINE_CLIP_RUN 16384
 
@@ -115,6 +118,8 @@ typedef struct engine_attention {
     /// The same the other way round, for the backward, whose rows are slots (N = S): tiles of queries that see key tile t.
     const uint32_t *query_starts;
     const uint32_t *query_tiles;
+    /// `attention_decode`: (N) zeros, with which the shares of a row's keys find who of them is the last; zeros again afterwards
+    uint32_t *arrived;
     /// UINT32_MAX: no limit
     uint32_t window;
     /// N
@@ -351,12 +356,12 @@ typedef struct engine_kernels {
 
     /// The next token of each row: `argmax` of equals the first, or a draw.  sample
     ///
-    /// tokens (R); logits (R, V) T. With `sampling` (host memory) null: the largest logit, the first of equals. Else row
+    /// tokens (R); best (R, ENGINE_ARGMAX_PARTS) is scratch; logits (R, V) T. With `sampling` (host memory) null: the largest logit, the first of equals. Else row
     /// r draws with `uniforms[r]`, in [0, 1): tokens are put in descending order of their logits (of equals the first
     /// comes first), top_k of them are kept, then the fewest whose probability reaches top_p, and the token is taken
     /// at which the running sum of exp((z - max) / temperature) passes `uniforms[r]` times that of all that are kept.
-    engine_status (*sample)(uint32_t *tokens, const void *logits, const float *uniforms, const engine_sampling *sampling,
-                            uint32_t r, uint32_t v, engine_dtype dtype, engine_stream stream);
+    engine_status (*sample)(uint32_t *tokens, uint64_t *best, const void *logits, const float *uniforms,
+                            const engine_sampling *sampling, uint32_t r, uint32_t v, engine_dtype dtype, engine_stream stream);
 
     /// `to = from` in another type, rounded to nearest.  cast
     ///

@@ -63,7 +63,7 @@ __device__ inline float round_q4_0(float x) {
     float largest = largest_of(x);
     uint32_t lane = threadIdx.x % WARP;
     uint32_t first = warp_reduce(fabsf(x) == largest ? lane : WARP, [](uint32_t a, uint32_t b) { return a < b ? a : b; });
-    float d = __shfl_sync(~0u, x, first) / -8;
+    float d = (largest == 0 ? 0 : __shfl_sync(~0u, x, first)) / -8; // zeros of either sign count as +0
     return through_f16(d) * (whole(product_and_sum(x, inverse_of(d), 8.5f), 0, 15) - 8);
 }
 

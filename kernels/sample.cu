@@ -3,11 +3,11 @@
 //     w = exp((z - max) / temperature);  order: descending z, of equals the first;  keep the first top_k, then the fewest
 //     whose w reach top_p of the kept;  token: where the running sum of w passes uniform * (sum of the kept)
 //
-// Shapes    tokens (R) u32     logits (R, V) T     uniforms (R) f32
+// Shapes    tokens (R) u32     logits (R, V) T     uniforms (R) f32     best (R, ENGINE_ARGMAX_PARTS) u64
 // Numerics  w is computed in f32 and summed as a whole number of 2^-40: sums are exact, in any order, for V up to 2^24
 // Order     nothing is sorted: a row is cut where the count or the weight of all that is larger reaches a target, found
 //           bit by bit; logits are compared as whole numbers of the same order (-0 as 0, NaN below all and never drawn)
-// Cost      argmax: R * V * sizeof(T) bytes, a block per row. A draw with top_k up to 1024 reads the row three times and
+// Cost      argmax: R * V * sizeof(T) bytes, memory bound; a block per part of a row, as many as keep a GPU busy. A draw with top_k up to 1024 reads the row three times and
 //           goes on with the few largest in shared memory; others look at the row again for every bit: 100 times or so
 #include "reduce.cuh"
 #include "vector.cuh"
@@ -18,6 +18,8 @@ namespace {
 constexpr uint32_t THREADS = 1024;
 constexpr uint32_t BATCH = 2; // loads of a thread at once
 constexpr uint32_t CANDIDATES = 4096; // that shared memory holds
+constexpr uint32_t ARGMAX_BLOCKS = 256; // that are wanted
+constexpr uint32_t LEAST_PART = 64; // of a row
 constexpr float ONE = 0x1p40f; // of a weight
 
 /// Whole numbers in the order of the logits, 0 for NaN; of bf16 16 bits tell all.
@@ -184,10 +186,20 @@ __device__ inline uint64_t block_max(uint64_t value) {
     return warp_reduce(partial[threadIdx.x % (THREADS / WARP)], larger);
 }
 
+/// best (R, parts): the largest of each `part` logits of a row, the last part being what is left. Block (row, part).
 template <class T, uint32_t W>
-__global__ void __launch_bounds__(THREADS, 1) argmax_kernel(uint32_t *tokens, const T *logits, uint32_t v) {
-    uint64_t best = block_max(largest(Row<T, W>{logits + size_t(blockIdx.x) * v, v}));
-    if (threadIdx.x == 0) tokens[blockIdx.x] = ~static_cast<uint32_t>(best);
+__global__ void __launch_bounds__(THREADS, 1) argmax_kernel(uint64_t *best, const T *logits, uint32_t v, uint32_t part) {
+    uint32_t first = blockIdx.y * part, count = v - first < part ? v - first : part;
+    uint64_t own = block_max(largest(Row<T, W>{logits + size_t(blockIdx.x) * v + first, count}));
+    // The key stays, and of the inverted index `first` is taken away.
+    if (threadIdx.x == 0) best[size_t(blockIdx.x) * gridDim.y + blockIdx.y] = own - first;
+}
+
+/// tokens (R) from best (R, parts), a warp per row.
+__global__ void __launch_bounds__(WARP) argmax_parts_kernel(uint32_t *tokens, const uint64_t *best, uint32_t parts) {
+    uint64_t own = threadIdx.x < parts ? best[size_t(blockIdx.x) * parts + threadIdx.x] : 0;
+    own = warp_reduce(own, [](uint64_t a, uint64_t b) { return a > b ? a : b; });
+    if (threadIdx.x == 0) tokens[blockIdx.x] = ~static_cast<uint32_t>(own);
 }
 
 template <class T, uint32_t W>
@@ -213,9 +225,19 @@ __global__ void __launch_bounds__(THREADS, 1)
     if (threadIdx.x == 0) tokens[blockIdx.x] = max == 0 ? 0 : token;
 }
 
+template <class T, uint32_t W>
+engine_status launch_argmax(uint32_t *tokens, uint64_t *best, const T *logits, uint32_t r, uint32_t v, engine_stream stream) {
+    static_assert(ENGINE_ARGMAX_PARTS <= WARP && LEAST_PART % W == 0);
+    uint32_t wanted = ceil_div(ARGMAX_BLOCKS, r), most = wanted < ENGINE_ARGMAX_PARTS ? wanted : ENGINE_ARGMAX_PARTS;
+    uint32_t part = ceil_div(ceil_div(v, most), LEAST_PART) * LEAST_PART, parts = ceil_div(v, part);
+    engine_status status = LAUNCH((argmax_kernel<T, W>), dim3(r, parts), THREADS, 0, stream, best, logits, v, part);
+    if (status != ENGINE_OK) return status;
+    return LAUNCH(argmax_parts_kernel, r, WARP, 0, stream, tokens, best, parts);
+}
+
 } // namespace
 
-engine_status sample(uint32_t *tokens, const void *logits, const float *uniforms, const engine_sampling *sampling, uint32_t r,
+engine_status sample(uint32_t *tokens, uint64_t *best, const void *logits, const float *uniforms, const engine_sampling *sampling, uint32_t r,
                      uint32_t v, engine_dtype dtype, engine_stream stream) {
     if (r == 0 || v == 0) return ENGINE_OK;
     if (sampling && !(sampling->temperature > 0))
@@ -224,7 +246,7 @@ engine_status sample(uint32_t *tokens, const void *logits, const float *uniforms
         using T = typename decltype(access)::Type;
         constexpr uint32_t W = decltype(access)::WIDTH;
         auto *rows = static_cast<const T *>(logits);
-        if (!sampling) return LAUNCH((argmax_kernel<T, W>), r, THREADS, 0, stream, tokens, rows, v);
+        if (!sampling) return launch_argmax<T, W>(tokens, best, rows, r, v, stream);
         return LAUNCH((sample_kernel<T, W>), r, THREADS, 0, stream, tokens, rows, uniforms, *sampling, v);
     });
 }

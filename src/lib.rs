@@ -72,7 +72,8 @@
 //! **A decoded token is one launch.** What continues the sequences of a [`generate::Decoder`] is a graph in the same way: one upload (tokens, their
 //! places, the mask, the numbers to draw with), one launch, one download of the tokens. Rows of padding have slots of their own behind those that sequences can
 //! hold, and see themselves alone. The tiles of the mask have room for all slots, the rotation tables know all positions that the sequences
-//! can come to.
+//! can come to. The keys of a row are shared among blocks, and the last of them to finish adds up what all have found, in the order of
+//! the shares (`kernels/arrive.cuh`).
 //!
 //! **f32 masters, compute in bf16.** Weights, moments and gradients of parameters are f32; where ops compute in bf16, they read a
 //! bf16 copy that AdamW writes in its own pass. Products accumulate gradients in f32. The CPU does both, f32 by default.

@@ -85,6 +85,11 @@ void copy_async(void *to, const void *from, size_t bytes);
 void copy_commit();
 void copy_wait(uint32_t pending);
 
+/// Shows what the thread's accesses so far come after to whoever finds its next count; and what it has found shown (memory.cpp).
+void fence();
+/// Adds 1 to a number in global memory, from `most` on sets it to 0; what it was. Plain accesses to it are not held against that.
+uint32_t count(uint32_t *counter, uint32_t most);
+
 /// Reports a vector access at an address that is not a multiple of its size.
 void check_alignment(const void *address, size_t alignment);
 
@@ -159,6 +164,9 @@ template <class Out, class In, class Work>
 #define gridDim (::emulator::here->grid_size)
 
 inline void __syncthreads(const emulator::Site &site = emulator::Site::current()) { emulator::block_barrier(site); }
+
+inline void __threadfence() { emulator::fence(); }
+inline uint32_t atomicInc(uint32_t *counter, uint32_t most) { return emulator::count(counter, most); }
 
 inline void __syncwarp(uint32_t mask = ~0u, const emulator::Site &site = emulator::Site::current()) {
     emulator::require_full_mask(mask, site);

@@ -4,7 +4,9 @@
 // the functions of that name are here in place of the sanitizer's own runtime. For every 2 bytes they remember who
 // wrote last and two threads that read last, and when. Two accesses from different threads, one of them a write, must
 // have something between them:
-//   - of one warp: a barrier or a meeting of the warp;    - of one block: a barrier;    - of different blocks: a launch.
+//   - of one warp: a barrier or a meeting of the warp;    - of one block: a barrier;    - of different blocks: a launch;
+//   - of all: a count (atomicInc) of the one with a fence before it, and later one of the other on the same number with a fence
+//     after it. What a thread accesses between its fence and its count is taken to be before the fence.
 // Of more than two readers some are forgotten, so that a race with a read may be missed in one order of the threads
 // and found in another; races between writes are always found. Accesses of one byte share their neighbour's fate.
 #include <algorithm>
@@ -134,13 +136,66 @@ const Region *find(uintptr_t address) {
     return known.region;
 }
 
+/// What the running launch has counted, and what the running block knows of others by that.
+struct Counts {
+    /// A fence of a thread, and the number on which it has counted since.
+    struct Shown {
+        const void *counter;
+        Moment fence;
+    };
+    /// What another thread has shown, and the fence of the thread that found its count; block 0: not come yet.
+    struct Seen {
+        Moment shown;
+        uint32_t by_thread;
+        Moment fence;
+    };
+    std::vector<Shown> shown;   // by the launch
+    std::vector<Seen> seen;     // by the running block
+    std::vector<Moment> fences; // of the running block, the last of each thread
+    uint32_t block = 0;
+
+    /// What the block before knew is nothing to this one.
+    void begin(uint32_t running) {
+        if (block == running) return;
+        block = running;
+        seen.clear(), fences.clear();
+    }
+    /// Whether an access comes before one of the running block by a count.
+    bool ordered(const Moment &earlier, const Moment &current) const {
+        auto orders = [&](const Seen &s) {
+            return s.fence.block != 0 && s.shown.block == earlier.block && before(earlier, s.shown) && before(s.fence, current);
+        };
+        return block == current.block && std::any_of(seen.begin(), seen.end(), orders);
+    }
+    /// Whether `a` comes before `b`, both of one block.
+    static bool before(const Moment &a, const Moment &b) {
+        if (a.barriers != b.barriers) return a.barriers < b.barriers;
+        if (a.thread == b.thread) return a.warp_meetings <= b.warp_meetings;
+        return a.thread / 32 == b.thread / 32 && a.warp_meetings < b.warp_meetings;
+    }
+};
+thread_local Counts counts;
+
+/// Whether an access is to the array itself; a fault when not.
+bool within(const Region &region, uintptr_t begin, size_t bytes, bool write) {
+    if (begin >= region.begin && begin + bytes <= region.end) return true;
+    fault(ENGINE_OUT_OF_BOUNDS, "thread %u of block %u %s %zu bytes at offset %td of %zu bytes of %s memory", here->index,
+          here->block.x, write ? "writes" : "reads", bytes, ptrdiff_t(begin - region.begin), size_t(region.end - region.begin),
+          region.shared ? "shared" : "global");
+    return false;
+}
+
 /// Whether `earlier` and `current` are of different threads with nothing in between that orders them.
 [[gnu::always_inline]] inline bool unordered(const Moment &earlier, const Moment &current, bool in_shared) {
     if (earlier.block == 0) return false;
-    if (earlier.block != current.block) return !in_shared && earlier.block >= launch_first_block;
-    if (earlier.thread == current.thread || earlier.barriers != current.barriers) return false;
-    bool same_warp = earlier.thread / 32 == current.thread / 32;
-    return !same_warp || earlier.warp_meetings == current.warp_meetings;
+    if (earlier.block != current.block) {
+        if (in_shared || earlier.block < launch_first_block) return false;
+    } else {
+        if (earlier.thread == current.thread || earlier.barriers != current.barriers) return false;
+        bool same_warp = earlier.thread / 32 == current.thread / 32;
+        if (same_warp && earlier.warp_meetings != current.warp_meetings) return false;
+    }
+    return !counts.ordered(earlier, current);
 }
 
 void report_race(const Region &region, uintptr_t address, const Moment &first, const char *did, const char *does) {
@@ -170,13 +225,7 @@ void memory_access(const void *address, size_t bytes, bool write) {
     auto begin = reinterpret_cast<uintptr_t>(address);
     if (begin - stack_begin < STACK_BYTES || begin - reinterpret_cast<uintptr_t>(here) < sizeof(Place)) return;
     const Region *region = find(begin);
-    if (!region) return;
-    if (begin < region->begin || begin + bytes > region->end) {
-        fault(ENGINE_OUT_OF_BOUNDS, "thread %u of block %u %s %zu bytes at offset %td of %zu bytes of %s memory",
-              here->index, here->block.x, write ? "writes" : "reads", bytes, ptrdiff_t(begin - region->begin),
-              size_t(region->end - region->begin), region->shared ? "shared" : "global");
-        return;
-    }
+    if (!region || !within(*region, begin, bytes, write)) return;
     Moment current = now();
     size_t first = (begin - region->begin) / GRANULE, last = (begin + bytes - 1 - region->begin) / GRANULE;
     for (size_t i = first; i <= last; i++) {
@@ -189,6 +238,31 @@ void memory_access(const void *address, size_t bytes, bool write) {
 void memory_begin_launch(uint32_t block) {
     launch_first_block = block;
     traffic.seen[0].clear(), traffic.seen[1].clear();
+    counts.shown.clear();
+}
+
+void fence() {
+    Moment current = now();
+    counts.begin(current.block);
+    for (Counts::Seen &seen : counts.seen)
+        if (seen.by_thread == current.thread && seen.fence.block == 0) seen.fence = current;
+    std::erase_if(counts.fences, [&](const Moment &earlier) { return earlier.thread == current.thread; });
+    counts.fences.push_back(current);
+}
+
+uint32_t count(uint32_t *counter, uint32_t most) {
+    auto begin = reinterpret_cast<uintptr_t>(counter);
+    const Region *region = find(begin);
+    if (!region || !within(*region, begin, sizeof *counter, true)) return 0;
+    Moment current = now();
+    counts.begin(current.block);
+    for (const Counts::Shown &shown : counts.shown)
+        if (shown.counter == counter) counts.seen.push_back({shown.fence, current.thread, {}});
+    for (const Moment &fence : counts.fences)
+        if (fence.thread == current.thread) counts.shown.push_back({counter, fence});
+    uint32_t before = *counter;
+    *counter = before >= most ? 0 : before + 1;
+    return before;
 }
 
 void shared_check_guards() { check_guards(shared.arrays); }

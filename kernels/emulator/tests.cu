@@ -38,6 +38,21 @@ __global__ void blocks_kernel(float *out, bool race) {
     out[race ? threadIdx.x : blockIdx.x * WARP + threadIdx.x] = 1;
 }
 
+/// out (64) = 1: two blocks write a half of 0.5 each, by their second warp, and the last of them adds 0.5 to all. in[20] is a 0,
+/// with which they count. Faults: no barrier before the count; no fence before it; none behind it.
+__global__ void last_kernel(float *out, uint32_t *counter, uint32_t fault) {
+    SHARED(uint32_t, last, 1);
+    if (threadIdx.x >= WARP) out[blockIdx.x * WARP + threadIdx.x % WARP] = 0.5f;
+    if (fault != 1) __syncthreads();
+    if (threadIdx.x == 0) {
+        if (fault != 2) __threadfence();
+        last[0] = atomicInc(counter, 1);
+        if (fault != 3) __threadfence();
+    }
+    __syncthreads();
+    if (last[0]) out[threadIdx.x] += 0.5f;
+}
+
 /// out (64) = in, by an asynchronous copy. Faults: reads before it has waited; never waits; has more memory than it
 /// says, or than any block has.
 __global__ void copy_kernel(float *out, const float *in, bool early, bool no_wait) {
@@ -103,6 +118,10 @@ extern "C" engine_status engine_emulator_test(const char *name, uint32_t fault, 
     if (is("reverse")) return LAUNCH(reverse_kernel, 1, THREADS, 0, nullptr, out, x, fault == 1);
     if (is("sum")) return LAUNCH(sum_kernel, 1, THREADS, 0, nullptr, out, x, fault == 1);
     if (is("blocks")) return LAUNCH(blocks_kernel, 2, WARP, 0, nullptr, out, fault == 1);
+    if (is("last")) {
+        auto *counter = reinterpret_cast<uint32_t *>(const_cast<float *>(x)) + 20;
+        return LAUNCH(last_kernel, 2, THREADS, 0, nullptr, out, counter, fault);
+    }
     if (is("copy")) {
         uint32_t bytes = fault == 4 ? 100 * 1024 : 4 * THREADS + (fault == 3 ? 16 : 0);
         return LAUNCH(copy_kernel, 1, THREADS, bytes, nullptr, out, x, fault == 1, fault == 2);

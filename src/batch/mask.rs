@@ -38,6 +38,8 @@ pub struct AttentionMask {
     pub key_tiles: DeviceArray,
     pub query_starts: DeviceArray,
     pub query_tiles: DeviceArray,
+    /// (N) where rows are decoded: zeros, in which kernels count, and which they leave zeros
+    pub arrived: Option<DeviceArray>,
     /// u32::MAX: no limit
     pub window: u32,
     /// Tiles in the list of keys.
@@ -77,6 +79,7 @@ impl AttentionMask {
             key_tiles: inputs.push(&by_query.others, bound, 0),
             query_starts: inputs.push(&by_key.starts, keys + 1, 0),
             query_tiles: inputs.push(&by_key.others, bound, 0),
+            arrived: decoding.then(|| inputs.push(&vec![0; num_rows], num_rows, 0)),
             window,
             num_tiles: pairs.len(),
             num_rows,

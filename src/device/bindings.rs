@@ -5,6 +5,7 @@ pub const ENGINE_ATTENTION_TILE: u32 = 64;
 pub const ENGINE_HOST_ATTENTION_TILE: u32 = 32;
 pub const ENGINE_ATTENTION_KEYS: u32 = 32;
 pub const ENGINE_DECODE_SPLITS: u32 = 16;
+pub const ENGINE_ARGMAX_PARTS: u32 = 16;
 pub const ENGINE_CLIP_RUN: u32 = 16384;
 pub const ENGINE_GRADIENT_TILE: u32 = 128;
 pub const ENGINE_MOST_WEIGHT_GRADIENTS: u32 = 80;
@@ -80,6 +81,8 @@ pub struct engine_attention {
     #[doc = " The same the other way round, for the backward, whose rows are slots (N = S): tiles of queries that see key tile t."]
     pub query_starts: *const u32,
     pub query_tiles: *const u32,
+    #[doc = " `attention_decode`: (N) zeros, with which the shares of a row's keys find who of them is the last; zeros again afterwards"]
+    pub arrived: *mut u32,
     #[doc = " UINT32_MAX: no limit"]
     pub window: u32,
     #[doc = " N"]
@@ -439,10 +442,11 @@ pub struct engine_kernels {
             stream: engine_stream,
         ) -> engine_status,
     >,
-    #[doc = " The next token of each row: `argmax` of equals the first, or a draw.  sample\n\n tokens (R); logits (R, V) T. With `sampling` (host memory) null: the largest logit, the first of equals. Else row\n r draws with `uniforms[r]`, in [0, 1): tokens are put in descending order of their logits (of equals the first\n comes first), top_k of them are kept, then the fewest whose probability reaches top_p, and the token is taken\n at which the running sum of exp((z - max) / temperature) passes `uniforms[r]` times that of all that are kept."]
+    #[doc = " The next token of each row: `argmax` of equals the first, or a draw.  sample\n\n tokens (R); best (R, ENGINE_ARGMAX_PARTS) is scratch; logits (R, V) T. With `sampling` (host memory) null: the largest logit, the first of equals. Else row\n r draws with `uniforms[r]`, in [0, 1): tokens are put in descending order of their logits (of equals the first\n comes first), top_k of them are kept, then the fewest whose probability reaches top_p, and the token is taken\n at which the running sum of exp((z - max) / temperature) passes `uniforms[r]` times that of all that are kept."]
     pub sample: ::std::option::Option<
         unsafe extern "C" fn(
             tokens: *mut u32,
+            best: *mut u64,
             logits: *const ::std::os::raw::c_void,
             uniforms: *const f32,
             sampling: *const engine_sampling,

@@ -87,7 +87,7 @@ fn q8_0(values: &mut [f32; NUMBERS]) {
 
 #[inline(always)]
 fn q4_0(values: &mut [f32; NUMBERS]) {
-    let most = values.iter().fold(values[0], |most, x| if x.abs() > most.abs() { *x } else { most });
+    let most = values.iter().fold(0.0, |most: f32, x| if x.abs() > most.abs() { *x } else { most });
     let d = most / -8.0;
     let (inverse, d) = (inverse_of(d), f16::from_f32(d).to_f32());
     for x in values {

@@ -11,6 +11,7 @@ use crate::device::bindings::{engine_dtype, engine_sampling, engine_status, engi
 
 pub unsafe extern "C" fn sample(
     tokens: *mut u32,
+    _best: *mut u64,
     logits: *const c_void,
     uniforms: *const f32,
     sampling: *const engine_sampling,

@@ -8,9 +8,11 @@
 //! Cost      4 * Dh FLOP forward, 14 * Dh backward per visible (query, key, head) of the tiles
 
 use std::cell::Cell;
+use std::ptr::null;
 use std::rc::Rc;
 
 use crate::autograd::{Tape, Var};
+use crate::batch::inputs::DeviceArray;
 use crate::batch::mask::AttentionMask;
 use crate::device::bindings::{ENGINE_ATTENTION_KEYS, ENGINE_DECODE_SPLITS, engine_attention, engine_heads};
 use crate::device::driver::engine_dtype;
@@ -83,6 +85,7 @@ fn description(qkv: &Qkv, mask: &AttentionMask, scale: f64) -> Result<engine_att
         key_tiles: mask.key_tiles.address()?,
         query_starts: mask.query_starts.address()?,
         query_tiles: mask.query_tiles.address()?,
+        arrived: mask.arrived.as_ref().map_or(Ok(null()), DeviceArray::address)?.cast_mut(),
         window: mask.window,
         n: q[0] as u32,
         s: k[0] as u32,

@@ -6,7 +6,7 @@
 use std::ptr;
 
 use crate::batch::inputs::{DeviceArray, Inputs};
-use crate::device::bindings::engine_sampling;
+use crate::device::bindings::{ENGINE_ARGMAX_PARTS, engine_sampling};
 use crate::device::driver::engine_dtype;
 use crate::device::{DType, Purpose, Tensor};
 use crate::error::Result;
@@ -35,6 +35,8 @@ pub fn queue_sample(logits: &Tensor, uniforms: &DeviceArray, draw: Option<&Draw>
     let (device, (rows, vocabulary)) = (logits.device(), (logits.shape()[0], logits.shape()[1]));
     assert!(uniforms.room() >= rows, "sample: one number a row");
     let mut tokens = Tensor::empty(&device.of(Purpose::Scratch), &[rows], DType::U32)?;
+    // Two words a part.
+    let mut best = Tensor::empty(&device.of(Purpose::Scratch), &[rows, 2 * ENGINE_ARGMAX_PARTS as usize], DType::U32)?;
     let sampling = draw.map(|d| engine_sampling {
         temperature: d.temperature as f32,
         top_k: d.top_k as u32,
@@ -42,8 +44,9 @@ pub fn queue_sample(logits: &Tensor, uniforms: &DeviceArray, draw: Option<&Draw>
     });
     let how = sampling.as_ref().map_or(ptr::null(), ptr::from_ref);
     let (driver, r, v, dtype) = (device.driver(), rows as u32, vocabulary as u32, engine_dtype(logits.dtype()));
-    let (out, uniforms, logits) = (tokens.address_mut()?.cast(), uniforms.address()?.cast(), logits.address());
+    let (out, best) = (tokens.address_mut()?.cast(), best.address_mut()?.cast());
+    let (uniforms, logits) = (uniforms.address()?.cast(), logits.address());
     // SAFETY: tensors of the shapes that engine.h asks for.
-    unsafe { launch!(driver, sample { r, v }(out, logits, uniforms, how, r, v, dtype, driver.stream()))? };
+    unsafe { launch!(driver, sample { r, v }(out, best, logits, uniforms, how, r, v, dtype, driver.stream()))? };
     Ok(tokens)
 }

@@ -99,6 +99,13 @@ fn a_race_between_blocks_is_caught() {
 }
 
 #[test]
+fn what_other_blocks_wrote_is_read_behind_a_barrier_a_fence_a_count_and_a_fence() {
+    for fault in 1..=3 {
+        check("last", fault, ENGINE_RACE, "which thread");
+    }
+}
+
+#[test]
 fn an_asynchronous_copy_is_not_there_before_its_wait() {
     for order in 0..20 {
         seed(order);

@@ -119,8 +119,11 @@ fn a_struct_is_kept_as_it_was_when_it_was_captured() {
         unsafe {
             launch!(device.driver(), rope_forward { n }(q, k, v, qkv.as_ptr().cast(), &*rope, F32, stream)).unwrap();
             let (logits, uniforms) = (qkv.as_ptr().cast(), uniforms.as_ptr().cast());
-            launch!(device.driver(), sample { r }(tokens, logits, uniforms, &*sampling, r, v_size, F32, stream))
-                .unwrap();
+            launch!(
+                device.driver(),
+                sample { r }(tokens, std::ptr::null_mut(), logits, uniforms, &*sampling, r, v_size, F32, stream)
+            )
+            .unwrap();
         }
     });
     rope.n = 1000;

@@ -27,8 +27,9 @@ fn a_panic_in_a_launcher_of_the_host_is_an_error_that_names_the_op_and_its_shape
     let (sampling, none) = (engine_sampling { temperature: -1.0, top_k: 0, top_p: 1.0 }, std::ptr::null_mut::<u8>());
     // SAFETY: it fails before it reads or writes.
     let result = unsafe {
-        let (tokens, logits, uniforms, stream) = (none.cast(), none.cast(), none.cast(), none.cast());
-        launch!(device.driver(), sample { r, v }(tokens, logits, uniforms, &sampling, r, v, ENGINE_F32, stream))
+        let (tokens, best, logits, uniforms, stream) =
+            (none.cast(), none.cast(), none.cast(), none.cast(), none.cast());
+        launch!(device.driver(), sample { r, v }(tokens, best, logits, uniforms, &sampling, r, v, ENGINE_F32, stream))
     };
     assert_eq!(result.unwrap_err().to_string(), "sample of R 1, V 1 on `cpu`: internal: a temperature of -1");
 }

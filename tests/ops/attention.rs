@@ -275,6 +275,7 @@ fn refusal(device: &Device, change: impl Fn(&mut engine_attention)) -> String {
         key_tiles: list,
         query_starts: list,
         query_tiles: list,
+        arrived: null_mut(),
         window: u32::MAX,
         n: 2,
         s: 2,

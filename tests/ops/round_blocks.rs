@@ -20,10 +20,10 @@ fn values(n: usize) -> Vec<f32> {
     let (mut rng, mut size) = (rng(5), 1.0f32);
     let mut number = |i: usize| {
         if i.is_multiple_of(32) {
-            // From where the inverse of a scale is infinite to the largest scale; a step of 1; steps between two numbers of f16.
+            // No scale; from where its inverse is infinite to the largest scale; a step of 1; steps between two numbers of f16.
             let tie = 1.0 + 2f32.powi(-11);
-            size = [1.0, 0.02, 3.0e-3, 1.0e-5, 4.0e-7, 1.0e-7, 1.0e-39, 3.0e5, 127.0, 127.0 * tie, 8.0 * tie]
-                [rng.random_range(0..11)];
+            size = [0.0, 1.0, 0.02, 3.0e-3, 1.0e-5, 4.0e-7, 1.0e-7, 1.0e-39, 3.0e5, 127.0, 127.0 * tie, 8.0 * tie]
+                [rng.random_range(0..12)];
         }
         match rng.random_range(0..16) {
             0 => 0.0,

@@ -97,6 +97,10 @@ impl Attention {
                 let mask = Rc::new(self.mask(&inputs));
                 inputs.send()?;
                 let qkv = qkv_in_parts(tape, [&x[0], &x[1], &x[2]]);
+                if self.decoding {
+                    // A layer leaves the mask to the next as it found it.
+                    attention(tape, &qkv, &mask, self.scale)?;
+                }
                 Ok(Output::Vars(vec![attention(tape, &qkv, &mask, self.scale)?]))
             }),
             formula: Box::new(move |x, _| {
