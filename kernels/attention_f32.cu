@@ -106,7 +106,7 @@ struct Query {
 
 /// o and lse; or, where `split` has an o, that one from the gridDim.z shares of the keys.
 template <uint32_t W>
-__global__ void __launch_bounds__(WARPS *WARP)
+__global__ void __launch_bounds__(WARPS *WARP, 5) // without a wish ptxas aims at fewer registers on sm_80, and spills
     attention_f32_kernel(Output<float> out, SplitOutput<float> split, Inputs<float> in, uint32_t tile_tokens) {
     const engine_attention &mask = in.mask;
     uint32_t lane = threadIdx.x % WARP, dim = mask.heads.dim;
