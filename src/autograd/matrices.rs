@@ -74,7 +74,7 @@ fn tiles(shape: &[usize]) -> usize {
 impl Matrices {
     /// For parameters of these shapes, in this order. None where products do not wait: on the host, and in other types than bf16.
     pub fn new(device: &Device, dtype: DType, shapes: &[&[usize]]) -> Result<Option<Self>> {
-        if device.driver().is_host() || dtype != DType::Bf16 {
+        if !device.driver().joins_weight_gradients() || dtype != DType::Bf16 {
             return Ok(None);
         }
         let matrices: usize = shapes.iter().filter(|shape| shape.len() == 2).map(|shape| tiles(shape)).sum();

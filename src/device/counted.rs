@@ -61,6 +61,10 @@ impl Driver for Counted {
         self.like.driver().blocks_at_once()
     }
 
+    fn joins_weight_gradients(&self) -> bool {
+        self.like.driver().joins_weight_gradients()
+    }
+
     fn logits_bytes(&self) -> usize {
         self.like.driver().logits_bytes()
     }

@@ -62,6 +62,11 @@ pub trait Driver {
         1
     }
 
+    /// Whether the gradients of weights wait for one another, to be written by one launch (`weight_gradients`) where a batch is small.
+    fn joins_weight_gradients(&self) -> bool {
+        !self.is_host()
+    }
+
     /// Most bytes of logits to have in memory at once. Large: products like many rows.
     fn logits_bytes(&self) -> usize {
         1 << 30
