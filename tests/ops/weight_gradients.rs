@@ -31,7 +31,7 @@ struct Shape {
 
 /// One that ends within a tile, and within the rows of a buffer; one of a single tile; one with more rows than buffers, and one with none.
 const SHAPES: [Shape; 4] = [
-    Shape { n: 33, o: 2 * TILE + 8, i: TILE + 16, accumulate: false },
+    Shape { n: 33, o: TILE + 8, i: 2 * TILE + 16, accumulate: false },
     Shape { n: 1, o: 8, i: 16, accumulate: true },
     Shape { n: 137, o: 24, i: TILE, accumulate: true },
     Shape { n: 0, o: 8, i: 8, accumulate: false },
