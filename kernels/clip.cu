@@ -3,7 +3,8 @@
 // Shapes    gradients (n) f32     results: one struct     squares (ceil(n / ENGINE_CLIP_RUN)) f32; or the sums are there already
 // Numerics  f32 within a run of gradients, f64 over the runs
 // Order     both sums in an order that depends on n alone: no atomics, bit-equal reruns
-// Cost      4 bytes per gradient: memory bound, unless whoever wrote the gradients left sums. The factor stays on the device, where AdamW reads it
+// Cost      4 bytes per gradient: memory bound, unless whoever wrote the gradients left sums. The factor stays on the device,
+//           where AdamW reads it
 #include "reduce.cuh"
 #include "vector.cuh"
 

@@ -1,6 +1,7 @@
 // embedding: h = scale * weight[ids], a row of zeros for the id UINT32_MAX
 //
 // Shapes    weight (V, D) T     dweight (V, D) f32     ids (N)     h, dh (N, D) T
+//           squares (U): what those of dweight grow by, or null
 // Saved     ids, and the batch's rows sorted by id: `rows` (N), `starts` (U + 1)
 // Backward  dweight[id] += scale * sum of dh over the rows that have this id
 // Numerics  f32 inside; the sum over the rows is rounded once into dweight

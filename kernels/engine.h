@@ -356,10 +356,11 @@ typedef struct engine_kernels {
 
     /// The next token of each row: `argmax` of equals the first, or a draw.  sample
     ///
-    /// tokens (R); best (R, ENGINE_ARGMAX_PARTS) is scratch; logits (R, V) T. With `sampling` (host memory) null: the largest logit, the first of equals. Else row
-    /// r draws with `uniforms[r]`, in [0, 1): tokens are put in descending order of their logits (of equals the first
-    /// comes first), top_k of them are kept, then the fewest whose probability reaches top_p, and the token is taken
-    /// at which the running sum of exp((z - max) / temperature) passes `uniforms[r]` times that of all that are kept.
+    /// tokens (R); best (R, ENGINE_ARGMAX_PARTS) is scratch; logits (R, V) T. With `sampling` (host memory) null: the largest
+    /// logit, the first of equals. Else row r draws with `uniforms[r]`, in [0, 1): tokens are put in descending order of their
+    /// logits (of equals the first comes first), top_k of them are kept, then the fewest whose probability reaches top_p, and
+    /// the token is taken at which the running sum of exp((z - max) / temperature) passes `uniforms[r]` times that of all that
+    /// are kept.
     engine_status (*sample)(uint32_t *tokens, uint64_t *best, const void *logits, const float *uniforms,
                             const engine_sampling *sampling, uint32_t r, uint32_t v, engine_dtype dtype, engine_stream stream);
 

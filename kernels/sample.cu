@@ -7,8 +7,9 @@
 // Numerics  w is computed in f32 and summed as a whole number of 2^-40: sums are exact, in any order, for V up to 2^24
 // Order     nothing is sorted: a row is cut where the count or the weight of all that is larger reaches a target, found
 //           bit by bit; logits are compared as whole numbers of the same order (-0 as 0, NaN below all and never drawn)
-// Cost      argmax: R * V * sizeof(T) bytes, memory bound; a block per part of a row, as many as keep a GPU busy. A draw with top_k up to 1024 reads the row three times and
-//           goes on with the few largest in shared memory; others look at the row again for every bit: 100 times or so
+// Cost      argmax: R * V * sizeof(T) bytes, memory bound; a block per part of a row, as many as keep a GPU busy. A draw with
+//           top_k up to 1024 reads the row three times and goes on with the few largest in shared memory; others look at the
+//           row again for every bit: 100 times or so
 #include "reduce.cuh"
 #include "vector.cuh"
 
@@ -237,8 +238,8 @@ engine_status launch_argmax(uint32_t *tokens, uint64_t *best, const T *logits, u
 
 } // namespace
 
-engine_status sample(uint32_t *tokens, uint64_t *best, const void *logits, const float *uniforms, const engine_sampling *sampling, uint32_t r,
-                     uint32_t v, engine_dtype dtype, engine_stream stream) {
+engine_status sample(uint32_t *tokens, uint64_t *best, const void *logits, const float *uniforms,
+                     const engine_sampling *sampling, uint32_t r, uint32_t v, engine_dtype dtype, engine_stream stream) {
     if (r == 0 || v == 0) return ENGINE_OK;
     if (sampling && !(sampling->temperature > 0))
         return fail(ENGINE_BAD_ARGUMENT, "a temperature of %g", sampling->temperature);

@@ -1,6 +1,7 @@
 // sum_parts: gradients of vectors = or += the sums of their parts, all vectors of a backward at once
 //
 // Shapes    gradients A, flat     parts: (C, len) f32 of each vector, one vector after the other     starts (G + 1), offsets (G)
+//           squares: one f32 for each 32 columns, or null
 // Order     eight threads add every eighth part of a column, in order, and then their sums are added, in order
 // Cost      C * columns * 4 bytes: memory bound
 #include "reduce.cuh"
@@ -48,7 +49,8 @@ engine_status sum_parts(void *gradients, void *squares, const void *parts, const
     if (columns == 0) return ENGINE_OK;
     if (engine_status status = only_f32(dtype); status != ENGINE_OK) return status;
     return LAUNCH(sum_parts_kernel, ceil_div(columns, COLUMNS), SLICES * COLUMNS, 0, stream, static_cast<float *>(gradients),
-                  static_cast<float *>(squares), static_cast<const float *>(parts), starts, offsets, vectors, columns, count, accumulate != 0);
+                  static_cast<float *>(squares), static_cast<const float *>(parts), starts, offsets, vectors, columns, count,
+                  accumulate != 0);
 }
 
 } // namespace ENGINE_NAMESPACE

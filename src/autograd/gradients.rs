@@ -3,9 +3,11 @@
 use std::ffi::c_void;
 use std::ops::Range;
 use std::rc::Rc;
+use std::{mem, ptr};
 
-use super::matrices::{Matrices, Waiting};
+use super::matrices::{self, MOST_ROWS, MOST_WAITING, Waiting};
 use super::params::{Param, Params, Span};
+use super::squares::{Squares, blocks};
 use super::vectors::{Parts, Vector, Vectors, rows_of_part};
 use crate::device::driver::{Access, Extent};
 use crate::device::{Purpose, Tensor};
@@ -25,11 +27,15 @@ impl Params {
             .collect();
         let vectors = Vectors::new(values.device(), &vectors)?;
         let shapes: Vec<&[usize]> = self.spans.iter().map(|span| &span.shape[..]).collect();
-        let matrices = Matrices::new(values.device(), self.dtype(), &shapes)?;
+        // Of the embedding a sum for each token: where there are more, products do not wait.
+        let squares = matrices::wait_on(values.device(), self.dtype())
+            .then(|| Squares::new(values.device(), values.dtype(), &shapes, MOST_ROWS))
+            .transpose()?;
         Ok(Gradients {
             values,
             vectors,
-            matrices,
+            waiting: Vec::new(),
+            squares,
             spans: self.spans.clone(),
             touched: vec![false; self.spans.len()],
             holds: vec![false; self.spans.len()],
@@ -43,8 +49,10 @@ pub struct Gradients {
     pub values: Tensor,
     spans: Rc<[Span]>,
     vectors: Vectors,
+    /// Products that were put off.
+    waiting: Vec<Waiting>,
     /// None where products do not wait.
-    matrices: Option<Matrices>,
+    squares: Option<Squares>,
     touched: Vec<bool>,
     /// Whether a parameter's part can be added to: it holds gradients of this step, or zeros.
     holds: Vec<bool>,
@@ -59,7 +67,8 @@ impl Gradients {
     /// What a tape that failed has left is gone.
     pub(super) fn begin_tape(&mut self) {
         self.vectors.clear();
-        self.matrices.iter_mut().for_each(Matrices::clear);
+        self.waiting.clear();
+        self.squares.iter_mut().for_each(Squares::clear);
     }
 
     /// All gradients of a tape are written, also those that were put off.
@@ -70,48 +79,49 @@ impl Gradients {
 
     /// Sums whose sum is that of the squares of all gradients, as the last tape left them; None when they have to be read for it.
     pub fn sums_of_squares(&self) -> Option<Tensor> {
-        self.matrices.as_ref()?.sums()
+        self.squares.as_ref()?.all()
     }
 
-    /// Puts dweight (O, I) = or += dy (N, O)^T x (N, I) off until the end of the backward, or until somebody else writes it. False: it is the
-    /// caller's to do.
+    /// Puts dweight (O, I) = or += dy (N, O)^T x (N, I) off until the end of the backward, or until somebody else writes it.
+    /// False: it is the caller's to do.
     pub fn put_off(&mut self, weight: &Param, dy: &Tensor, x: &Tensor) -> Result<bool> {
-        let Some(matrices) = self.matrices.as_ref().filter(|matrices| matrices.takes(&weight.range(), dy, x)) else {
+        if self.squares.is_none() || !Waiting::is_possible(&weight.range(), dy, x) {
             return Ok(false);
-        };
-        if !matrices.has_room() || self.waits(weight) {
+        }
+        if self.waiting.len() == MOST_WAITING {
             self.write_waiting()?;
         }
         let adds = self.claim(weight)?;
-        self.matrices.iter_mut().for_each(|matrices| matrices.waiting.push(Waiting::new(weight.range(), dy, x, adds)));
+        self.waiting.push(Waiting::new(weight.range(), dy, x, adds));
         Ok(true)
     }
 
     /// Queues the products that were put off.
     pub fn write_waiting(&mut self) -> Result<()> {
-        let Some(matrices) = self.matrices.as_mut().filter(|matrices| !matrices.waiting.is_empty()) else {
+        let waiting = mem::take(&mut self.waiting);
+        if waiting.is_empty() {
             return Ok(());
-        };
-        let waiting = std::mem::take(&mut matrices.waiting);
-        let parameters: Vec<usize> = waiting.iter().flat_map(|product| self.spans_in(&product.range)).collect();
-        let mut products = Vec::with_capacity(waiting.len());
-        for product in waiting {
-            let address = self.told(&product.range, product.range.len(), product.access())?;
-            products.push((product, address));
         }
-        let device = self.values.device().clone();
-        self.matrices.iter_mut().try_for_each(|matrices| matrices.write(&device, &products, parameters.iter().copied()))
+        let parameters: Vec<usize> = waiting.iter().flat_map(|product| self.spans_in(&product.range)).collect();
+        let squares = self.sums(parameters, waiting.iter().map(Waiting::sums).sum())?;
+        let described = |product: &Waiting| {
+            let dweight = self.told(&product.range, product.range.len(), product.access())?;
+            Ok(product.described(dweight))
+        };
+        let products = waiting.iter().map(described).collect::<Result<Vec<_>>>()?;
+        // SAFETY: the weights' parts of the gradients, tensors that `waiting` holds, and room for their sums.
+        unsafe { matrices::write(self.values.device(), squares, &products) }
     }
 
-    /// Whether a product of this weight was put off.
-    fn waits(&self, weight: &Param) -> bool {
-        self.matrices.iter().any(|matrices| matrices.waits_for(&weight.range()))
+    /// Where the squares of these parameters' gradients are left; null when nobody asks.
+    fn sums(&mut self, parameters: Vec<usize>, sums: usize) -> Result<*mut c_void> {
+        self.squares.as_mut().map_or(Ok(ptr::null_mut()), |squares| squares.of(parameters, sums))
     }
 
     /// Where an op leaves its parts of a vector's gradient, which are sums over some of the `n` rows of a batch; null for a frozen one.
     pub fn parts(&mut self, param: &Param, n: usize) -> Result<Parts> {
         if param.is_frozen() {
-            return Ok(Parts { address: std::ptr::null_mut(), rows: rows_of_part(n) as u32 });
+            return Ok(Parts { address: ptr::null_mut(), rows: rows_of_part(n) as u32 });
         }
         let number = self.spans_of(param).start;
         if !self.vectors.has_room_for(number, n) {
@@ -148,11 +158,7 @@ impl Gradients {
             }
             self.holds[param] = true;
         }
-        let (blocks, all) = (self.vectors.sums(), self.vectors.all().iter().copied());
-        let squares = match &mut self.matrices {
-            Some(matrices) => matrices.room_for(blocks, all)?,
-            None => std::ptr::null_mut(),
-        };
+        let squares = self.sums(self.vectors.all().to_vec(), blocks(self.vectors.columns()))?;
         self.vectors.add_up(&mut self.values, squares, adds)
     }
 
@@ -169,29 +175,27 @@ impl Gradients {
     /// [`address`](Self::address), for a launcher that adds to at most so many of the elements.
     pub fn address_of_some(&mut self, param: &Param, elements: usize) -> Result<*mut c_void> {
         if param.is_frozen() {
-            return Ok(std::ptr::null_mut());
+            return Ok(ptr::null_mut());
         }
         self.hold_zeros(param)?;
-        let spans = self.spans_of(param);
-        self.matrices.iter_mut().for_each(|matrices| matrices.wrote(spans.clone()));
-        self.told(&param.range(), elements, Access::Update)
+        self.told_without_sums(param, elements, Access::Update)
     }
 
-    /// [`address_of_some`](Self::address_of_some), and where the launcher leaves by how much the sum of squares grows, in so many parts; null when
-    /// nobody asks. Not for frozen ones.
+    /// [`address_of_some`](Self::address_of_some), and where the launcher leaves by how much the sum of squares grows, in so many
+    /// parts; null when nobody asks. Not for frozen ones.
     pub fn address_and_growth(&mut self, param: &Param, elements: usize, parts: usize) -> Result<[*mut c_void; 2]> {
         self.hold_zeros(param)?;
         let spans = self.spans_of(param);
-        let squares = match self.matrices.as_mut().filter(|matrices| matrices.has_squares_of(spans)) {
-            Some(matrices) => matrices.room_for(parts, [])?,
-            None => std::ptr::null_mut(),
+        let squares = match self.squares.as_mut().filter(|squares| squares.has(spans)) {
+            Some(squares) => squares.growth(parts)?,
+            None => ptr::null_mut(),
         };
         Ok([self.told(&param.range(), elements, Access::Update)?, squares])
     }
 
     /// A parameter's part can be added to.
     fn hold_zeros(&mut self, param: &Param) -> Result<()> {
-        if self.waits(param) {
+        if self.waiting.iter().any(|product| product.overlaps(&param.range())) {
             self.write_waiting()?;
         }
         let spans = self.spans_of(param);
@@ -220,10 +224,15 @@ impl Gradients {
     /// frozen ones.
     pub fn address_to_write_or_add(&mut self, param: &Param) -> Result<(*mut c_void, bool)> {
         let adds = self.claim(param)?;
-        let spans = self.spans_of(param);
-        self.matrices.iter_mut().for_each(|matrices| matrices.wrote(spans.clone()));
         let access = if adds { Access::Update } else { Access::Write };
-        Ok((self.told(&param.range(), param.value.len(), access)?, adds))
+        Ok((self.told_without_sums(param, param.value.len(), access)?, adds))
+    }
+
+    /// [`told`](Self::told) for somebody who leaves no sums of squares.
+    fn told_without_sums(&mut self, param: &Param, elements: usize, access: Access) -> Result<*mut c_void> {
+        let spans = self.spans_of(param);
+        self.squares.iter_mut().for_each(|squares| squares.wrote(spans.clone()));
+        self.told(&param.range(), elements, access)
     }
 
     /// Where a parameter's part lies; the driver is told what will be done with it.

@@ -4,6 +4,7 @@ mod gradients;
 mod matrices;
 mod params;
 mod round_blocks;
+mod squares;
 mod tape;
 mod vectors;
 

@@ -6,7 +6,6 @@
 
 use std::ffi::c_void;
 
-use crate::device::bindings::ENGINE_SUM_PARTS_COLUMNS;
 use crate::device::driver::{Access, Extent, engine_dtype};
 use crate::device::{DType, Device, Purpose, Tensor};
 use crate::error::Result;
@@ -113,17 +112,13 @@ impl Vectors {
         Ok(Parts { address, rows: rows as u32 })
     }
 
-    /// Sums of squares that [`add_up`](Self::add_up) leaves.
-    pub fn sums(&self) -> usize {
-        self.columns().div_ceil(ENGINE_SUM_PARTS_COLUMNS as usize)
-    }
-
-    fn columns(&self) -> usize {
+    /// Of all vectors.
+    pub fn columns(&self) -> usize {
         self.starts.last().copied().unwrap_or(0) as usize
     }
 
-    /// Adds up all parts into `gradients`: adds to what is there, or writes; and the squares of what is there then, or not with null. Vectors
-    /// without parts get zeros.
+    /// Adds up all parts into `gradients`: adds to what is there, or writes; and the squares of what is there then, or not with
+    /// null. Vectors without parts get zeros.
     pub fn add_up(&mut self, gradients: &mut Tensor, squares: *mut c_void, accumulate: bool) -> Result<()> {
         let (Some(mut parts), Some([starts, offsets])) = (self.parts.take(), &self.lists) else { return Ok(()) };
         let (device, size) = (gradients.device().clone(), parts.dtype().size());

@@ -442,7 +442,7 @@ pub struct engine_kernels {
             stream: engine_stream,
         ) -> engine_status,
     >,
-    #[doc = " The next token of each row: `argmax` of equals the first, or a draw.  sample\n\n tokens (R); best (R, ENGINE_ARGMAX_PARTS) is scratch; logits (R, V) T. With `sampling` (host memory) null: the largest logit, the first of equals. Else row\n r draws with `uniforms[r]`, in [0, 1): tokens are put in descending order of their logits (of equals the first\n comes first), top_k of them are kept, then the fewest whose probability reaches top_p, and the token is taken\n at which the running sum of exp((z - max) / temperature) passes `uniforms[r]` times that of all that are kept."]
+    #[doc = " The next token of each row: `argmax` of equals the first, or a draw.  sample\n\n tokens (R); best (R, ENGINE_ARGMAX_PARTS) is scratch; logits (R, V) T. With `sampling` (host memory) null: the largest\n logit, the first of equals. Else row r draws with `uniforms[r]`, in [0, 1): tokens are put in descending order of their\n logits (of equals the first comes first), top_k of them are kept, then the fewest whose probability reaches top_p, and\n the token is taken at which the running sum of exp((z - max) / temperature) passes `uniforms[r]` times that of all that\n are kept."]
     pub sample: ::std::option::Option<
         unsafe extern "C" fn(
             tokens: *mut u32,

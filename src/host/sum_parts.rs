@@ -73,7 +73,7 @@ unsafe fn add_up<T: Real>(
         sum
     };
     let sums: Vec<Vec<T>> = vectors.par_iter().map(sum).collect();
-    let mut all: Vec<T> = Vec::with_capacity(columns);
+    let mut squares_of: Vec<T> = Vec::new();
     for (vector, sum) in vectors.iter().zip(sums) {
         let to = gradients.cast::<T>().wrapping_add(vector.offset);
         // SAFETY: as above: the vector's part of the flat run.
@@ -82,12 +82,14 @@ unsafe fn add_up<T: Real>(
             true => add_assign(to, &sum),
             false => to.copy_from_slice(&sum),
         }
-        all.extend_from_slice(to);
+        if !squares.is_null() {
+            squares_of.extend(to.iter().map(|&g| g * g));
+        }
     }
     if !squares.is_null() {
         // SAFETY: as above: a number for each block of columns.
         let squares = unsafe { elements_mut::<T>(squares, columns.div_ceil(BLOCK)) };
-        let square = |block: &[T]| block.iter().fold(T::ZERO, |sum, &g| sum + g * g);
-        squares.iter_mut().zip(all.chunks(BLOCK)).for_each(|(to, block)| *to = square(block));
+        let sum = |block: &[T]| block.iter().fold(T::ZERO, |sum, &square| sum + square);
+        squares.iter_mut().zip(squares_of.chunks(BLOCK)).for_each(|(to, block)| *to = sum(block));
     }
 }

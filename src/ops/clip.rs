@@ -6,7 +6,8 @@
 //!
 //! Shapes    gradients (n) A
 //! Order     partial sums of fixed blocks, folded in f64 and in order
-//! Cost      4 bytes per parameter: memory bound, unless those who wrote the gradients have added up their squares. Both numbers stay on the device, where AdamW reads the factor
+//! Cost      4 bytes per parameter: memory bound, unless those who wrote the gradients have added up their squares. Both
+//!           numbers stay on the device, where AdamW reads the factor
 
 use std::ffi::c_void;
 use std::ptr;

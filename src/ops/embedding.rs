@@ -147,7 +147,8 @@ fn backward([dweight, squares]: [*mut c_void; 2], dh: &Tensor, ids: &TokenIds, s
     let (driver, dtype) = (dh.device().driver(), engine_dtype(dh.dtype()));
     let (d, u, dh) = (dh.shape()[1] as u32, ids.groups as u32, dh.address());
     let (rows, starts, ids) = (ids.rows.address()?, ids.starts.address()?, ids.ids.address()?);
-    // SAFETY: dweight is the weight's part of the gradients, squares has a number for each group; the rest are tensors and arrays of the batch.
+    // SAFETY: dweight is the weight's part of the gradients, squares has a number for each group or is null; the rest are
+    // tensors and arrays of the batch.
     unsafe {
         launch!(
             driver,

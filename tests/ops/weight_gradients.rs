@@ -2,7 +2,7 @@
 
 use std::ffi::c_void;
 
-use engine::autograd::{Gradients, ParamSpec, Params, Tape, Var};
+use engine::autograd::{Gradients, Param, ParamSpec, Params, Tape, Var};
 use engine::batch::inputs::Inputs;
 use engine::device::bindings::{ENGINE_GRADIENT_TILE, ENGINE_MOST_WEIGHT_GRADIENTS, engine_weight_gradient};
 use engine::device::driver::engine_dtype;
@@ -181,24 +181,23 @@ fn backward(params: &Params, gradients: &mut Gradients, beside: Beside) {
     let (table, norm, matrix) = (params.get("table"), params.get("norm"), params.get("matrix"));
     let x = embedding(&mut tape, &ids, &table, 2.0).unwrap();
     let mut x = rmsnorm(&mut tape, &x, &norm, 1e-6).unwrap();
-    for _ in 0..usize::from(beside != Beside::MatrixAlone) + usize::from(beside == Beside::MatrixTwice) {
+    let products = match beside {
+        Beside::Nothing | Beside::NormAddedTo => 1,
+        Beside::MatrixTwice => 2,
+        Beside::MatrixAlone => 0,
+    };
+    for _ in 0..products {
         x = linear(&mut tape, &x, &matrix).unwrap();
     }
     let y = linear(&mut tape, &x, &table).unwrap();
-    if matches!(beside, Beside::NormAddedTo | Beside::MatrixAlone) {
-        let (param, of) = if beside == Beside::MatrixAlone { (matrix, 256) } else { (norm, 16) };
-        // The tape runs backwards: this comes last of all.
-        let first = move |ctx: &mut engine::autograd::Backward<'_>| add_ones(ctx.gradients(), &param, of);
-        if beside == Beside::MatrixAlone {
-            tape.push("ones", first);
-        } else {
-            seed(&mut tape, y);
-            tape.backward().unwrap();
-            return add_ones(gradients, &params.get("norm"), 16).unwrap();
-        }
+    if beside == Beside::MatrixAlone {
+        tape.push("ones", move |ctx| add_ones(ctx.gradients(), &matrix));
     }
     seed(&mut tape, y);
     tape.backward().unwrap();
+    if beside == Beside::NormAddedTo {
+        add_ones(gradients, &norm).unwrap();
+    }
 }
 
 fn seed(tape: &mut Tape<'_>, y: Var) {
@@ -208,9 +207,9 @@ fn seed(tape: &mut Tape<'_>, y: Var) {
     });
 }
 
-fn add_ones(gradients: &mut Gradients, param: &engine::autograd::Param, n: u64) -> Result<()> {
-    let ones = array(gradients.values.device(), DType::F32, &vec![1.0; n as usize]);
-    let to = gradients.address(param)?;
+fn add_ones(gradients: &mut Gradients, param: &Param) -> Result<()> {
+    let ones = array(gradients.values.device(), DType::F32, &vec![1.0; param.value.len()]);
+    let (to, n) = (gradients.address(param)?, ones.len() as u64);
     let (driver, dtype) = (ones.device().driver(), engine_dtype(DType::F32));
     // SAFETY: the gradient of the parameter has as many elements.
     unsafe { launch!(driver, add { n }(to, ones.address(), n, dtype, driver.stream())) }
