@@ -71,6 +71,9 @@ typedef void *engine_stream;
 /// Weights of one launch of `weight_gradients`, at most: what the arguments of a kernel have room for.
 #define ENGINE_MOST_WEIGHT_GRADIENTS 80
 
+/// Rows of `linear_few_rows`, at most.
+#define ENGINE_FEW_ROWS 64
+
 /// Columns whose sum of squares `sum_parts` gives as one number.
 #define ENGINE_SUM_PARTS_COLUMNS 32
 
@@ -310,6 +313,24 @@ typedef struct engine_kernels {
     /// dx, x (N, 2F) T; dy (N, F) T.
     engine_status (*geglu_backward)(void *dx, const void *dy, const void *x, uint32_t n, uint32_t f, engine_dtype dtype,
                                     engine_stream stream);
+
+    /// `y = x weight^T` for at most ENGINE_FEW_ROWS rows of bf16.  linear
+    ///
+    /// y (N, O), x (N, I), weight (O, I) T. I and O are multiples of 8, addresses of 16.
+    engine_status (*linear_few_rows)(void *y, const void *x, const void *weight, uint32_t n, uint32_t i, uint32_t o,
+                                     engine_dtype dtype, engine_stream stream);
+
+    /// `x = h weight^T;  y = geglu(x)` of bf16.  linear_geglu
+    ///
+    /// y (N, F), h (N, D), weight (2F, D) T; x (N, 2F) T or null, when nobody wants it. D and F are multiples of 8, addresses of 16.
+    engine_status (*linear_geglu_forward)(void *y, void *x, const void *h, const void *weight, uint32_t n, uint32_t d,
+                                          uint32_t f, engine_dtype dtype, engine_stream stream);
+
+    /// `dy = dz weight`, the gradient of a y that the product `z = y weight^T` read; then geglu_backward of dy and x. For bf16.
+    ///
+    /// dx, x (N, 2F), dz (N, D), weight (D, F) T. D and F are multiples of 8, addresses of 16.
+    engine_status (*linear_geglu_backward)(void *dx, const void *dz, const void *weight, const void *x, uint32_t n, uint32_t d,
+                                           uint32_t f, engine_dtype dtype, engine_stream stream);
 
     /// `h = scale * weight[ids]`.  embedding
     ///

@@ -7,16 +7,13 @@
 // Numerics  f32 inside, one rounding at the store
 // Order     elementwise
 // Cost      forward 3 * N * F * sizeof(T) bytes, backward 5: memory bound
+#include "geglu.cuh"
 #include "vector.cuh"
 
 namespace ENGINE_NAMESPACE {
 namespace {
 
 constexpr uint32_t THREADS = 256;
-constexpr float C = 0.7978845608f; // sqrt(2 / pi)
-constexpr float A = 0.044715f;
-
-__device__ inline float inner_tanh(float gate) { return tanhf(C * (gate + A * gate * gate * gate)); }
 
 template <class T, uint32_t W>
 __global__ void __launch_bounds__(THREADS) geglu_forward_kernel(T *y, const T *x, uint64_t elements, uint32_t f) {
@@ -27,7 +24,7 @@ __global__ void __launch_bounds__(THREADS) geglu_forward_kernel(T *y, const T *x
     float gate[W], up[W];
     load(gate, gates);
     load(up, gates + f);
-    for (uint32_t j = 0; j < W; j++) gate[j] = 0.5f * gate[j] * (1 + inner_tanh(gate[j])) * up[j];
+    for (uint32_t j = 0; j < W; j++) gate[j] = gated(gate[j], up[j]);
     store(y + i, gate);
 }
 
@@ -37,16 +34,11 @@ __global__ void __launch_bounds__(THREADS)
     uint64_t i = (uint64_t(blockIdx.x) * THREADS + threadIdx.x) * W;
     if (i >= elements) return;
     uint64_t at = i / f * f + i; // of the gate in x
-    float gate[W], up[W], slope[W];
+    float gate[W], up[W], slopes[W];
     load(gate, x + at);
     load(up, x + at + f);
-    load(slope, dy + i);
-    for (uint32_t j = 0; j < W; j++) {
-        float g = gate[j], t = inner_tanh(g);
-        float derivative = 0.5f * (1 + t) + 0.5f * g * (1 - t * t) * C * (1 + 3 * A * g * g);
-        gate[j] = slope[j] * up[j] * derivative;
-        up[j] = slope[j] * 0.5f * g * (1 + t);
-    }
+    load(slopes, dy + i);
+    for (uint32_t j = 0; j < W; j++) gated_backward(gate[j], up[j], slopes[j]);
     store(dx + at, gate);
     store(dx + at + f, up);
 }

@@ -22,6 +22,9 @@ DECLARE(attention_backward);
 DECLARE(attention_decode);
 DECLARE(geglu_forward);
 DECLARE(geglu_backward);
+DECLARE(linear_few_rows);
+DECLARE(linear_geglu_forward);
+DECLARE(linear_geglu_backward);
 DECLARE(embedding_forward);
 DECLARE(embedding_backward);
 DECLARE(clip_factor);
@@ -70,6 +73,9 @@ const engine_kernels table = {
     .attention_decode = attention_decode,
     .geglu_forward = geglu_forward,
     .geglu_backward = geglu_backward,
+    .linear_few_rows = linear_few_rows,
+    .linear_geglu_forward = linear_geglu_forward,
+    .linear_geglu_backward = linear_geglu_backward,
     .embedding_forward = embedding_forward,
     .embedding_backward = embedding_backward,
     .clip_factor = clip_factor,

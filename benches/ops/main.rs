@@ -22,6 +22,7 @@ mod dropout;
 mod embedding;
 mod geglu;
 mod linear;
+mod mlp;
 mod products;
 mod residual;
 mod rmsnorm;
@@ -38,6 +39,7 @@ fn ops(c: &mut Criterion) {
     rope::bench(c, device);
     attention::bench(c, device);
     geglu::bench(c, device);
+    mlp::bench(c, device);
     embedding::bench(c, device);
     cross_entropy::bench(c, device);
     clip::bench(c, device);

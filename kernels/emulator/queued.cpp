@@ -59,6 +59,9 @@ NAME(attention_backward);
 NAME(attention_decode);
 NAME(geglu_forward);
 NAME(geglu_backward);
+NAME(linear_few_rows);
+NAME(linear_geglu_forward);
+NAME(linear_geglu_backward);
 NAME(embedding_forward);
 NAME(embedding_backward);
 NAME(clip_factor);
@@ -87,6 +90,9 @@ const engine_kernels table = {
     QUEUED(attention_decode),
     QUEUED(geglu_forward),
     QUEUED(geglu_backward),
+    QUEUED(linear_few_rows),
+    QUEUED(linear_geglu_forward),
+    QUEUED(linear_geglu_backward),
     QUEUED(embedding_forward),
     QUEUED(embedding_backward),
     QUEUED(clip_factor),

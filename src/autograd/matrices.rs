@@ -21,7 +21,7 @@ pub(super) const MOST_WAITING: usize = ENGINE_MOST_WEIGHT_GRADIENTS as usize;
 
 /// Whether products wait on this device, computing in this type.
 pub(super) fn wait_on(device: &Device, dtype: DType) -> bool {
-    device.driver().joins_weight_gradients() && dtype == DType::Bf16
+    device.driver().joins_small_products() && dtype == DType::Bf16
 }
 
 /// A product that waits: dweight (O, I) = or += dy (N, O)^T x (N, I).

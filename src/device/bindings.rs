@@ -9,6 +9,7 @@ pub const ENGINE_ARGMAX_PARTS: u32 = 16;
 pub const ENGINE_CLIP_RUN: u32 = 16384;
 pub const ENGINE_GRADIENT_TILE: u32 = 128;
 pub const ENGINE_MOST_WEIGHT_GRADIENTS: u32 = 80;
+pub const ENGINE_FEW_ROWS: u32 = 64;
 pub const ENGINE_SUM_PARTS_COLUMNS: u32 = 32;
 pub const ENGINE_FORMAT_BLOCK: u32 = 32;
 #[repr(u32)]
@@ -360,6 +361,47 @@ pub struct engine_kernels {
             dy: *const ::std::os::raw::c_void,
             x: *const ::std::os::raw::c_void,
             n: u32,
+            f: u32,
+            dtype: engine_dtype,
+            stream: engine_stream,
+        ) -> engine_status,
+    >,
+    #[doc = " `y = x weight^T` for at most ENGINE_FEW_ROWS rows of bf16.  linear\n\n y (N, O), x (N, I), weight (O, I) T. I and O are multiples of 8, addresses of 16."]
+    pub linear_few_rows: ::std::option::Option<
+        unsafe extern "C" fn(
+            y: *mut ::std::os::raw::c_void,
+            x: *const ::std::os::raw::c_void,
+            weight: *const ::std::os::raw::c_void,
+            n: u32,
+            i: u32,
+            o: u32,
+            dtype: engine_dtype,
+            stream: engine_stream,
+        ) -> engine_status,
+    >,
+    #[doc = " `x = h weight^T;  y = geglu(x)` of bf16.  linear_geglu\n\n y (N, F), h (N, D), weight (2F, D) T; x (N, 2F) T or null, when nobody wants it. D and F are multiples of 8, addresses of 16."]
+    pub linear_geglu_forward: ::std::option::Option<
+        unsafe extern "C" fn(
+            y: *mut ::std::os::raw::c_void,
+            x: *mut ::std::os::raw::c_void,
+            h: *const ::std::os::raw::c_void,
+            weight: *const ::std::os::raw::c_void,
+            n: u32,
+            d: u32,
+            f: u32,
+            dtype: engine_dtype,
+            stream: engine_stream,
+        ) -> engine_status,
+    >,
+    #[doc = " `dy = dz weight`, the gradient of a y that the product `z = y weight^T` read; then geglu_backward of dy and x. For bf16.\n\n dx, x (N, 2F), dz (N, D), weight (D, F) T. D and F are multiples of 8, addresses of 16."]
+    pub linear_geglu_backward: ::std::option::Option<
+        unsafe extern "C" fn(
+            dx: *mut ::std::os::raw::c_void,
+            dz: *const ::std::os::raw::c_void,
+            weight: *const ::std::os::raw::c_void,
+            x: *const ::std::os::raw::c_void,
+            n: u32,
+            d: u32,
             f: u32,
             dtype: engine_dtype,
             stream: engine_stream,

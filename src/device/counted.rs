@@ -61,8 +61,8 @@ impl Driver for Counted {
         self.like.driver().blocks_at_once()
     }
 
-    fn joins_weight_gradients(&self) -> bool {
-        self.like.driver().joins_weight_gradients()
+    fn joins_small_products(&self) -> bool {
+        self.like.driver().joins_small_products()
     }
 
     fn logits_bytes(&self) -> usize {
@@ -155,6 +155,9 @@ static TABLE: Table = Table(engine_kernels {
     attention_decode: Some(NoOp::NO_OP),
     geglu_forward: Some(NoOp::NO_OP),
     geglu_backward: Some(NoOp::NO_OP),
+    linear_few_rows: Some(NoOp::NO_OP),
+    linear_geglu_forward: Some(NoOp::NO_OP),
+    linear_geglu_backward: Some(NoOp::NO_OP),
     embedding_forward: Some(NoOp::NO_OP),
     embedding_backward: Some(NoOp::NO_OP),
     clip_factor: Some(NoOp::NO_OP),

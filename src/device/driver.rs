@@ -62,8 +62,9 @@ pub trait Driver {
         1
     }
 
-    /// Whether the gradients of weights wait for one another, to be written by one launch (`weight_gradients`) where a batch is small.
-    fn joins_weight_gradients(&self) -> bool {
+    /// Whether products of few rows are kernels of the table, which do more than a product: write the gradients of all weights by one
+    /// launch (`weight_gradients`), or go on with what follows (`linear_geglu_forward`).
+    fn joins_small_products(&self) -> bool {
         !self.is_host()
     }
 

@@ -117,6 +117,11 @@ impl Tensor {
         Rc::strong_count(&self.storage) == 1
     }
 
+    /// Whether the elements begin at a multiple of so many bytes, which is at most 64.
+    pub fn is_at_multiple_of(&self, bytes: usize) -> bool {
+        (self.offset * self.dtype.size()).is_multiple_of(bytes)
+    }
+
     /// Where the elements lie, for a launcher.
     pub fn address(&self) -> *const c_void {
         self.told(0, self.len(), Access::Read)

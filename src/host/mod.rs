@@ -26,6 +26,7 @@ mod embedding;
 mod geglu;
 pub mod gemm;
 mod launcher;
+mod linear;
 mod memory;
 pub mod products;
 mod rmsnorm;

@@ -1,7 +1,7 @@
 //! The table of launchers as the host implements it.
 
 use super::launcher::last_error;
-use super::{adamw, add, attention, cast, clip, cross_entropy, dropout, embedding, geglu};
+use super::{adamw, add, attention, cast, clip, cross_entropy, dropout, embedding, geglu, linear};
 use super::{rmsnorm, rope, round_blocks, sample, sum_parts, weight_gradients};
 use crate::device::bindings::engine_kernels;
 use crate::device::kernels::Kernels;
@@ -31,6 +31,9 @@ static TABLE: Table = Table(engine_kernels {
     attention_decode: Some(attention::attention_decode),
     geglu_forward: Some(geglu::geglu_forward),
     geglu_backward: Some(geglu::geglu_backward),
+    linear_few_rows: Some(linear::linear_few_rows),
+    linear_geglu_forward: Some(linear::linear_geglu_forward),
+    linear_geglu_backward: Some(linear::linear_geglu_backward),
     embedding_forward: Some(embedding::embedding_forward),
     embedding_backward: Some(embedding::embedding_backward),
     clip_factor: Some(clip::clip_factor),

@@ -8,9 +8,11 @@
 use std::ffi::c_void;
 
 use crate::autograd::{Gradients, Param, Tape, Var};
-use crate::device::Tensor;
-use crate::device::driver::{Operand, Product};
+use crate::device::bindings::ENGINE_FEW_ROWS;
+use crate::device::driver::{Operand, Product, engine_dtype};
+use crate::device::{DType, Tensor};
 use crate::error::Result;
+use crate::launch;
 
 /// y (N, O) = x (N, I) weight (O, I)^T, without a bias.
 pub fn linear(tape: &mut Tape, x: &Var, weight: &Param) -> Result<Var> {
@@ -46,8 +48,31 @@ fn operand(x: &Tensor) -> Operand {
     Operand::new(x.address(), x.shape()[1])
 }
 
+/// Elements of a weight up to which a product of few rows is not a library's: a larger one fills a GPU by itself.
+const MOST_OF_FEW_ROWS: usize = 1 << 24;
+
+/// Whether `forward` is a kernel of the table.
+fn is_for_few_rows(x: &Tensor, weight: &Tensor, store: Store) -> bool {
+    let [is_narrow, is_small] = [x.dtype() == DType::Bf16, weight.len() <= MOST_OF_FEW_ROWS];
+    let is_even = weight.shape().iter().all(|size| size.is_multiple_of(8)) && [x, weight].iter().all(|m| m.is_at_multiple_of(16));
+    let are_few = store == Store::Written && x.shape()[0] <= ENGINE_FEW_ROWS as usize;
+    are_few && is_narrow && is_small && is_even && x.device().driver().joins_small_products()
+}
+
+/// y (N, O) = x (N, I) weight (O, I)^T of few rows
+fn forward_few_rows(y: &mut Tensor, x: &Tensor, weight: &Tensor) -> Result<()> {
+    let (driver, dtype) = (x.device().driver(), engine_dtype(x.dtype()));
+    let (n, i, o) = (x.shape()[0] as u32, x.shape()[1] as u32, weight.shape()[0] as u32);
+    let (y, x, weight) = (y.address_mut()?, x.address(), weight.address());
+    // SAFETY: as below.
+    unsafe { launch!(driver, linear_few_rows { n, i, o }(y, x, weight, n, i, o, dtype, driver.stream())) }
+}
+
 /// y (N, O) = or += x (N, I) weight (O, I)^T
 pub(super) fn forward(y: &mut Tensor, x: &Tensor, weight: &Tensor, store: Store) -> Result<()> {
+    if is_for_few_rows(x, weight, store) {
+        return forward_few_rows(y, x, weight);
+    }
     let (m, n, k) = (y.shape()[0], y.shape()[1], x.shape()[1]);
     let (c, c_dtype) = (y.address_mut()?, y.dtype());
     let (a, b) = (operand(x), operand(weight).t());

@@ -25,6 +25,7 @@ mod exp;
 mod geglu;
 mod linear;
 mod lora;
+mod mlp;
 mod products;
 mod residual;
 mod rmsnorm;

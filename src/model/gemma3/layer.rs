@@ -11,6 +11,7 @@ use crate::ops::attention::attention;
 use crate::ops::geglu::geglu;
 use crate::ops::linear::linear;
 use crate::ops::lora::{Update, lora_linear};
+use crate::ops::mlp::mlp;
 use crate::ops::residual::{NormPair, residual_rmsnorm};
 use crate::ops::rope::{CacheSlots, NormRope, qkv_norm_rope, qkv_norm_rope_cached};
 
@@ -115,8 +116,12 @@ impl Layer {
 
     /// down_proj of the gated units of x, the normed residual stream.
     fn mlp_block(&self, tape: &mut Tape, x: &Var) -> Result<Var> {
-        let x = self.gate_up_proj.of(tape, x)?;
+        let (gate_up, down) = (&self.gate_up_proj, &self.down_proj);
+        if gate_up.update.is_none() && down.update.is_none() {
+            return mlp(tape, x, &gate_up.weight, &down.weight);
+        }
+        let x = gate_up.of(tape, x)?;
         let x = geglu(tape, &x)?;
-        self.down_proj.of(tape, &x)
+        down.of(tape, &x)
     }
 }

@@ -9,6 +9,10 @@ fn gelu(g: f64) -> f64 {
     0.5 * g * (1.0 + (c * (g + 0.044715 * g.powi(3))).tanh())
 }
 
+pub fn gated(gate: f64, up: f64) -> f64 {
+    gelu(gate) * up
+}
+
 /// x = [gate, up] (N, 2F). Gates from -6 to 6: both tails and the bend.
 pub fn case(n: usize, f: usize) -> Case {
     Case {
@@ -19,7 +23,7 @@ pub fn case(n: usize, f: usize) -> Case {
         terms: 1,
         run: Box::new(|tape, x, _| Ok(Output::Vars(vec![geglu(tape, &x[0])?]))),
         formula: Box::new(move |x, _| {
-            let row = |x: &[f64]| (0..f).map(|j| gelu(x[j]) * x[f + j]).collect::<Vec<f64>>();
+            let row = |x: &[f64]| (0..f).map(|j| gated(x[j], x[f + j])).collect::<Vec<f64>>();
             vec![x[0].chunks(2 * f).flat_map(row).collect()]
         }),
     }

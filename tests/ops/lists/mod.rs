@@ -25,6 +25,7 @@ pub mod embedding;
 pub mod geglu;
 pub mod linear;
 pub mod lora;
+pub mod mlp;
 pub mod residual;
 pub mod rmsnorm;
 pub mod rope;
