@@ -250,6 +250,9 @@ impl Billed {
             "attention_backward" => 14.0 * of_head * tile * heads,
             "attention_decode" => 4.0 * of_head * heads,
             "weight_gradients" => size("flop"),
+            "linear_few_rows" => 2.0 * size("n") * size("i") * size("o"),
+            "linear_geglu_forward" => 4.0 * size("n") * size("d") * size("f"),
+            "linear_geglu_backward" => 2.0 * size("n") * size("d") * size("f"),
             _ => 0.0,
         }
     }

@@ -48,7 +48,8 @@ fn joined(tape: &mut Tape, x: &Var, gate_up: &Param, down: &Param) -> Result<Var
     let (gate_up, down) = (gate_up.clone(), down.clone());
     tape.push("mlp", move |ctx| {
         let Some(dy) = ctx.take(&out) else { return Ok(()) };
-        let (mut dpre, mut dx) = (Tensor::empty(dy.device(), pre.shape(), dy.dtype())?, Tensor::empty(dy.device(), x.shape(), dy.dtype())?);
+        let (mut dpre, mut dx) =
+            (Tensor::empty(dy.device(), pre.shape(), dy.dtype())?, Tensor::empty(dy.device(), x.shape(), dy.dtype())?);
         backward_geglu(&mut dpre, &dy, &down.value, &pre)?;
         backward_weight(ctx.gradients(), &down, &dy, &h)?;
         backward_x(dx.address_mut()?, &dpre, &gate_up.value, Store::Written)?;
@@ -74,5 +75,7 @@ fn backward_geglu(dpre: &mut Tensor, dy: &Tensor, weight: &Tensor, pre: &Tensor)
     let (n, d, f) = (dy.shape()[0] as u32, dy.shape()[1] as u32, weight.shape()[1] as u32);
     let (dpre, dy, weight, pre) = (dpre.address_mut()?, dy.address(), weight.address(), pre.address());
     // SAFETY: as above.
-    unsafe { launch!(driver, linear_geglu_backward { n, d, f }(dpre, dy, weight, pre, n, d, f, dtype, driver.stream())) }
+    unsafe {
+        launch!(driver, linear_geglu_backward { n, d, f }(dpre, dy, weight, pre, n, d, f, dtype, driver.stream()))
+    }
 }

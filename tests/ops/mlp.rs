@@ -51,7 +51,8 @@ fn the_kernels_refuse_what_they_cannot_do() {
     for place in kernels_in_bf16() {
         let device = place.device();
         let most = ENGINE_FEW_ROWS;
-        let mut matrices: Vec<_> = (0..4).map(|_| array(&device, DType::Bf16, &vec![0.0; 16 * most as usize])).collect();
+        let mut matrices: Vec<_> =
+            (0..4).map(|_| array(&device, DType::Bf16, &vec![0.0; 16 * most as usize])).collect();
         let at: Vec<*mut c_void> = matrices.iter_mut().map(|matrix| matrix.address_mut().unwrap()).collect();
         let at = [at[0], at[1], at[2], at[3]];
         for (name, what, launch) in LAUNCHERS {

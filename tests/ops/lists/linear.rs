@@ -42,5 +42,9 @@ pub fn small() -> Vec<Case> {
 /// pieces.
 pub fn cases() -> Vec<Case> {
     let large = [case(203, 113, 129), case(1, 203, 4099), case(3, 4099, 2)];
-    small().into_iter().chain(large).chain([case(33, 24, 16), case(130, 136, 264), case(1, 8, 8), case(17, 520, 16), case(64, 264, 24)]).collect()
+    small()
+        .into_iter()
+        .chain(large)
+        .chain([case(33, 24, 16), case(130, 136, 264), case(1, 8, 8), case(17, 520, 16), case(64, 264, 24)])
+        .collect()
 }
