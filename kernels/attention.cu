@@ -15,6 +15,7 @@
 //
 // Two buffers of 32 keys: while the scores are computed v arrives, while p v is computed the next k.
 #include "attention.cuh"
+#include "rope.cuh"
 
 namespace ENGINE_NAMESPACE {
 namespace {
@@ -62,17 +63,85 @@ struct Online {
     }
 };
 
+/// q, k and v are as they will be used.
+struct Ready {
+    static constexpr bool IS_FRESH = false;
+};
+
+/// A row's q, k and v are a row of the product, neither normed nor rotated. Its key and value belong into the cache: nobody else sees
+/// them, so that who meets them there first puts them there.
+struct Fresh {
+    static constexpr bool IS_FRESH = true;
+    const bf16 *qkv; // (N, (H + 2K) * Dh)
+    bf16 *k, *v;     // (S, K, Dh)
+    engine_rope rope;
+
+    /// Head `head` of the token, of all H + 2K.
+    __device__ const bf16 *head(uint32_t token, uint32_t head) const {
+        return qkv + token * row_width(rope.heads) + head * rope.heads.dim;
+    }
+
+    /// Head `head` of the token, a query or a key, normed and rotated, to shared memory and perhaps also elsewhere; by a warp.
+    template <uint32_t W> __device__ void rotate(bf16 *to, bf16 *also, uint32_t token, uint32_t head) const {
+        uint32_t dim = rope.heads.dim;
+        const void *weight = head < rope.heads.query ? rope.q_norm : rope.k_norm;
+        norm_and_rotate<W>(this->head(token, head), static_cast<const bf16 *>(weight), Angles(rope, token), dim,
+                           static_cast<float>(rope.eps), [&](const Pair<W> &rotated, uint32_t i) {
+                               rotated.write(to + i, dim / 2);
+                               if (also) rotated.write(also + i, dim / 2);
+                           });
+    }
+
+    /// As rope_forward chooses its accesses: the same bits.
+    __device__ void rotate(bf16 *to, bf16 *also, uint32_t token, uint32_t head, bool wide) const {
+        if (wide && rope.heads.dim / 2 % CHUNK == 0)
+            rotate<CHUNK>(to, also, token, head);
+        else
+            rotate<1>(to, also, token, head);
+    }
+
+    /// The block's rows of q, and rows of zeros.
+    template <class S, class P> __device__ void queries(bf16 *to, const Pairs &pairs, bool wide) const {
+        const float zeros[CHUNK] = {};
+        for (uint32_t i = threadIdx.x * CHUNK; i < P::PAIRS * S::PITCH; i += P::THREADS * CHUNK) store(to + i, zeros);
+        __syncthreads();
+        for (uint32_t p = threadIdx.x / WARP; p < pairs.count; p += P::THREADS / WARP) {
+            uint32_t head = pairs.kv_head * pairs.group + pairs.first + p;
+            rotate(to + p * S::PITCH, nullptr, pairs.first_token, head, wide);
+        }
+    }
+
+    /// The token's own key, to its row of a tile and to the cache, by the first warp, and by the second its value to the cache.
+    __device__ void own(bf16 *to, const Pairs &pairs, uint32_t slot, bool wide) const {
+        uint32_t token = pairs.first_token, dim = rope.heads.dim, k_head = rope.heads.query + pairs.kv_head;
+        size_t at = (size_t(slot) * rope.heads.kv + pairs.kv_head) * dim;
+        if (threadIdx.x / WARP == 0) {
+            rotate(to, k + at, token, k_head, wide);
+            return;
+        }
+        const bf16 *value = head(token, k_head + rope.heads.kv);
+        for (uint32_t i = threadIdx.x % WARP; i < dim; i += WARP) v[at + i] = value[i];
+    }
+};
+
 /// What all tiles in the walk give to a warp's rows: o not yet divided by the sum, of its half of each tile.
-template <class S, bool DECODE>
+template <class S, bool DECODE, class From>
 __device__ inline void attend(float (&o)[S::DIM / 8][4], Online &online, bf16 *shared, const Inputs<bf16> &in,
-                              const Pairs &pairs, const KeyWalk &walk, uint32_t first, const Place &place) {
+                              const From &from, const Pairs &pairs, const KeyWalk &walk, uint32_t first,
+                              const Place &place) {
     using P = Plan<S, DECODE>;
+    static_assert(DECODE || !From::IS_FRESH);
     bf16 *q = shared, *k = q + P::PAIRS * S::PITCH, *v = k + TILE * S::PITCH;
     uint32_t dim = in.mask.heads.dim, kv_heads = in.mask.heads.kv;
-    auto load_keys = [&](bf16 *to, const bf16 *from, const Keys &keys) {
-        load_rows<S, TILE, P::THREADS>(to, from, dim, in.wide, [&](uint32_t r) {
-            const bf16 *row = from + (size_t(keys.base + r) * kv_heads + pairs.kv_head) * dim;
-            return keys.held >> r & 1 ? row : nullptr;
+    uint32_t own_slot = From::IS_FRESH ? in.mask.slots[pairs.first_token] : 0;
+    // `own` is in the place of what the cache does not have yet.
+    auto load_keys = [&](bf16 *to, const bf16 *all, const Keys &keys, const bf16 *own) {
+        // A fresh key of another token, which this one does not see, is being written.
+        uint32_t held = From::IS_FRESH ? keys.seen : keys.held;
+        load_rows<S, TILE, P::THREADS>(to, all, dim, in.wide, [&](uint32_t r) {
+            const bf16 *row = all + (size_t(keys.base + r) * kv_heads + pairs.kv_head) * dim;
+            if (From::IS_FRESH && keys.base + r == own_slot) return own;
+            return held >> r & 1 ? row : nullptr;
         });
         copy_commit();
     };
@@ -81,15 +150,29 @@ __device__ inline void attend(float (&o)[S::DIM / 8][4], Online &online, bf16 *s
     Keys keys = walk.fetch(first);
     walk.settle(keys);
     if (keys.at >= walk.end) return;
-    load_rows<S, P::PAIRS, P::THREADS>(q, in.q, dim, in.wide, [&](uint32_t r) {
-        return r < pairs.count ? in.q + pairs.index(r) * dim : nullptr;
-    });
-    load_keys(k, in.k, keys);
+    const bf16 *own_value = nullptr;
+    if constexpr (From::IS_FRESH) {
+        const engine_heads &heads = from.rope.heads;
+        own_value = from.head(pairs.first_token, heads.query + heads.kv + pairs.kv_head);
+        load_keys(k, in.k, keys, nullptr);
+        from.template queries<S, P>(q, pairs, in.wide);
+    } else {
+        load_rows<S, P::PAIRS, P::THREADS>(q, in.q, dim, in.wide, [&](uint32_t r) {
+            return r < pairs.count ? in.q + pairs.index(r) * dim : nullptr;
+        });
+        load_keys(k, in.k, keys, nullptr);
+    }
     while (keys.at < walk.end) {
         Keys next = walk.fetch(keys.at + 1);
         copy_wait<0>();
         __syncthreads(); // k is here, and nobody needs the last v
-        load_keys(v, in.v, keys);
+        load_keys(v, in.v, keys, own_value);
+        if constexpr (From::IS_FRESH) {
+            if (own_slot - keys.base < TILE) { // the same for all of the block
+                from.own(k + (own_slot - keys.base) * S::PITCH, pairs, own_slot, in.wide);
+                __syncthreads();
+            }
+        }
         bool seen = place.own(keys.seen);
         Weights p;
         if (seen) {
@@ -104,16 +187,16 @@ __device__ inline void attend(float (&o)[S::DIM / 8][4], Online &online, bf16 *s
         walk.settle(next);
         copy_wait<0>();
         __syncthreads(); // v is here, and nobody needs k
-        if (next.at < walk.end) load_keys(k, in.k, next);
+        if (next.at < walk.end) load_keys(k, in.k, next, nullptr);
         if (seen) accumulate<S, S::DIM>(o, p, v + place.half * BAND * S::PITCH, place.lane);
         keys = next;
     }
 }
 
 /// Block (tile of queries, pairs in it and kv head, split).
-template <class S, bool DECODE, class Out>
+template <class S, bool DECODE, class Out, class From>
 __global__ void __launch_bounds__(Plan<S, DECODE>::THREADS)
-    attention_kernel(Out out, Inputs<bf16> in) {
+    attention_kernel(Out out, const __grid_constant__ Inputs<bf16> in, const __grid_constant__ From from) {
     using P = Plan<S, DECODE>;
     DYNAMIC_SHARED(bf16, shared, P::SHARED_BYTES);
     Place place;
@@ -126,7 +209,7 @@ __global__ void __launch_bounds__(Plan<S, DECODE>::THREADS)
     KeyWalk walk{in.mask, in.mask.key_tiles + first, end, place.lane, Extent(in.mask, pairs, place.lane)};
     float o[S::DIM / 8][4] = {};
     Online online;
-    attend<S, DECODE>(o, online, shared, in, pairs, walk, begin, place);
+    attend<S, DECODE>(o, online, shared, in, from, pairs, walk, begin, place);
 
     float *total = reinterpret_cast<float *>(shared), *stats = total + P::PAIRS * S::PITCH;
     __syncthreads(); // nobody needs the tiles
@@ -171,23 +254,33 @@ __global__ void __launch_bounds__(Plan<S, DECODE>::THREADS)
     }
 }
 
-template <class S, bool DECODE, class Out>
-engine_status launch(const Out &out, const Inputs<bf16> &in, uint32_t splits, engine_stream stream) {
+template <class S, bool DECODE, class Out, class From>
+engine_status launch(const Out &out, const Inputs<bf16> &in, const From &from, uint32_t splits, engine_stream stream) {
     using P = Plan<S, DECODE>;
     const engine_attention &mask = in.mask;
     uint32_t group = mask.heads.query / mask.heads.kv;
     dim3 grid(ceil_div(mask.n, P::TOKENS), ceil_div(P::TOKENS * group, P::PAIRS) * mask.heads.kv, splits);
-    return LAUNCH((attention_kernel<S, DECODE, Out>), grid, P::THREADS, P::SHARED_BYTES, stream, out, in);
+    return LAUNCH((attention_kernel<S, DECODE, Out, From>), grid, P::THREADS, P::SHARED_BYTES, stream, out, in, from);
 }
 
 template <class S>
 engine_status launch_attention(S, const Output<bf16> &out, const Inputs<bf16> &in, engine_stream stream) {
-    return launch<S, false>(out, in, 1, stream);
+    return launch<S, false>(out, in, Ready{}, 1, stream);
 }
 
 template <class S>
 engine_status launch_attention(S, const SplitOutput<bf16> &out, const Inputs<bf16> &in, engine_stream stream) {
-    return launch<S, true>(out, in, out.splits, stream);
+    return launch<S, true>(out, in, Ready{}, out.splits, stream);
+}
+
+/// Where decoding puts o, and before that its parts.
+template <class T> SplitOutput<T> split_output(void *o, void *scratch, const engine_attention &mask) {
+    uint32_t rows = mask.n * mask.heads.query, dim = mask.heads.dim;
+    uint32_t most = ceil_div(mask.s, TILE), splits = ceil_div(DECODE_BLOCKS, uint64_t(mask.n) * mask.heads.kv);
+    splits = splits < most ? splits : most;
+    splits = splits < 1 ? 1 : splits < ENGINE_DECODE_SPLITS ? splits : ENGINE_DECODE_SPLITS;
+    auto *parts = static_cast<float *>(scratch);
+    return {static_cast<T *>(o), parts, parts + size_t(rows) * splits * dim, mask.arrived, splits};
 }
 
 } // namespace
@@ -208,13 +301,30 @@ engine_status attention_decode(void *o, void *scratch, const void *q, const void
     return with_shape(*mask, {o, scratch, q, k, v}, [&](auto shape, bool wide) {
         using T = typename decltype(shape)::Type;
         Inputs<T> in{static_cast<const T *>(q), static_cast<const T *>(k), static_cast<const T *>(v), *mask, wide};
-        uint32_t rows = mask->n * mask->heads.query, dim = mask->heads.dim;
-        uint32_t most = ceil_div(mask->s, TILE), splits = ceil_div(DECODE_BLOCKS, uint64_t(mask->n) * mask->heads.kv);
-        splits = splits < most ? splits : most;
-        splits = splits < 1 ? 1 : splits < ENGINE_DECODE_SPLITS ? splits : ENGINE_DECODE_SPLITS;
-        auto *parts = static_cast<float *>(scratch);
-        SplitOutput<T> out{static_cast<T *>(o), parts, parts + size_t(rows) * splits * dim, mask->arrived, splits};
-        return launch_attention(shape, out, in, stream);
+        return launch_attention(shape, split_output<T>(o, scratch, *mask), in, stream);
+    });
+}
+
+engine_status rope_attention_decode(void *o, void *scratch, void *k, void *v, const void *qkv, const engine_rope *rope,
+                                    const engine_attention *mask, engine_stream stream) {
+    if (mask->dtype != ENGINE_BF16) return fail(ENGINE_BAD_ARGUMENT, "rope_attention_decode is for bf16");
+    if (mask->n == 0) return ENGINE_OK;
+    auto pointers = {(const void *)o, (const void *)scratch, (const void *)k, (const void *)v, qkv, rope->q_norm,
+                     rope->k_norm, rope->cos, rope->sin};
+    return with_shape(*mask, pointers, [&](auto shape, bool wide) -> engine_status {
+        using S = decltype(shape);
+        if constexpr (std::is_same_v<S, Plain>) {
+            return no_dtype(mask->dtype);
+        } else {
+            uint32_t group = mask->heads.query / mask->heads.kv;
+            if (mask->heads.dim % 2 != 0 || group > BAND)
+                return fail(ENGINE_BAD_ARGUMENT, "groups of %u heads of %u elements: it takes at most %u, of an even number",
+                            group, mask->heads.dim, BAND);
+            auto *keys = static_cast<bf16 *>(k), *values = static_cast<bf16 *>(v);
+            auto out = split_output<bf16>(o, scratch, *mask);
+            Fresh from{static_cast<const bf16 *>(qkv), keys, values, *rope};
+            return launch<S, true>(out, Inputs<bf16>{nullptr, keys, values, *mask, wide}, from, out.splits, stream);
+        }
     });
 }
 

@@ -302,6 +302,13 @@ typedef struct engine_kernels {
     engine_status (*attention_decode)(void *o, void *scratch, const void *q, const void *k, const void *v,
                                       const engine_attention *attention, engine_stream stream);
 
+    /// rope_forward into a cache, and attention_decode of what it gives, for bf16: k and v are written where `slots` say, q nowhere.
+    ///
+    /// o (N, H, Dh), k, v (S, K, Dh), qkv (N, (H + 2K) * Dh) T; scratch as there. Each token is the only one that sees its slot. H / K is
+    /// at most 16, Dh even.
+    engine_status (*rope_attention_decode)(void *o, void *scratch, void *k, void *v, const void *qkv, const engine_rope *rope,
+                                           const engine_attention *attention, engine_stream stream);
+
     /// `y = gelu_tanh(gate) * up`.  geglu
     ///
     /// x (N, 2F) T, rows of gate then up; y (N, F) T.

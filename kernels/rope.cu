@@ -14,8 +14,7 @@
 //           each in order, no atomics
 // Cost      forward 2 * N * (H + 2K) * Dh * sizeof(T) bytes, backward 3: memory bound. Forward: a warp per row and head.
 //           Backward: a block per `rows` rows, whose warps go over the heads
-#include "reduce.cuh"
-#include "vector.cuh"
+#include "rope.cuh"
 
 namespace ENGINE_NAMESPACE {
 namespace {
@@ -23,49 +22,6 @@ namespace {
 constexpr uint32_t ROWS = 4; // heads of a block of the forward, a warp each
 constexpr uint32_t WARPS = 8; // of a block of the backward, at most
 constexpr uint32_t SHARED_BYTES = 48 * 1024; // what a block gets without asking
-
-/// W elements of a head's lower half, and those of the upper half that rotate with them.
-template <uint32_t W> struct Pair {
-    float low[W], high[W];
-
-    template <class T> __device__ void read(const T *head, uint32_t half) {
-        load(low, head);
-        load(high, head + half);
-    }
-    template <class T> __device__ void write(T *head, uint32_t half) const {
-        store(head, low);
-        store(head + half, high);
-    }
-    __device__ void add(const Pair &other) {
-        for (uint32_t j = 0; j < W; j++) low[j] += other.low[j], high[j] += other.high[j];
-    }
-    /// To what a T holds.
-    template <class T> __device__ void round() {
-        for (uint32_t j = 0; j < W; j++)
-            low[j] = to_float(from_float<T>(low[j])), high[j] = to_float(from_float<T>(high[j]));
-    }
-    /// Rotates by the angles, or back by them when `direction` is -1.
-    __device__ void rotate(const float *cos, const float *sin, float direction) {
-        float c[W], s[W];
-        load(c, cos);
-        load(s, sin);
-        for (uint32_t j = 0; j < W; j++) {
-            float a = low[j], b = high[j], sine = direction * s[j];
-            low[j] = a * c[j] - b * sine;
-            high[j] = b * c[j] + a * sine;
-        }
-    }
-    /// The sum of the products with the other's elements.
-    __device__ float dot(const Pair &other) const {
-        float sum = 0;
-        for (uint32_t j = 0; j < W; j++) sum += low[j] * other.low[j] + high[j] * other.high[j];
-        return sum;
-    }
-    /// this *= scale * (1 + norm)
-    __device__ void weigh(float scale, const Pair &norm) {
-        for (uint32_t j = 0; j < W; j++) low[j] *= scale * (1 + norm.low[j]), high[j] *= scale * (1 + norm.high[j]);
-    }
-};
 
 /// The gradient that arrives at a head: Dh elements, or with split > 1 parts (split, Dh) of which they are the rounded sums.
 template <class T> struct Arrived {
@@ -89,22 +45,6 @@ template <class T> struct Arrived {
     }
 };
 
-/// cos and sin of the angles of a row.
-struct Angles {
-    const float *cos, *sin;
-
-    __device__ Angles(const engine_rope &rope, uint32_t row) {
-        size_t at = size_t(rope.positions[row]) * (rope.heads.dim / 2);
-        cos = static_cast<const float *>(rope.cos) + at;
-        sin = static_cast<const float *>(rope.sin) + at;
-    }
-};
-
-/// Elements of a row of qkv.
-__host__ __device__ inline size_t row_width(const engine_heads &heads) {
-    return size_t(heads.query + 2 * heads.kv) * heads.dim;
-}
-
 template <class T, uint32_t W>
 __global__ void __launch_bounds__(ROWS *WARP) rope_forward_kernel(T *q, T *k, T *v, const T *qkv, engine_rope rope) {
     const engine_heads &heads = rope.heads;
@@ -114,8 +54,8 @@ __global__ void __launch_bounds__(ROWS *WARP) rope_forward_kernel(T *q, T *k, T 
     if (row >= rope.n) return;
     uint32_t first = threadIdx.x % WARP * W, slot = rope.slots ? rope.slots[row] : row;
     const T *x = qkv + index * dim;
-    Pair<W> u, norm;
     if (head >= heads.query + heads.kv) {
+        Pair<W> u;
         T *y = v + (size_t(slot) * heads.kv + head - heads.query - heads.kv) * dim;
         for (uint32_t i = first; i < half; i += WARP * W) {
             u.read(x + i, half);
@@ -126,20 +66,8 @@ __global__ void __launch_bounds__(ROWS *WARP) rope_forward_kernel(T *q, T *k, T 
     bool query = head < heads.query;
     T *y = query ? q + (size_t(row) * heads.query + head) * dim : k + (size_t(slot) * heads.kv + head - heads.query) * dim;
     const T *weight = static_cast<const T *>(query ? rope.q_norm : rope.k_norm);
-    Angles angles(rope, row);
-    float squares = 0;
-    for (uint32_t i = first; i < half; i += WARP * W) {
-        u.read(x + i, half);
-        squares += u.dot(u);
-    }
-    float scale = rsqrtf(warp_sum(squares) / dim + static_cast<float>(rope.eps));
-    for (uint32_t i = first; i < half; i += WARP * W) {
-        u.read(x + i, half);
-        norm.read(weight + i, half);
-        u.weigh(scale, norm);
-        u.rotate(angles.cos + i, angles.sin + i, 1);
-        u.write(y + i, half);
-    }
+    norm_and_rotate<W>(x, weight, Angles(rope, row), dim, static_cast<float>(rope.eps),
+                       [&](const Pair<W> &rotated, uint32_t i) { rotated.write(y + i, half); });
 }
 
 /// dx of one head, by a warp; what it adds to its norm's gradient goes to `sums` (Dh).

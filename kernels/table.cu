@@ -20,6 +20,7 @@ DECLARE(rope_backward);
 DECLARE(attention_forward);
 DECLARE(attention_backward);
 DECLARE(attention_decode);
+DECLARE(rope_attention_decode);
 DECLARE(geglu_forward);
 DECLARE(geglu_backward);
 DECLARE(linear_few_rows);
@@ -71,6 +72,7 @@ const engine_kernels table = {
     .attention_forward = attention_forward,
     .attention_backward = attention_backward,
     .attention_decode = attention_decode,
+    .rope_attention_decode = rope_attention_decode,
     .geglu_forward = geglu_forward,
     .geglu_backward = geglu_backward,
     .linear_few_rows = linear_few_rows,

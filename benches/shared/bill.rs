@@ -248,7 +248,7 @@ impl Billed {
         match op {
             "attention_forward" => 4.0 * of_head * tile * heads,
             "attention_backward" => 14.0 * of_head * tile * heads,
-            "attention_decode" => 4.0 * of_head * heads,
+            "attention_decode" | "rope_attention_decode" => 4.0 * of_head * heads,
             "weight_gradients" => size("flop"),
             "linear_few_rows" => 2.0 * size("n") * size("i") * size("o"),
             "linear_geglu_forward" => 4.0 * size("n") * size("d") * size("f"),

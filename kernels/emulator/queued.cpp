@@ -57,6 +57,7 @@ NAME(rope_backward);
 NAME(attention_forward);
 NAME(attention_backward);
 NAME(attention_decode);
+NAME(rope_attention_decode);
 NAME(geglu_forward);
 NAME(geglu_backward);
 NAME(linear_few_rows);
@@ -88,6 +89,7 @@ const engine_kernels table = {
     QUEUED(attention_forward),
     QUEUED(attention_backward),
     QUEUED(attention_decode),
+    QUEUED(rope_attention_decode),
     QUEUED(geglu_forward),
     QUEUED(geglu_backward),
     QUEUED(linear_few_rows),

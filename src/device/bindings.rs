@@ -343,6 +343,19 @@ pub struct engine_kernels {
             stream: engine_stream,
         ) -> engine_status,
     >,
+    #[doc = " rope_forward into a cache, and attention_decode of what it gives, for bf16: k and v are written where `slots` say, q nowhere.\n\n o (N, H, Dh), k, v (S, K, Dh), qkv (N, (H + 2K) * Dh) T; scratch as there. Each token is the only one that sees its slot. H / K is\n at most 16, Dh even."]
+    pub rope_attention_decode: ::std::option::Option<
+        unsafe extern "C" fn(
+            o: *mut ::std::os::raw::c_void,
+            scratch: *mut ::std::os::raw::c_void,
+            k: *mut ::std::os::raw::c_void,
+            v: *mut ::std::os::raw::c_void,
+            qkv: *const ::std::os::raw::c_void,
+            rope: *const engine_rope,
+            attention: *const engine_attention,
+            stream: engine_stream,
+        ) -> engine_status,
+    >,
     #[doc = " `y = gelu_tanh(gate) * up`.  geglu\n\n x (N, 2F) T, rows of gate then up; y (N, F) T."]
     pub geglu_forward: ::std::option::Option<
         unsafe extern "C" fn(

@@ -153,6 +153,7 @@ static TABLE: Table = Table(engine_kernels {
     attention_forward: Some(NoOp::NO_OP),
     attention_backward: Some(NoOp::NO_OP),
     attention_decode: Some(NoOp::NO_OP),
+    rope_attention_decode: Some(NoOp::NO_OP),
     geglu_forward: Some(NoOp::NO_OP),
     geglu_backward: Some(NoOp::NO_OP),
     linear_few_rows: Some(NoOp::NO_OP),

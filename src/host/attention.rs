@@ -11,8 +11,11 @@ use rayon::prelude::*;
 
 use super::gemm::{Matrix, MatrixMut, Product, Store, Threads, gemm};
 use super::launcher::{elements, elements_mut, run, with_dtype};
+use super::rope::rope_forward;
 use super::simd::{Real, Scalar, dot, for_each_row, max_of, sum_of, vectorized};
-use crate::device::bindings::{ENGINE_HOST_ATTENTION_TILE, engine_attention, engine_status, engine_stream};
+use crate::device::bindings::{
+    ENGINE_HOST_ATTENTION_TILE, engine_attention, engine_rope, engine_status, engine_stream,
+};
 
 const TILE: usize = ENGINE_HOST_ATTENTION_TILE as usize;
 
@@ -40,6 +43,30 @@ pub unsafe extern "C" fn attention_decode(
 ) -> engine_status {
     // SAFETY: the table's contract.
     unsafe { forward(o, None, [q, k, v], &*attention, 1) }
+}
+
+pub unsafe extern "C" fn rope_attention_decode(
+    o: *mut c_void,
+    scratch: *mut c_void,
+    k: *mut c_void,
+    v: *mut c_void,
+    qkv: *const c_void,
+    rope: *const engine_rope,
+    attention: *const engine_attention,
+    stream: engine_stream,
+) -> engine_status {
+    // SAFETY: the table's contract.
+    let (of, dtype) = unsafe { (&*attention, (*attention).dtype) };
+    // Of f64: room for a q of any type.
+    let mut q = vec![0f64; (of.n * of.heads.query * of.heads.dim) as usize];
+    let q = q.as_mut_ptr().cast();
+    // SAFETY: as above.
+    unsafe {
+        match rope_forward(q, k, v, qkv, rope, dtype, stream) {
+            engine_status::ENGINE_OK => attention_decode(o, scratch, q, k, v, attention, stream),
+            bad => bad,
+        }
+    }
 }
 
 /// # Safety

@@ -29,6 +29,7 @@ static TABLE: Table = Table(engine_kernels {
     attention_forward: Some(attention::attention_forward),
     attention_backward: Some(attention::attention_backward),
     attention_decode: Some(attention::attention_decode),
+    rope_attention_decode: Some(attention::rope_attention_decode),
     geglu_forward: Some(geglu::geglu_forward),
     geglu_backward: Some(geglu::geglu_backward),
     linear_few_rows: Some(linear::linear_few_rows),

@@ -16,7 +16,7 @@ use crate::batch::inputs::DeviceArray;
 use crate::batch::mask::AttentionMask;
 use crate::device::bindings::{ENGINE_ATTENTION_KEYS, ENGINE_DECODE_SPLITS, engine_attention, engine_heads};
 use crate::device::driver::engine_dtype;
-use crate::device::{Purpose, Tensor};
+use crate::device::{DType, Purpose, Tensor};
 use crate::error::Result;
 use crate::{bail, launch};
 
@@ -73,8 +73,22 @@ pub fn attention(tape: &mut Tape, qkv: &Qkv, mask: &Rc<AttentionMask>, softmax_s
 }
 
 /// What the launchers read beside activations.
-fn description(qkv: &Qkv, mask: &AttentionMask, scale: f64) -> Result<engine_attention> {
-    let (q, k) = (qkv.q.value.shape(), qkv.k.value.shape());
+fn description_of(qkv: &Qkv, mask: &AttentionMask, scale: f64) -> Result<engine_attention> {
+    let (q, k) = (&qkv.q.value, qkv.k.value.shape());
+    let &[n, query, dim] = q.shape() else { panic!("attention: q of shape {:?}", q.shape()) };
+    let heads_at_once = heads_at_once(qkv) as u32;
+    Ok(engine_attention { heads_at_once, ..description([n, query, dim], k, q.dtype(), mask, scale)? })
+}
+
+/// What the launchers read beside activations, for q of shape (N, H, Dh) and k of shape (S, K, Dh). A backward adds up dk and dv over all
+/// heads of a group.
+pub(super) fn description(
+    q: [usize; 3],
+    k: &[usize],
+    dtype: DType,
+    mask: &AttentionMask,
+    scale: f64,
+) -> Result<engine_attention> {
     assert_eq!((q[0], k[0]), (mask.num_rows, mask.num_slots), "attention: mask");
     Ok(engine_attention {
         slots: mask.placement.slots.address()?,
@@ -90,9 +104,9 @@ fn description(qkv: &Qkv, mask: &AttentionMask, scale: f64) -> Result<engine_att
         n: q[0] as u32,
         s: k[0] as u32,
         heads: engine_heads { query: q[1] as u32, kv: k[1] as u32, dim: q[2] as u32 },
-        heads_at_once: heads_at_once(qkv) as u32,
+        heads_at_once: (q[1] / k[1].max(1)) as u32,
         scale,
-        dtype: engine_dtype(qkv.q.value.dtype()),
+        dtype: engine_dtype(dtype),
     })
 }
 
@@ -107,7 +121,7 @@ fn heads_at_once(qkv: &Qkv) -> usize {
 
 /// o (N, H * Dh) and lse (N, H)
 fn forward(qkv: &Qkv, mask: &AttentionMask, scale: f64) -> Result<(Tensor, Tensor)> {
-    let (attention, q) = (description(qkv, mask, scale)?, &qkv.q.value);
+    let (attention, q) = (description_of(qkv, mask, scale)?, &qkv.q.value);
     let (device, rows, heads, dim) = (q.device(), q.shape()[0], q.shape()[1], q.shape()[2]);
     let mut o = Tensor::empty(device, &[rows, heads * dim], q.dtype())?;
     let mut lse = Tensor::empty(device, &[rows, heads], q.dtype().accumulator())?;
@@ -119,13 +133,18 @@ fn forward(qkv: &Qkv, mask: &AttentionMask, scale: f64) -> Result<(Tensor, Tenso
     Ok((o, lse))
 }
 
+/// Room for the parts of an o (N, H * Dh) in decoding.
+pub(super) fn decode_scratch(o: &Tensor, heads: usize, dim: usize) -> Result<Tensor> {
+    let parts = [o.shape()[0] * heads, ENGINE_DECODE_SPLITS as usize, dim + 2];
+    Tensor::empty(&o.device().of(Purpose::Scratch), &parts, o.dtype().accumulator())
+}
+
 /// o (N, H * Dh) of rows that lie far apart, without what a backward needs.
 fn decode(qkv: &Qkv, mask: &AttentionMask, scale: f64) -> Result<Tensor> {
-    let (attention, q) = (description(qkv, mask, scale)?, &qkv.q.value);
+    let (attention, q) = (description_of(qkv, mask, scale)?, &qkv.q.value);
     let (device, rows, heads, dim) = (q.device(), q.shape()[0], q.shape()[1], q.shape()[2]);
     let mut o = Tensor::empty(device, &[rows, heads * dim], q.dtype())?;
-    let parts = [rows * heads, ENGINE_DECODE_SPLITS as usize, dim + 2];
-    let mut scratch = Tensor::empty(&device.of(Purpose::Scratch), &parts, q.dtype().accumulator())?;
+    let mut scratch = decode_scratch(&o, heads, dim)?;
     let (driver, n, s, tiles) = (device.driver(), attention.n, attention.s, mask.num_tiles);
     let (out, scratch) = (o.address_mut()?, scratch.address_mut()?);
     let (q, k, v) = (q.address(), qkv.k.value.address(), qkv.v.value.address());
@@ -143,7 +162,7 @@ fn backward(
     mask: &AttentionMask,
     scale: f64,
 ) -> Result<[Tensor; 3]> {
-    let (attention, device, dtype) = (description(qkv, mask, scale)?, d_o.device(), d_o.dtype());
+    let (attention, device, dtype) = (description_of(qkv, mask, scale)?, d_o.device(), d_o.dtype());
     let whole = attention.heads_at_once * attention.heads.kv == attention.heads.query;
     let (scratch, like_k) = (device.of(Purpose::Scratch), qkv.k.value.shape());
     let sums = || match whole {

@@ -9,6 +9,7 @@ pub mod adamw;
 pub mod attention;
 pub mod clip;
 pub mod cross_entropy;
+pub mod decode;
 pub mod dropout;
 pub mod embedding;
 pub mod geglu;

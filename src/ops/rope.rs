@@ -100,7 +100,7 @@ pub struct NormRope {
 
 impl NormRope {
     /// What the launchers read for n rows; `slots`: the rows of k and v to write, null for the rows themselves.
-    fn description(&self, n: usize, slots: *const u32) -> Result<engine_rope> {
+    pub(super) fn description(&self, n: usize, slots: *const u32) -> Result<engine_rope> {
         let Heads { query, kv, dim } = self.heads;
         let angles = |table: &Tensor| table.address_of(0, n * dim / 2);
         Ok(engine_rope {

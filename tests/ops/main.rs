@@ -19,6 +19,7 @@ mod cast;
 mod clip;
 mod cross_entropy;
 mod cross_entropy_launcher;
+mod decode;
 mod dropout;
 mod embedding;
 mod exp;

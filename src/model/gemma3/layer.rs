@@ -8,6 +8,7 @@ use crate::autograd::{Param, ParamHandle, Params, Tape, Var};
 use crate::batch::mask::AttentionMask;
 use crate::error::Result;
 use crate::ops::attention::attention;
+use crate::ops::decode::decode_attention;
 use crate::ops::geglu::geglu;
 use crate::ops::linear::linear;
 use crate::ops::lora::{Update, lora_linear};
@@ -106,11 +107,18 @@ impl Layer {
     /// o_proj of the attention of x, the normed residual stream.
     fn attention_block(&self, tape: &mut Tape, x: &Var, cache: Option<CacheSlots<'_>>) -> Result<Var> {
         let qkv = self.qkv_proj.of(tape, x)?;
-        let qkv = match cache {
-            Some(cache) => qkv_norm_rope_cached(tape, &qkv, &self.norm_rope, cache)?,
-            None => qkv_norm_rope(tape, &qkv, &self.norm_rope)?,
+        let (how, mask, scale) = (&self.norm_rope, &self.mask, self.softmax_scale);
+        let o = match cache {
+            Some(cache) if mask.decoding => decode_attention(tape, &qkv, how, cache, mask, scale)?,
+            Some(cache) => {
+                let qkv = qkv_norm_rope_cached(tape, &qkv, how, cache)?;
+                attention(tape, &qkv, mask, scale)?
+            }
+            None => {
+                let qkv = qkv_norm_rope(tape, &qkv, how)?;
+                attention(tape, &qkv, mask, scale)?
+            }
         };
-        let o = attention(tape, &qkv, &self.mask, self.softmax_scale)?;
         self.o_proj.of(tape, &o)
     }
 
