@@ -17,7 +17,7 @@
 namespace ENGINE_NAMESPACE {
 namespace {
 
-constexpr uint32_t ROWS = 2; // of a block of the forward, a warp each: some hundred rows are to fill a GPU
+constexpr uint32_t ROWS = 2; // of a block of the forward, a warp each: some hundred rows are to fill a GPU. Of few rows a block has one
 constexpr uint32_t WARPS = 4; // of a block of the backward, at most
 constexpr uint32_t SHARED_BYTES = 48 * 1024; // what a block gets without asking
 
@@ -45,7 +45,7 @@ template <class T, uint32_t W> __device__ inline void norm_row(T *y, const T *x,
 template <class T, uint32_t W>
 __global__ void __launch_bounds__(ROWS *WARP)
     rmsnorm_forward_kernel(T *y, float *rstd, const T *x, const T *weight, uint32_t n, uint32_t d, float eps) {
-    uint32_t row = blockIdx.x * ROWS + threadIdx.x / WARP, lane = threadIdx.x % WARP;
+    uint32_t row = blockIdx.x * (blockDim.x / WARP) + threadIdx.x / WARP, lane = threadIdx.x % WARP;
     if (row >= n) return;
     size_t offset = size_t(row) * d;
     float scale = row_scale<T, W>(x + offset, d, eps);
@@ -57,7 +57,7 @@ template <class T, uint32_t W>
 __global__ void __launch_bounds__(ROWS *WARP)
     rmsnorm_pair_forward_kernel(T *sum, T *y, float *rstd, const T *h, const T *x, const T *weight, const T *next_weight,
                                 uint32_t n, uint32_t d, float eps) {
-    uint32_t row = blockIdx.x * ROWS + threadIdx.x / WARP, lane = threadIdx.x % WARP;
+    uint32_t row = blockIdx.x * (blockDim.x / WARP) + threadIdx.x / WARP, lane = threadIdx.x % WARP;
     if (row >= n) return;
     size_t offset = size_t(row) * d;
     float scale = row_scale<T, W>(x + offset, d, eps);
@@ -177,6 +177,8 @@ engine_status too_wide(uint32_t norms, uint32_t d) {
     return fail(ENGINE_BAD_ARGUMENT, "rows of %u elements: at most %zu", d, SHARED_BYTES / sizeof(float) / norms);
 }
 
+uint32_t rows_of_block(uint32_t n) { return n <= ENGINE_FEW_ROWS ? 1 : ROWS; }
+
 } // namespace
 
 engine_status rmsnorm_forward(void *y, void *rstd, const void *x, const void *weight, uint32_t n, uint32_t d, double eps,
@@ -185,7 +187,7 @@ engine_status rmsnorm_forward(void *y, void *rstd, const void *x, const void *we
     return with_access(dtype, d, {y, x, weight}, [&](auto access) {
         using T = typename decltype(access)::Type;
         constexpr uint32_t W = decltype(access)::WIDTH;
-        return LAUNCH((rmsnorm_forward_kernel<T, W>), ceil_div(n, ROWS), ROWS * WARP, 0, stream, static_cast<T *>(y),
+        return LAUNCH((rmsnorm_forward_kernel<T, W>), ceil_div(n, rows_of_block(n)), rows_of_block(n) * WARP, 0, stream, static_cast<T *>(y),
                       static_cast<float *>(rstd), static_cast<const T *>(x), static_cast<const T *>(weight), n, d,
                       static_cast<float>(eps));
     });
@@ -198,7 +200,7 @@ engine_status rmsnorm_pair_forward(void *sum, void *y, void *rstd, const void *h
     return with_access(dtype, d, {sum, y, h, x, weight, next_weight}, [&](auto access) {
         using T = typename decltype(access)::Type;
         constexpr uint32_t W = decltype(access)::WIDTH;
-        return LAUNCH((rmsnorm_pair_forward_kernel<T, W>), ceil_div(n, ROWS), ROWS * WARP, 0, stream, static_cast<T *>(sum),
+        return LAUNCH((rmsnorm_pair_forward_kernel<T, W>), ceil_div(n, rows_of_block(n)), rows_of_block(n) * WARP, 0, stream, static_cast<T *>(sum),
                       static_cast<T *>(y), static_cast<float *>(rstd), static_cast<const T *>(h), static_cast<const T *>(x),
                       static_cast<const T *>(weight), static_cast<const T *>(next_weight), n, d, static_cast<float>(eps));
     });

@@ -315,7 +315,17 @@ impl Driver for Billed {
                 // What a launcher's first kernel writes its next one reads: sums of parts.
                 let again = access == Access::Write && written_before.contains(&address);
                 read += if access != Access::Write || again { bytes } else { 0 };
-                written += if access != Access::Read && !again { bytes } else { 0 };
+                written += match access {
+                    Access::Read => 0,
+                    Access::UpdatePart(part) => part as u64,
+                    Access::Write | Access::Update => {
+                        if again {
+                            0
+                        } else {
+                            bytes
+                        }
+                    }
+                };
                 rewritten += if access == Access::Update { bytes } else { 0 };
             }
             written_before.extend(own);

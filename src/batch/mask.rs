@@ -44,6 +44,8 @@ pub struct AttentionMask {
     pub window: u32,
     /// Tiles in the list of keys.
     pub num_tiles: usize,
+    /// Slots of the tiles that are in it, each once.
+    pub listed_slots: usize,
     /// N
     pub num_rows: usize,
     /// S
@@ -73,6 +75,7 @@ impl AttentionMask {
         let bound = if rows_are_slots { queries * (queries + 1) / 2 } else { queries * keys };
         let by_query = Lists::new(queries, pairs.iter().copied());
         let by_key = Lists::new(keys, pairs.iter().map(|&(query, key)| (key, query)));
+        let listed = by_key.starts.windows(2).filter(|bounds| bounds[0] < bounds[1]).count();
         Self {
             placement: placement.clone(),
             key_starts: inputs.push(&by_query.starts, queries + 1, 0),
@@ -82,6 +85,7 @@ impl AttentionMask {
             arrived: decoding.then(|| inputs.push(&vec![0; num_rows], num_rows, 0)),
             window,
             num_tiles: pairs.len(),
+            listed_slots: (listed * tile).min(num_slots),
             num_rows,
             num_slots,
             decoding,

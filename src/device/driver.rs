@@ -155,6 +155,8 @@ pub enum Access {
     Write,
     /// Reads what is there and writes something else in its place.
     Update,
+    /// Reads what is there, and writes so many bytes of it.
+    UpdatePart(usize),
 }
 
 /// Work that was captured once and can be queued again as a whole, with the addresses it had.

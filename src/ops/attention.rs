@@ -147,7 +147,8 @@ fn decode(qkv: &Qkv, mask: &AttentionMask, scale: f64) -> Result<Tensor> {
     let mut scratch = decode_scratch(&o, heads, dim)?;
     let (driver, n, s, tiles) = (device.driver(), attention.n, attention.s, mask.num_tiles);
     let (out, scratch) = (o.address_mut()?, scratch.address_mut()?);
-    let (q, k, v) = (q.address(), qkv.k.value.address(), qkv.v.value.address());
+    let cached = |cache: &Tensor| cache.address_of(0, mask.listed_slots * cache.len() / cache.shape()[0].max(1));
+    let (q, k, v) = (q.address(), cached(&qkv.k.value), cached(&qkv.v.value));
     // SAFETY: as above; each row is a tile of its own.
     unsafe { launch!(driver, attention_decode { n, s, tiles }(out, scratch, q, k, v, &attention, driver.stream()))? };
     Ok(o)
