@@ -41,7 +41,7 @@
 //! layout, so that tokens decoded later fall under the same mask, and the KV cache is just the tree's slots.
 //!
 //! **One table, three implementations, one path.** `kernels/engine.h` declares a launcher for everything that is computed but
-//! matrix products. The host implements the table in Rust ([`host`]), nvcc and the host's C++ compiler compile the other two from
+//! large matrix products. The host implements the table in Rust ([`host`]), nvcc and the host's C++ compiler compile the other two from
 //! `kernels/*.cu`: [`cuda`], and the emulated device, which runs the kernels with races, bounds and barriers checked. An
 //! op makes its outputs and calls the launcher of its name; a [`device::driver::Driver`] is memory, a stream, matrix products
 //! and, where it can, graphs. Nothing above asks which device it has: what suits one (tiles of the mask, bytes of logits
@@ -111,6 +111,12 @@
 //!
 //! **The stream is normed where it is written.** The norm that closes a block, the residual sum and the norm that opens the next block are
 //! one op each way ([`ops::residual`]): a launch for three, and the sum is not read again.
+//!
+//! **Small products go on with what follows.** With few rows a product is bound by its weight's bytes and by its launch, whoever writes it. Where
+//! a device says so ([`device::driver::Driver::joins_small_products`]), the gated unit is the end of the product before it and its backward that of
+//! the product after it ([`ops::mlp`]); what decodes is multiplied by kernels that read a weight once, from memory to registers ([`ops::linear`]); and
+//! the attention of a decoded token norms and rotates what it needs itself, and puts the token's key into the cache, which nobody else sees
+//! ([`ops::decode`]). Large batches and the host have the ops one by one: a table's launcher that joins some is tested against them.
 //!
 //! **Parts are added up by who reads them.** A batch of few blocks splits the heads of a group over blocks, which leave dk and dv in parts; the
 //! backward of rope adds them up as it loads them ([`ops::attention::KeyParts`]), in order.
