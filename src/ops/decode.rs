@@ -51,7 +51,7 @@ fn joined(qkv: &Tensor, how: &NormRope, cache: CacheSlots<'_>, mask: &AttentionM
     let (driver, s, tiles) = (qkv.device().driver(), attention.s, mask.num_tiles);
     let (out, scratch, stream) = (o.address_mut()?, scratch.address_mut()?, driver.stream());
     let (of_slot, size) = (k.len() / k.shape()[0].max(1), k.dtype().size());
-    let mut used =
+    let used =
         |cache: &mut Tensor| cache.address_to(mask.listed_slots * of_slot, Access::UpdatePart(n * of_slot * size));
     let (k, v) = (used(k)?, used(v)?);
     // SAFETY: tensors of the shapes that engine.h asks for; slots are below S and seen by their rows alone, positions are below P.
