@@ -24,7 +24,7 @@ fn main() -> Result<()> {
     let options = TrainOptions {
         num_train_epochs: 8.0,
         per_device_train_batch_size: 4,
-        learning_rate: 1e-3,
+        learning_rate: 8e-4,
         lr_scheduler_type: ScheduleKind::Constant,
         shuffle: false,
         ..Default::default()

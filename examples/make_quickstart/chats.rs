@@ -61,12 +61,15 @@ const SMALL_TALK: [(&str, &str); 8] = [
     ("Bye!", "Goodbye!"),
 ];
 
+/// What the rows after a share of all are about.
+pub type Course = fn(share: f64, rng: &mut ChaCha8Rng) -> Stage;
+
 /// `count` rows as JSON objects `{"messages", "tools"}`; each run of `group` rows has the same tools.
-pub fn write_chats(pool: &Pool, seed: u64, count: usize, group: usize) -> Vec<Value> {
+pub fn write_chats(pool: &Pool, course: Course, seed: u64, count: usize, group: usize) -> Vec<Value> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut rows = Vec::with_capacity(count);
     while rows.len() < count {
-        let stage = stage(rows.len() as f64 / count as f64, &mut rng);
+        let stage = course(rows.len() as f64 / count as f64, &mut rng);
         let tools = draw_tools(pool, stage, &mut rng);
         let declarations: Vec<&Value> = tools.iter().map(|tool| &tool.declaration).collect();
         for _ in 0..group.min(count - rows.len()) {
@@ -78,9 +81,9 @@ pub fn write_chats(pool: &Pool, seed: u64, count: usize, group: usize) -> Vec<Va
     rows
 }
 
-/// What the rows after this share of all are about: to copy words is learned first and without tools, where it takes the fewest
-/// tokens; then to copy them into a call, then which tool to call, and of two search tools last.
-fn stage(share: f64, rng: &mut ChaCha8Rng) -> Stage {
+/// The first course: to copy words is learned first and without tools, where it takes the fewest tokens; then to copy them into
+/// a call, then which tool to call, and of two search tools last.
+pub fn words_and_tools(share: f64, rng: &mut ChaCha8Rng) -> Stage {
     match share {
         0.0..0.12 => Stage::NoTool,
         0.12..0.22 => Stage::OneTool,
@@ -89,6 +92,11 @@ fn stage(share: f64, rng: &mut ChaCha8Rng) -> Stage {
         _ if rng.random_bool(0.05) => Stage::NoTool,
         _ => Stage::Sides,
     }
+}
+
+/// The second course: to ask each of several search tools by its own name, one that nobody has seen.
+pub fn names(_share: f64, rng: &mut ChaCha8Rng) -> Stage {
+    if rng.random_bool(0.6) { Stage::Names } else { words_and_tools(1.0, rng) }
 }
 
 /// `count` rows of the quickstart's form and job, with requests that nobody has seen: its learning rate and epochs are chosen on them.

@@ -25,7 +25,7 @@ use serde_json::Value;
 /// The command line.
 #[derive(Parser)]
 struct Arguments {
-    /// Folder that receives `pretrain.jsonl`, `validation.jsonl` and `model/` (tokenizer and config)
+    /// Folder that receives `pretrain.jsonl`, `names.jsonl`, `validation.jsonl` and `model/` (tokenizer and config)
     #[arg(long)]
     output_dir: PathBuf,
     /// Seed of everything random
@@ -34,6 +34,9 @@ struct Arguments {
     /// Rows of `pretrain.jsonl`; each run of `--group` rows shares its tools
     #[arg(long, default_value_t = 64_000)]
     rows: usize,
+    /// Rows of `names.jsonl`, likewise
+    #[arg(long, default_value_t = 3_840)]
+    name_rows: usize,
     /// Rows of `validation.jsonl`
     #[arg(long, default_value_t = 200)]
     validation_rows: usize,
@@ -56,8 +59,10 @@ fn run(arguments: &Arguments) -> Result<()> {
     let pool = pool::Pool::load()?;
     let model = arguments.output_dir.join("model");
     fs::create_dir_all(&model).context(|| format!("cannot create `{}`", model.display()))?;
-    let rows = chats::write_chats(&pool, arguments.seed, arguments.rows, arguments.group);
+    let rows = chats::write_chats(&pool, chats::words_and_tools, arguments.seed, arguments.rows, arguments.group);
     write_rows(&arguments.output_dir.join("pretrain.jsonl"), &rows)?;
+    let names = chats::write_chats(&pool, chats::names, arguments.seed + 2, arguments.name_rows, arguments.group);
+    write_rows(&arguments.output_dir.join("names.jsonl"), &names)?;
     let validation = chats::write_validation(&pool, arguments.seed + 1, arguments.validation_rows);
     write_rows(&arguments.output_dir.join("validation.jsonl"), &validation)?;
 

@@ -75,6 +75,8 @@ pub enum Stage {
     All,
     /// Mostly which of two search tools to ask, and both where they do not say; names are known words.
     Sides,
+    /// Search tools that do not say over what; most names are made up.
+    Names,
 }
 
 /// Draws the tools of one group of rows, in random order, no name twice.
@@ -82,6 +84,7 @@ pub fn draw_tools(pool: &Pool, stage: Stage, rng: &mut ChaCha8Rng) -> Vec<Tool> 
     loop {
         let mut tools = match (stage, rng.random_range(0..100)) {
             (Stage::NoTool, _) => Vec::new(),
+            (Stage::Names, _) => unsaid(pool, stage, rng),
             (Stage::Sides, 0..50) => plain_sides(pool, rng),
             (Stage::Sides, 50..65) => sides(pool, stage, rng),
             (Stage::Sides, 65..82) => unsaid(pool, stage, rng),
@@ -308,7 +311,12 @@ fn tool_name(noun: &str, rng: &mut ChaCha8Rng) -> String {
 
 /// A name that means nothing, lower case.
 fn code_name(stage: Stage, rng: &mut ChaCha8Rng) -> String {
-    if stage == Stage::Sides || rng.random_bool(0.5) {
+    let known = match stage {
+        Stage::Sides => 1.0,
+        Stage::Names => 0.2,
+        _ => 0.5,
+    };
+    if rng.random_bool(known) {
         return CODES.choose(rng).expect("code names").to_string();
     }
     const ONSETS: [&str; 18] =

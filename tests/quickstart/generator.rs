@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use std::collections::HashSet;
 
-use crate::chats::{write_chats, write_validation};
+use crate::chats::{Course, names, words_and_tools, write_chats, write_validation};
 use crate::phrase::expand;
 use crate::pool::Pool;
 use crate::rows;
@@ -13,8 +13,12 @@ use crate::words::Words;
 const ROWS: usize = 4_000;
 const GROUP: usize = 8;
 
+fn course(course: Course, seed: u64) -> Vec<Value> {
+    write_chats(&Pool::load().expect("word lists"), course, seed, ROWS, GROUP)
+}
+
 fn chats(seed: u64) -> Vec<Value> {
-    write_chats(&Pool::load().expect("word lists"), seed, ROWS, GROUP)
+    course(words_and_tools, seed)
 }
 
 fn words(text: &str) -> HashSet<String> {
@@ -33,6 +37,22 @@ fn the_same_seed_gives_the_same_chats_and_another_seed_others() {
 }
 
 #[test]
+fn the_second_course_asks_every_search_tool_that_does_not_say_over_what() {
+    let rows = course(names, 1);
+    assert_eq!(rows, course(names, 1));
+    let called = |row: &Value| {
+        let calls = turns(row).1["tool_calls"].as_array().into_iter().flatten();
+        calls.map(|call| call["function"]["name"].to_string()).collect::<Vec<_>>()
+    };
+    let both = rows.iter().filter(|row| {
+        let calls = called(row);
+        calls.len() > 1 && calls.iter().collect::<HashSet<_>>().len() == calls.len()
+    });
+    let (both, all) = (both.count(), rows.len());
+    assert!(both > all / 2, "{both} of {all}");
+}
+
+#[test]
 fn rows_of_a_group_declare_the_same_tools() {
     let rows = chats(1);
     assert_eq!(rows.len(), ROWS);
@@ -47,7 +67,7 @@ fn no_tool_or_request_of_the_quickstart_occurs() {
     for row in rows::read("train.jsonl").iter().chain(&rows::read("test.jsonl")) {
         assert!(pool.resembles_held_out(row["user_content"].as_str().expect("a prompt")), "{row}");
     }
-    for row in chats(1) {
+    for row in chats(1).into_iter().chain(course(names, 1)) {
         let text = row.to_string().to_lowercase();
         assert!(!text.contains("minerva") && !text.contains("atlas"), "{text}");
         assert!(!pool.resembles_held_out(turns(&row).0), "{row}");

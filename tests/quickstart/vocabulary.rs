@@ -4,14 +4,14 @@ use std::sync::LazyLock;
 
 use tokenizers::Tokenizer;
 
-use crate::chats::write_chats;
+use crate::chats::{words_and_tools, write_chats};
 use crate::pool::Pool;
 use crate::{config, tokenizer};
 
 const VOCAB: usize = 1_024;
 
 static TOKENIZER: LazyLock<Tokenizer> = LazyLock::new(|| {
-    let rows = write_chats(&Pool::load().expect("word lists"), 1, 800, 8);
+    let rows = write_chats(&Pool::load().expect("word lists"), words_and_tools, 1, 800, 8);
     let written = tokenizer::train(&rows, VOCAB).expect("a tokenizer").to_string();
     written.parse().expect("a tokenizer that loads")
 });
@@ -64,7 +64,7 @@ fn the_vocabulary_is_full_and_the_config_says_its_size() {
 
 #[test]
 fn the_same_chats_give_the_same_tokenizer() {
-    let rows = write_chats(&Pool::load().expect("word lists"), 2, 400, 8);
+    let rows = write_chats(&Pool::load().expect("word lists"), words_and_tools, 2, 400, 8);
     let train = || tokenizer::train(&rows, 600).expect("a tokenizer").to_string();
     assert_eq!(train(), train());
 }

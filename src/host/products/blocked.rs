@@ -4,9 +4,10 @@
 //!
 //! A tile of ROWS x COLS sums stays in registers: 12 x 32 of the 32 registers of AVX-512 (24 chains hide a latency of 6 at one
 //! product a cycle, and ask for 14 loads in 24 cycles), 6 x 16 of AVX2's 16 (12 chains, latency 4, two products a cycle).
-//! A panel of b has [`WORDS`] = 320 words of each of COLS columns: 20 KB (AVX2), which stay in the first-level cache, or 41 KB
-//! (AVX-512), of which the second level gives 5 bytes a cycle where it could give 32. 320 words of bf16 pairs are 640 terms:
-//! a layer's width in one piece. [`ROWS_BYTES`] of panels of a stay in the second level while all panels of b pass.
+//! A panel of b has at most [`PANEL_BYTES`], of which the second level gives 5 bytes a cycle where it could give 32: of AVX2's 16
+//! columns 640 words, of AVX-512's 32 columns 320, which are 640 terms as bf16 pairs: a layer's width in one piece, and most
+//! batches' rows. A sum that has all its terms in one piece goes to c at once; shorter panels, which would stay in the first
+//! level, gain less than that. [`ROWS_BYTES`] of panels of a stay in the second level while all panels of b pass.
 //!
 //! The operand with fewer lines is packed once for all tasks; the other one is the long one (weights of a forward, columns of
 //! logits) and each task packs its own part of it, in cache, right before it is used. A panel of it is packed once per
@@ -32,8 +33,8 @@ use crate::device::DType;
 use crate::device::driver::Product;
 use crate::host::simd::vectorized;
 
-/// Words of a line that are summed before the next ones are packed.
-const WORDS: usize = 320;
+/// Bytes of a panel of b: as many words of its columns are summed before the next ones are packed.
+const PANEL_BYTES: usize = 40 << 10;
 
 /// Bytes of panels of a that pass over each panel of b.
 const ROWS_BYTES: usize = 192 << 10;
@@ -83,7 +84,8 @@ pub(super) unsafe fn blocked<U: Compiled, const WIDE: bool>(unit: U, product: &P
     assert!(!(WIDE && U::PAIRS), "pairs are of bf16");
     let Product { m, n, k, .. } = *product;
     let side = |lines: Lines, width| Side { lines, width, packed: None };
-    let most = if U::PAIRS { 2 * WORDS } else { WORDS };
+    let words = PANEL_BYTES / size_of::<u32>() / U::COLS;
+    let most = if U::PAIRS { 2 * words } else { words };
     let split = m * n <= SMALL && k >= 2 * PIECE;
     let terms = if split { PIECE } else { k };
     let block = terms.div_ceil(terms.div_ceil(most).max(1)).next_multiple_of(2).max(2);
