@@ -16,6 +16,7 @@ namespace ENGINE_NAMESPACE {
 namespace few_rows {
 
 constexpr uint32_t WARPS = 8, THREADS = WARPS * WARP;
+constexpr uint32_t BLOCKS = 2; // of a multiprocessor: loads on their way are worth more registers than more blocks
 constexpr uint32_t OUTPUTS = 8; // rows of a weight that a block multiplies by
 constexpr uint32_t TILE = 16; // rows of x in a product of the tensor cores
 constexpr uint32_t PIECE = 32; // terms that a warp takes at a time
@@ -36,7 +37,8 @@ template <uint32_t WEIGHTS, uint32_t TILES>
 __device__ inline void multiply(float (&sums)[WEIGHTS][TILES][4], const bf16 *x, const bf16 *const (&weights)[WEIGHTS],
                                 uint32_t n, uint32_t i) {
     uint32_t lane = threadIdx.x % WARP, first = lane / 4;
-#pragma unroll 2
+    constexpr uint32_t AT_ONCE = TILES < 4 ? 2 : 1; // pieces, as registers allow
+#pragma unroll AT_ONCE
     for (uint32_t piece = threadIdx.x / WARP * PIECE; piece < i; piece += WARPS * PIECE) {
         uint32_t column = piece + lane % 4 * 8;
         Words right[WEIGHTS], left[TILES][2];

@@ -10,7 +10,7 @@ namespace {
 using namespace few_rows;
 
 template <uint32_t TILES>
-__global__ void __launch_bounds__(THREADS)
+__global__ void __launch_bounds__(THREADS, BLOCKS)
     linear_few_rows_kernel(bf16 *y, const bf16 *x, const bf16 *weight, uint32_t n, uint32_t i, uint32_t o) {
     uint32_t first = blockIdx.x * OUTPUTS;
     const bf16 *const weights[1] = {weight + size_t(first) * i};

@@ -194,7 +194,7 @@ __global__ void __launch_bounds__(THREADS, 2)
 }
 
 template <uint32_t TILES>
-__global__ void __launch_bounds__(few_rows::THREADS)
+__global__ void __launch_bounds__(few_rows::THREADS, few_rows::BLOCKS)
     linear_geglu_few_rows_kernel(bf16 *y, bf16 *x, const bf16 *h, const bf16 *weight, uint32_t n, uint32_t d, uint32_t f) {
     uint32_t first = blockIdx.x * few_rows::OUTPUTS;
     const bf16 *const weights[2] = {weight + size_t(first) * d, weight + size_t(f + first) * d};

@@ -62,14 +62,16 @@ impl ChatTemplate {
     /// # Errors
     /// Jinja syntax errors, with the line, and a source of absurd size or depth.
     pub fn from_source(source: &str, special_tokens: SpecialTokens) -> Result<Self> {
-        let prepared = jinja::prepare(source)?;
+        // As Jinja reads it: the ends of lines of Windows are not the template's text.
+        let source = source.replace("\r\n", "\n").replace('\r', "\n");
+        let prepared = jinja::prepare(&source)?;
         let compiled = sandbox::isolated(move || {
             let mut environment = sandbox::environment();
             environment.add_template_owned("chat_template", prepared).map(|()| environment)
         })?;
         let environment =
             compiled.map_err(|error| Error::new(format!("the chat template does not compile: {error}")))?;
-        Ok(Self { source: source.into(), environment, special_tokens })
+        Ok(Self { source, environment, special_tokens })
     }
 
     /// The Jinja text to save beside a model that was trained with this template.

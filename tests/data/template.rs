@@ -115,6 +115,13 @@ fn whitespace_generation_tags_loop_controls_and_python_methods_work_as_in_transf
 }
 
 #[test]
+fn every_end_of_a_line_of_a_template_is_a_line_feed_and_those_of_messages_stay() {
+    let source = "{% for m in messages %}\r\n{{ m }}\r\n  {% if loop.last %}\r\nlast\rline{{ '\r\n' }}|{{ '\\r' }}{% endif %}\r\n\
+                  {% endfor %}\r\nend\r\n";
+    assert_eq!(jinja(source, &json!(["a\r\nb"])), "a\r\nb\nlast\nline\n|\rend");
+}
+
+#[test]
 fn strip_takes_what_pythons_strip_takes_as_a_filter_and_as_a_method() {
     let messages = json!(["\u{1f}\u{a0} a\u{200b} \u{1c}"]);
     for trimmed in ["{{ messages[0].strip() }}", "{{ messages[0] | trim }}", "{{ messages[0].lstrip().rstrip() }}"] {
