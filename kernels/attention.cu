@@ -3,6 +3,7 @@
 //     row sees key j when  j <= i && i < end[j] && position[row] - position[j] < window,  i = slots[row]
 //
 // Shapes    q, o (N, H, Dh) T     k, v (S, K, Dh) T     lse (N, H) f32     decode: scratch N * H * 16 * (Dh + 2) f32, arrived (N)
+//           rope_attention_decode: qkv (N, (H + 2K) * Dh) T in the place of q, and of the tokens' own rows of k and v
 // Saved     q, k, v, o, lse (log-sum-exp of the scaled, masked scores)
 // Backward  attention_backward.cu
 // Numerics  scores, softmax and o in f32, one rounding at the store; p is rounded to bf16 for the tensor cores

@@ -53,11 +53,11 @@ const MOST_OF_FEW_ROWS: usize = 1 << 24;
 
 /// Whether `forward` is a kernel of the table.
 fn is_for_few_rows(x: &Tensor, weight: &Tensor, store: Store) -> bool {
-    let [is_narrow, is_small] = [x.dtype() == DType::Bf16, weight.len() <= MOST_OF_FEW_ROWS];
-    let is_even =
-        weight.shape().iter().all(|size| size.is_multiple_of(8)) && [x, weight].iter().all(|m| m.is_at_multiple_of(16));
-    let are_few = store == Store::Written && x.shape()[0] <= ENGINE_FEW_ROWS as usize;
-    are_few && is_narrow && is_small && is_even && x.device().driver().joins_small_products()
+    let is_small = x.shape()[0] <= ENGINE_FEW_ROWS as usize && weight.len() <= MOST_OF_FEW_ROWS;
+    let is_known = x.dtype() == DType::Bf16 && store == Store::Written;
+    let is_even = weight.shape().iter().all(|width| width.is_multiple_of(8));
+    let is_aligned = [x, weight].iter().all(|matrix| matrix.is_at_multiple_of(16));
+    is_small && is_known && is_even && is_aligned && x.device().driver().joins_small_products()
 }
 
 /// y (N, O) = x (N, I) weight (O, I)^T of few rows
