@@ -177,6 +177,7 @@ engine_status too_wide(uint32_t norms, uint32_t d) {
     return fail(ENGINE_BAD_ARGUMENT, "rows of %u elements: at most %zu", d, SHARED_BYTES / sizeof(float) / norms);
 }
 
+/// Of a forward.
 uint32_t rows_of_block(uint32_t n) { return n <= ENGINE_FEW_ROWS ? 1 : ROWS; }
 
 } // namespace
@@ -184,10 +185,11 @@ uint32_t rows_of_block(uint32_t n) { return n <= ENGINE_FEW_ROWS ? 1 : ROWS; }
 engine_status rmsnorm_forward(void *y, void *rstd, const void *x, const void *weight, uint32_t n, uint32_t d, double eps,
                               engine_dtype dtype, engine_stream stream) {
     if (n == 0 || d == 0) return ENGINE_OK;
+    uint32_t rows = rows_of_block(n);
     return with_access(dtype, d, {y, x, weight}, [&](auto access) {
         using T = typename decltype(access)::Type;
         constexpr uint32_t W = decltype(access)::WIDTH;
-        return LAUNCH((rmsnorm_forward_kernel<T, W>), ceil_div(n, rows_of_block(n)), rows_of_block(n) * WARP, 0, stream, static_cast<T *>(y),
+        return LAUNCH((rmsnorm_forward_kernel<T, W>), ceil_div(n, rows), rows * WARP, 0, stream, static_cast<T *>(y),
                       static_cast<float *>(rstd), static_cast<const T *>(x), static_cast<const T *>(weight), n, d,
                       static_cast<float>(eps));
     });
@@ -197,10 +199,11 @@ engine_status rmsnorm_pair_forward(void *sum, void *y, void *rstd, const void *h
                                    const void *next_weight, uint32_t n, uint32_t d, double eps, engine_dtype dtype,
                                    engine_stream stream) {
     if (n == 0 || d == 0) return ENGINE_OK;
+    uint32_t rows = rows_of_block(n);
     return with_access(dtype, d, {sum, y, h, x, weight, next_weight}, [&](auto access) {
         using T = typename decltype(access)::Type;
         constexpr uint32_t W = decltype(access)::WIDTH;
-        return LAUNCH((rmsnorm_pair_forward_kernel<T, W>), ceil_div(n, rows_of_block(n)), rows_of_block(n) * WARP, 0, stream, static_cast<T *>(sum),
+        return LAUNCH((rmsnorm_pair_forward_kernel<T, W>), ceil_div(n, rows), rows * WARP, 0, stream, static_cast<T *>(sum),
                       static_cast<T *>(y), static_cast<float *>(rstd), static_cast<const T *>(h), static_cast<const T *>(x),
                       static_cast<const T *>(weight), static_cast<const T *>(next_weight), n, d, static_cast<float>(eps));
     });

@@ -318,13 +318,8 @@ impl Driver for Billed {
                 written += match access {
                     Access::Read => 0,
                     Access::UpdatePart(part) => part as u64,
-                    Access::Write | Access::Update => {
-                        if again {
-                            0
-                        } else {
-                            bytes
-                        }
-                    }
+                    Access::Write | Access::Update if again => 0,
+                    Access::Write | Access::Update => bytes,
                 };
                 rewritten += if access == Access::Update { bytes } else { 0 };
             }

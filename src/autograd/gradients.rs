@@ -5,11 +5,11 @@ use std::ops::Range;
 use std::rc::Rc;
 use std::{mem, ptr};
 
-use super::matrices::{self, MOST_ROWS, MOST_WAITING, Waiting};
+use super::matrices::{self, MOST_WAITING, Waiting};
 use super::params::{Param, Params, Span};
 use super::squares::{Squares, blocks};
 use super::vectors::{Parts, Vector, Vectors, rows_of_part};
-use crate::device::driver::{Access, Extent};
+use crate::device::driver::{Access, Extent, MOST_SMALL_ROWS};
 use crate::device::{Purpose, Tensor};
 use crate::err;
 use crate::error::Result;
@@ -28,8 +28,11 @@ impl Params {
         let vectors = Vectors::new(values.device(), &vectors)?;
         let shapes: Vec<&[usize]> = self.spans.iter().map(|span| &span.shape[..]).collect();
         // Of the embedding a sum for each token: where there are more, products do not wait.
-        let squares = matrices::wait_on(values.device(), self.dtype())
-            .then(|| Squares::new(values.device(), values.dtype(), &shapes, MOST_ROWS))
+        let squares = values
+            .device()
+            .driver()
+            .joins_small_products(self.dtype())
+            .then(|| Squares::new(values.device(), values.dtype(), &shapes, MOST_SMALL_ROWS))
             .transpose()?;
         Ok(Gradients {
             values,

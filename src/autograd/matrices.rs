@@ -9,20 +9,13 @@ use std::ops::Range;
 
 use super::squares::tiles;
 use crate::device::bindings::{ENGINE_MOST_WEIGHT_GRADIENTS, engine_weight_gradient};
-use crate::device::driver::{Access, engine_dtype};
+use crate::device::driver::{Access, MOST_SMALL_ROWS, engine_dtype};
 use crate::device::{DType, Device, Tensor};
 use crate::error::Result;
 use crate::launch;
 
-/// Rows up to which a product is bound by memory; with more of them a library's product is faster.
-pub(super) const MOST_ROWS: usize = 512;
 /// Products of one launch.
 pub(super) const MOST_WAITING: usize = ENGINE_MOST_WEIGHT_GRADIENTS as usize;
-
-/// Whether products wait on this device, computing in this type.
-pub(super) fn wait_on(device: &Device, dtype: DType) -> bool {
-    device.driver().joins_small_products() && dtype == DType::Bf16
-}
 
 /// A product that waits: dweight (O, I) = or += dy (N, O)^T x (N, I).
 pub(super) struct Waiting {
@@ -39,7 +32,7 @@ impl Waiting {
         let even = |tensor: &Tensor| tensor.shape()[1].is_multiple_of(8);
         // Its gradient is of f32 and must lie at a multiple of 16 bytes.
         let is_even = even(dy) && even(x) && range.start.is_multiple_of(4);
-        is_even && dy.dtype() == DType::Bf16 && dy.shape()[0] <= MOST_ROWS
+        is_even && dy.dtype() == DType::Bf16 && dy.shape()[0] <= MOST_SMALL_ROWS
     }
 
     pub fn new(range: Range<usize>, dy: &Tensor, x: &Tensor, adds: bool) -> Self {

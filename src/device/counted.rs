@@ -8,10 +8,10 @@ use std::cell::Cell;
 use std::ffi::c_void;
 use std::ptr;
 
-use super::Device;
 use super::bindings::{engine_kernels, engine_status, engine_stream};
 use super::driver::{Driver, Graph, Product};
 use super::kernels::Kernels;
+use super::{DType, Device};
 use crate::error::Result;
 
 /// Addresses begin here, so that none is null.
@@ -61,8 +61,8 @@ impl Driver for Counted {
         self.like.driver().blocks_at_once()
     }
 
-    fn joins_small_products(&self) -> bool {
-        self.like.driver().joins_small_products()
+    fn joins_small_products(&self, dtype: DType) -> bool {
+        self.like.driver().joins_small_products(dtype)
     }
 
     fn logits_bytes(&self) -> usize {

@@ -10,7 +10,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::gemm::{Matrix, MatrixMut, Product, Store, Threads, gemm};
-use super::launcher::{elements, elements_mut, run, with_dtype};
+use super::launcher::{Scratch, elements, elements_mut, run, with_dtype};
 use super::rope::rope_forward;
 use super::simd::{Real, Scalar, dot, for_each_row, max_of, sum_of, vectorized};
 use crate::device::bindings::{
@@ -57,9 +57,8 @@ pub unsafe extern "C" fn rope_attention_decode(
 ) -> engine_status {
     // SAFETY: the table's contract.
     let (of, dtype) = unsafe { (&*attention, (*attention).dtype) };
-    // Of f64: room for a q of any type.
-    let mut q = vec![0f64; (of.n * of.heads.query * of.heads.dim) as usize];
-    let q = q.as_mut_ptr().cast();
+    let mut q = Scratch::new((of.n * of.heads.query * of.heads.dim) as usize);
+    let q = q.address();
     // SAFETY: as above.
     unsafe {
         match rope_forward(q, k, v, qkv, rope, dtype, stream) {

@@ -54,6 +54,19 @@ macro_rules! with_dtype {
 }
 pub(super) use with_dtype;
 
+/// Room for a matrix of any type, of a launcher that does its work in two steps.
+pub(super) struct Scratch(Vec<f64>);
+
+impl Scratch {
+    pub fn new(elements: usize) -> Self {
+        Self(vec![0.0; elements])
+    }
+
+    pub fn address(&mut self) -> *mut c_void {
+        self.0.as_mut_ptr().cast()
+    }
+}
+
 /// `len` elements that a launcher reads.
 ///
 /// # Safety

@@ -3,7 +3,7 @@
 use std::ffi::c_void;
 
 use super::geglu::{geglu_backward, geglu_forward};
-use super::launcher::run;
+use super::launcher::{Scratch, run};
 use super::products;
 use crate::device::DType;
 use crate::device::bindings::{engine_dtype, engine_status, engine_stream};
@@ -66,19 +66,6 @@ pub unsafe extern "C" fn linear_geglu_backward(
             engine_status::ENGINE_OK => geglu_backward(dx, dy.address(), x, n, f, dtype, stream),
             bad => bad,
         }
-    }
-}
-
-/// Room for a matrix of any type.
-struct Scratch(Vec<f64>);
-
-impl Scratch {
-    fn new(elements: usize) -> Self {
-        Self(vec![0.0; elements])
-    }
-
-    fn address(&mut self) -> *mut c_void {
-        self.0.as_mut_ptr().cast()
     }
 }
 

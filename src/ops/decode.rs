@@ -11,8 +11,8 @@ use std::rc::Rc;
 
 use crate::autograd::{Tape, Var};
 use crate::batch::mask::AttentionMask;
+use crate::device::Tensor;
 use crate::device::driver::Access;
-use crate::device::{DType, Tensor};
 use crate::error::Result;
 use crate::launch;
 use crate::ops::attention::{attention, decode_scratch, description};
@@ -38,8 +38,8 @@ pub fn decode_attention(
 }
 
 fn is_joined(qkv: &Tensor, Heads { query, kv, dim }: Heads) -> bool {
-    let is_known = qkv.dtype() == DType::Bf16 && query <= MOST_OF_A_GROUP * kv && dim.is_multiple_of(2);
-    is_known && qkv.device().driver().joins_small_products()
+    let is_known = query <= MOST_OF_A_GROUP * kv && dim.is_multiple_of(2);
+    is_known && qkv.device().driver().joins_small_products(qkv.dtype())
 }
 
 fn joined(qkv: &Tensor, how: &NormRope, cache: CacheSlots<'_>, mask: &AttentionMask, scale: f64) -> Result<Tensor> {

@@ -3,14 +3,15 @@
 //! Shapes    x, dx (N, I) T     weight (O, I) T     dweight (O, I) A     y, dy (N, O) T
 //! Saved     x unless the weight is frozen, weight
 //! Backward  dx = dy weight;  dweight += dy^T x, unless it is frozen
-//! Cost      2 * N * O * I FLOP forward, twice that backward
+//! Cost      2 * N * O * I FLOP forward, twice that backward. By the device's products; those of a few rows forward by `linear_few_rows`,
+//!           where the device joins small products
 
 use std::ffi::c_void;
 
 use crate::autograd::{Gradients, Param, Tape, Var};
+use crate::device::Tensor;
 use crate::device::bindings::ENGINE_FEW_ROWS;
 use crate::device::driver::{Operand, Product, engine_dtype};
-use crate::device::{DType, Tensor};
 use crate::error::Result;
 use crate::launch;
 
@@ -54,10 +55,10 @@ const MOST_OF_FEW_ROWS: usize = 1 << 24;
 /// Whether `forward` is a kernel of the table.
 fn is_for_few_rows(x: &Tensor, weight: &Tensor, store: Store) -> bool {
     let is_small = x.shape()[0] <= ENGINE_FEW_ROWS as usize && weight.len() <= MOST_OF_FEW_ROWS;
-    let is_known = x.dtype() == DType::Bf16 && store == Store::Written;
     let is_even = weight.shape().iter().all(|width| width.is_multiple_of(8));
     let is_aligned = [x, weight].iter().all(|matrix| matrix.is_at_multiple_of(16));
-    is_small && is_known && is_even && is_aligned && x.device().driver().joins_small_products()
+    let is_known = store == Store::Written && is_even && is_aligned;
+    is_small && is_known && x.device().driver().joins_small_products(x.dtype())
 }
 
 /// y (N, O) = x (N, I) weight (O, I)^T of few rows

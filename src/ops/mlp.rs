@@ -9,15 +9,12 @@
 //! Numerics  joined, the gradient of h is not rounded
 
 use crate::autograd::{Param, Tape, Var};
-use crate::device::driver::engine_dtype;
-use crate::device::{DType, Tensor};
+use crate::device::Tensor;
+use crate::device::driver::{MOST_SMALL_ROWS, engine_dtype};
 use crate::error::Result;
 use crate::launch;
 use crate::ops::geglu::geglu;
 use crate::ops::linear::{Store, backward_weight, backward_x, forward, linear};
-
-/// Rows up to which these products are bound by memory and by their launches; with more of them a library's product is faster.
-const MOST_ROWS: usize = 512;
 
 /// y (N, D) of x (N, D) through gate_up (2F, D), whose rows are those of the gate and then of the up, and down (D, F).
 pub fn mlp(tape: &mut Tape, x: &Var, gate_up: &Param, down: &Param) -> Result<Var> {
@@ -31,8 +28,8 @@ pub fn mlp(tape: &mut Tape, x: &Var, gate_up: &Param, down: &Param) -> Result<Va
 
 fn is_joined(x: &Tensor, gate_up: &Param, down: &Param) -> bool {
     let is_even = |weight: &Param| weight.shape()[1].is_multiple_of(8) && weight.value.is_at_multiple_of(16);
-    let is_small = x.dtype() == DType::Bf16 && x.shape()[0] <= MOST_ROWS;
-    is_small && x.device().driver().joins_small_products() && is_even(gate_up) && is_even(down)
+    let is_small = x.shape()[0] <= MOST_SMALL_ROWS && x.device().driver().joins_small_products(x.dtype());
+    is_small && is_even(gate_up) && is_even(down)
 }
 
 fn joined(tape: &mut Tape, x: &Var, gate_up: &Param, down: &Param) -> Result<Var> {
