@@ -1,7 +1,7 @@
 // cast: to = from in another type
 //
 // Shapes    to (n) of to_dtype     from (n) of from_dtype
-// Numerics  to bf16: round to nearest, ties to even, or stochastically; to f32: exact
+// Numerics  to bf16: round to nearest, ties to even; to f32: exact
 // Order     elementwise
 // Cost      n * (both element sizes) bytes: memory bound. The last elements of an odd n go one by one
 #include "vector.cuh"
@@ -33,18 +33,6 @@ template <class To> engine_status cast_to(To *to, const void *from, uint64_t n, 
     });
 }
 
-template <uint32_t W>
-__global__ void __launch_bounds__(THREADS) cast_stochastic_kernel(bf16 *to, const float *from, uint64_t n, uint32_t step) {
-    uint64_t i = (uint64_t(blockIdx.x) * THREADS + threadIdx.x) * W;
-    if (i + W <= n) {
-        float values[W];
-        load(values, from + i);
-        store_stochastic(to + i, values, i, step);
-        return;
-    }
-    for (; i < n; i++) to[i] = stochastic(from[i], i, step);
-}
-
 } // namespace
 
 engine_status cast(void *to, const void *from, uint64_t n, engine_dtype to_dtype, engine_dtype from_dtype, engine_stream stream) {
@@ -54,15 +42,6 @@ engine_status cast(void *to, const void *from, uint64_t n, engine_dtype to_dtype
     case ENGINE_BF16: return cast_to(static_cast<bf16 *>(to), from, n, from_dtype, stream);
     default: return no_dtype(to_dtype);
     }
-}
-
-engine_status cast_stochastic(void *to, const void *from, uint64_t n, uint64_t step, engine_stream stream) {
-    if (n == 0) return ENGINE_OK;
-    return with_access(ENGINE_F32, 8, {to, from}, [&](auto access) {
-        constexpr uint32_t W = decltype(access)::WIDTH;
-        return LAUNCH((cast_stochastic_kernel<W>), ceil_div(n, THREADS * W), THREADS, 0, stream, static_cast<bf16 *>(to),
-                      static_cast<const float *>(from), n, static_cast<uint32_t>(step));
-    });
 }
 
 } // namespace ENGINE_NAMESPACE

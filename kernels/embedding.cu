@@ -17,12 +17,13 @@ constexpr uint32_t THREADS = 128;
 
 template <class T, uint32_t W>
 __global__ void __launch_bounds__(THREADS)
-    embedding_forward_kernel(T *h, const T *weight, const uint32_t *ids, uint32_t d, float scale) {
-    uint32_t row = blockIdx.x;
+    embedding_forward_kernel(T *h, const T *weight, const uint32_t *ids, uint32_t n, uint32_t d, uint32_t rows, float scale) {
+    uint32_t lanes = THREADS / rows, row = blockIdx.x * rows + threadIdx.x / lanes;
+    if (threadIdx.x / lanes >= rows || row >= n) return;
     uint32_t id = ids[row];
     const T *source = weight + size_t(id) * d;
     float values[W];
-    for (uint32_t i = threadIdx.x * W; i < d; i += THREADS * W) {
+    for (uint32_t i = threadIdx.x % lanes * W; i < d; i += lanes * W) {
         for (uint32_t j = 0; j < W; j++) values[j] = 0;
         if (id != UINT32_MAX) load(values, source + i);
         for (uint32_t j = 0; j < W; j++) values[j] *= scale;
@@ -66,8 +67,10 @@ engine_status embedding_forward(void *h, const void *weight, const uint32_t *ids
     return with_access(dtype, d, {h, weight}, [&](auto access) {
         using T = typename decltype(access)::Type;
         constexpr uint32_t W = decltype(access)::WIDTH;
-        return LAUNCH((embedding_forward_kernel<T, W>), n, THREADS, 0, stream, static_cast<T *>(h),
-                      static_cast<const T *>(weight), ids, d, static_cast<float>(scale));
+        // Short rows, such as a LoRA's, share a block.
+        uint32_t vectors = ceil_div(d, W), rows = vectors < THREADS ? THREADS / vectors : 1;
+        return LAUNCH((embedding_forward_kernel<T, W>), ceil_div(n, rows), THREADS, 0, stream, static_cast<T *>(h),
+                      static_cast<const T *>(weight), ids, n, d, rows, static_cast<float>(scale));
     });
 }
 

@@ -193,8 +193,10 @@ typedef struct engine_adamw_step {
     double rate;
     /// 1 / sqrt(1 - beta2^t)
     double root;
-    /// t, which also chooses how the copy is rounded: see `cast_stochastic`.
+    /// t, which also chooses how the copy is rounded: see `split_weights`.
     double step;
+    /// The update that has split the weights, if they are in halves.
+    double split_by;
 } engine_adamw_step;
 
 /// What a step measures, in device memory: the host reads it once, at the end.
@@ -364,9 +366,10 @@ typedef struct engine_kernels {
 
     /// One AdamW update of every parameter. Nothing happens when the results' clip_factor is NaN.  adamw
     ///
-    /// parameters, m, v, gradients (n) A; copy (n) bf16 or null, rounded as by `cast_stochastic`; results, step: one struct each. Group g of the G groups
-    /// covers `starts[g] .. starts[g + 1]` and decays by `learning_rate * weight_decay * decays[g]`; starts (G + 1) begins
-    /// with 0 and ends with n; decays (G) f32. `dtype`: that of A.
+    /// parameters, m, v, gradients (n) A; copy null, or (n) bf16: then parameters are (n) u16, and both together the weights as
+    /// `split_weights` leaves them, before with the step's `split_by` and afterwards with its `step`. results, step: one struct
+    /// each. Group g of the G groups covers `starts[g] .. starts[g + 1]` and decays by `learning_rate * weight_decay *
+    /// decays[g]`; starts (G + 1) begins with 0 and ends with n; decays (G) f32. `dtype`: that of A.
     engine_status (*adamw)(void *parameters, void *m, void *v, void *copy, const void *gradients,
                            const engine_step_results *results, const engine_adamw_step *step, const uint64_t *starts,
                            const float *decays, uint32_t groups, uint64_t n, engine_dtype dtype, engine_stream stream);
@@ -398,13 +401,20 @@ typedef struct engine_kernels {
     engine_status (*cast)(void *to, const void *from, uint64_t n, engine_dtype to_dtype, engine_dtype from_dtype,
                           engine_stream stream);
 
-    /// bf16 copies of master weights, rounded up or down at random, on average to the weight itself.  cast
+    /// Master weights as two halves: the copy that is computed with, and what it leaves out.  split_weights
     ///
-    /// An update is often smaller than half the distance of two numbers of bf16: rounded to nearest it would be lost, until
-    /// many of them have added up. Element i of the copy after update `step` is the upper half of the weight's bits plus
-    /// a number below 2^16 that follows from i and `step` alone (`dither` in kernels/vector.cuh). A weight that bf16 holds
-    /// exactly stays itself; so do infinities, and NaN. to (n) bf16; from (n) f32.
-    engine_status (*cast_stochastic)(void *to, const void *from, uint64_t n, uint64_t step, engine_stream stream);
+    /// copy (n) bf16; lower (n) u16: the lower half of each weight's bits; from (n) f32. With `step` 0 the copy is rounded to
+    /// nearest, ties to even. Else up or down at random, on average to the weight itself: an update is often smaller than half
+    /// the distance of two numbers of bf16, and rounded to nearest it would be lost until many of them have added up. Element i
+    /// of the copy is then the upper half of the weight's bits plus a number below 2^16 that follows from i and `step` alone
+    /// (`rounding` in kernels/halves.cuh). A weight that bf16 holds exactly stays itself; so do infinities, and NaN stays NaN.
+    engine_status (*split_weights)(void *copy, void *lower, const void *from, uint64_t n, uint64_t step, engine_stream stream);
+
+    /// The weights that `split_weights` has split, with the same `step`.  split_weights
+    ///
+    /// to (n) f32; copy (n) bf16; lower (n) u16. They are what they were, to the bit, but for those that lay halfway between two
+    /// numbers of bf16 and were rounded up with step 0: these are the next f32 above in size.
+    engine_status (*join_weights)(void *to, const void *copy, const void *lower, uint64_t n, uint64_t step, engine_stream stream);
 
     /// Master weights as a file would give them back: encoded and decoded.  round_blocks
     ///

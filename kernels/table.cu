@@ -33,7 +33,8 @@ DECLARE(adamw);
 DECLARE(cross_entropy);
 DECLARE(sample);
 DECLARE(cast);
-DECLARE(cast_stochastic);
+DECLARE(split_weights);
+DECLARE(join_weights);
 DECLARE(round_blocks);
 DECLARE(dropout);
 DECLARE(add);
@@ -85,7 +86,8 @@ const engine_kernels table = {
     .cross_entropy = cross_entropy,
     .sample = sample,
     .cast = cast,
-    .cast_stochastic = cast_stochastic,
+    .split_weights = split_weights,
+    .join_weights = join_weights,
     .round_blocks = round_blocks,
     .dropout = dropout,
     .add = add,

@@ -55,21 +55,6 @@ template <> __device__ inline bf16 from_float<bf16>(float x) {
 #endif
 }
 
-/// 16 random bits that follow from an element's index and a step's number.
-__device__ inline uint32_t dither(uint64_t index, uint32_t step) {
-    uint32_t h = static_cast<uint32_t>(index) ^ static_cast<uint32_t>(index >> 32) * 0x9e3779b9u ^ step * 0x85ebca6bu;
-    h ^= h >> 16, h *= 0x7feb352du;
-    h ^= h >> 15, h *= 0x846ca68bu;
-    return h >> 16;
-}
-
-/// Rounds element `index` up or down, on average to x itself.
-__device__ inline bf16 stochastic(float x, uint64_t index, uint32_t step) {
-    uint32_t bits = bits_of(x);
-    if ((bits & 0x7f800000u) == 0x7f800000u) return from_float<bf16>(x); // infinities and NaN
-    return bf16{static_cast<uint16_t>((bits + dither(index, step)) >> 16)};
-}
-
 /// W consecutive elements, moved by one access.
 template <class T, uint32_t W> struct alignas(sizeof(T) * W) Vector {
     T at[W];
@@ -102,21 +87,6 @@ template <class T, uint32_t W> __device__ inline void store(T *to, const float (
 #pragma unroll
         for (uint32_t j = 0; j < P; j++) vector.at[j] = from_float<T>(x[i + j]);
         *reinterpret_cast<Vector<T, P> *>(to + i) = vector;
-    }
-}
-
-/// Stores W elements as bf16, rounded stochastically; the first has this index.
-template <uint32_t W> __device__ inline void store_stochastic(bf16 *to, const float (&x)[W], uint64_t index, uint32_t step) {
-    constexpr uint32_t P = PART<bf16, W>;
-#ifndef __CUDACC__
-    emulator::check_alignment(to, sizeof(bf16) * P);
-#endif
-#pragma unroll
-    for (uint32_t i = 0; i < W; i += P) {
-        Vector<bf16, P> vector;
-#pragma unroll
-        for (uint32_t j = 0; j < P; j++) vector.at[j] = stochastic(x[i + j], index + i + j, step);
-        *reinterpret_cast<Vector<bf16, P> *>(to + i) = vector;
     }
 }
 

@@ -77,6 +77,9 @@
 //!
 //! **f32 masters, compute in bf16.** Weights, moments and gradients of parameters are f32; where ops compute in bf16, they read a
 //! bf16 copy that AdamW writes in its own pass. Products accumulate gradients in f32. The CPU does both, f32 by default.
+//! Beside the copy only the lower halves of the masters are kept: how it was rounded follows from the update's number, so both give
+//! the f32 again to the bit, and a weight has 16 bytes with its gradient and moments, not 18 ([`autograd`], kernels/halves.cuh).
+//! Whoever wants the masters whole between two updates, such as a checkpoint, has them put into the room of the gradients.
 //! The copy is rounded up or down at random, by numbers that follow from index and step: an update of a small learning
 //! rate is less than half the distance of two numbers of bf16, and rounded to nearest it is lost until many have added up. On
 //! the tutorial's job the second loss was 31 % off that of f32 then, and is 1 % off now. A run that has ended rounds to

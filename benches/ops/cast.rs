@@ -1,4 +1,4 @@
-//! cast, its stochastic kin, and add: elements read and written.
+//! cast and add: elements read and written.
 
 use criterion::Criterion;
 use engine::device::{DType, Device, Tensor};
@@ -15,10 +15,6 @@ pub fn bench(c: &mut Criterion, device: &Device) {
             Box::new(move || x.cast_into(&mut y).unwrap())
         });
     }
-    alone(c, device, ["cast_stochastic", "f32_to_bf16"], both, || {
-        let (x, mut y) = pair(device, n, DType::F32, DType::Bf16);
-        Box::new(move || x.cast_stochastic_into(&mut y, 1).unwrap())
-    });
     for (name, dtype) in DTYPES {
         alone(c, device, ["add", name], values(3 * n).throughput(dtype), || {
             // Nothing is added in the end: a sum that grows would reach infinity.

@@ -15,7 +15,7 @@ pub fn bench(c: &mut Criterion, device: &Device) {
             let formats = case.kind.block_formats(&case.parameters).unwrap();
             let params = Params::new(&case.specs(), tensor(device, &[n], DType::F32)).unwrap();
             let mut params = params.rounded_in(dtype, &formats).unwrap();
-            Box::new(move || params.round_copy().unwrap())
+            Box::new(move || params.round_to_blocks().unwrap())
         });
     }
 }

@@ -70,7 +70,8 @@ NAME(adamw);
 NAME(cross_entropy);
 NAME(sample);
 NAME(cast);
-NAME(cast_stochastic);
+NAME(split_weights);
+NAME(join_weights);
 NAME(round_blocks);
 NAME(dropout);
 NAME(add);
@@ -102,7 +103,8 @@ const engine_kernels table = {
     QUEUED(cross_entropy),
     QUEUED(sample),
     QUEUED(cast),
-    QUEUED(cast_stochastic),
+    QUEUED(split_weights),
+    QUEUED(join_weights),
     QUEUED(round_blocks),
     QUEUED(dropout),
     QUEUED(add),

@@ -17,7 +17,7 @@ use crate::error::Result;
 impl Params {
     /// Zeroed gradients for all parameters.
     pub fn gradients(&self) -> Result<Gradients> {
-        let values = self.zeros(&self.values.device().of(Purpose::Gradients))?;
+        let values = self.zeros(&self.device().of(Purpose::Gradients))?;
         let vectors: Vec<Vector> = self
             .spans
             .iter()

@@ -1,6 +1,7 @@
 //! The manual autograd tape, and the parameters whose gradients it accumulates.
 
 mod gradients;
+mod masters;
 mod matrices;
 mod params;
 mod round_blocks;
@@ -9,6 +10,7 @@ mod tape;
 mod vectors;
 
 pub use gradients::Gradients;
+pub use masters::WeightsToUpdate;
 pub use params::{Param, ParamHandle, ParamSpec, Params, Span};
 pub use round_blocks::{BlockFormat, RoundBlocks};
 pub use tape::{Arrival, Backward, Rounding, Tape, Var};

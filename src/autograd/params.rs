@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::rc::Rc;
 
+use super::masters::{Masters, WeightsToUpdate};
 use super::round_blocks::{BlockFormat, RoundBlocks};
 use crate::device::{DType, Device, Tensor};
 use crate::err;
@@ -105,12 +106,7 @@ impl Param {
 
 /// Parameters of a model that are trained together, or not at all.
 pub struct Params {
-    /// The flat run of master values; of frozen parameters, in the type that ops compute in.
-    pub values: Tensor,
-    /// What ops compute in, when that is something else: of another type, or rounded.
-    compute: Option<Tensor>,
-    /// What `compute` is rounded to.
-    rounding: Option<RoundBlocks>,
+    masters: Masters,
     pub(super) spans: Rc<[Span]>,
     index: HashMap<String, usize>,
     is_frozen: bool,
@@ -130,7 +126,7 @@ impl Params {
             return Err(err!("internal: {} values for {offset} parameters", values.len()));
         }
         let index = spans.iter().enumerate().map(|(i, s)| (s.name.clone(), i)).collect();
-        Ok(Self { values, compute: None, rounding: None, spans: spans.into(), index, is_frozen: false })
+        Ok(Self { masters: Masters::Whole(values), spans: spans.into(), index, is_frozen: false })
     }
 
     /// The table with offsets.
@@ -138,10 +134,10 @@ impl Params {
         &self.spans
     }
 
-    /// The same parameters, computed with in `dtype`: a copy is kept beside the master values and renewed by AdamW.
-    pub fn computed_in(mut self, dtype: DType) -> Result<Self> {
-        self.compute = if dtype == self.values.dtype() { None } else { Some(self.values.cast(dtype)?) };
-        Ok(self)
+    /// The same parameters, computed with in `dtype`. In bf16 they are kept in halves, rounded to nearest until AdamW has updated
+    /// them.
+    pub fn computed_in(self, dtype: DType) -> Result<Self> {
+        Ok(Self { masters: self.masters.computed_in(dtype)?, ..self })
     }
 
     /// The same parameters, computed with as a file of these formats would give them back, in `dtype`; gradients go to the master
@@ -149,64 +145,93 @@ impl Params {
     ///
     /// # Panics
     /// When the formats are not one for each parameter, or rows are no whole blocks.
-    pub fn rounded_in(mut self, dtype: DType, formats: &[BlockFormat]) -> Result<Self> {
-        let device = self.values.device();
+    pub fn rounded_in(self, dtype: DType, formats: &[BlockFormat]) -> Result<Self> {
         let shapes: Vec<&[usize]> = self.spans.iter().map(|span| &span.shape[..]).collect();
-        self.rounding = Some(RoundBlocks::new(device, &shapes, formats)?);
-        self.compute = Some(Tensor::empty(device, &[self.len()], dtype)?);
-        self.round_copy()?;
-        Ok(self)
+        let rounding = RoundBlocks::new(self.device(), &shapes, formats)?;
+        Ok(Self { masters: self.masters.rounded_in(dtype, rounding)?, ..self })
     }
 
     /// What ops compute in is rounded to.
     pub fn rounding(&self) -> Option<&RoundBlocks> {
-        self.rounding.as_ref()
+        self.masters.rounding()
     }
 
     /// The same parameters, not to be trained: values in `dtype` are all that is kept of them.
     pub fn frozen_in(self, dtype: DType) -> Result<Self> {
-        let values = if dtype == self.values.dtype() { self.values } else { self.values.cast(dtype)? };
-        Ok(Self { values, compute: None, rounding: None, is_frozen: true, ..self })
+        Ok(Self { masters: self.masters.frozen_in(dtype)?, is_frozen: true, ..self })
     }
 
-    /// Makes the copy anew from the master values, in place: as AdamW left it after update `step`, or with None rounded to
-    /// nearest, as it was loaded and will be saved. Nothing happens where there is no copy; one that is rounded to blocks is the
-    /// same after every step.
-    pub fn renew_copy(&mut self, step: Option<u64>) -> Result<()> {
-        match (&mut self.compute, step) {
-            (None, _) => Ok(()),
-            (Some(_), _) if self.rounding.is_some() => self.round_copy(),
-            (Some(copy), None) => self.values.cast_into(copy),
-            (Some(copy), Some(step)) => self.values.cast_stochastic_into(copy, step),
-        }
+    /// The master values, one flat run; of frozen parameters, in the type that ops compute in. Put together for the caller where
+    /// they are kept in halves; else shared, and while they are, nobody can update them.
+    pub fn masters(&self) -> Result<Tensor> {
+        self.masters.joined()
+    }
+
+    /// [`masters`](Self::masters), in `room` where they have to be put together: as many numbers of their type.
+    pub fn masters_in<'a>(&'a self, room: &'a mut Tensor) -> Result<&'a Tensor> {
+        self.masters.joined_in(room)
+    }
+
+    /// Gives them the master values that they had when update `step` was the last, which `fill` writes, in `room` as above. After
+    /// an error they are what they were, or of no use.
+    pub fn set_masters(
+        &mut self,
+        step: u64,
+        room: &mut Tensor,
+        fill: impl FnOnce(&mut [f32]) -> Result<()>,
+    ) -> Result<()> {
+        self.masters.fill(step, room, fill)
+    }
+
+    /// What ops compute in becomes what it was after update `step`, in `room` as above; with 0, what is rounded to nearest: as the
+    /// parameters were loaded and will be saved.
+    pub fn round_as_after(&mut self, step: u64, room: &mut Tensor) -> Result<()> {
+        self.masters.round_as_after(step, room)
     }
 
     /// What ops compute in.
     pub fn dtype(&self) -> DType {
-        self.compute.as_ref().unwrap_or(&self.values).dtype()
+        self.masters.computed().dtype()
     }
 
-    /// The master values, and the copy in the compute type that is written along with them; none if it is rounded to blocks, which
-    /// [`round_copy`](Self::round_copy) does.
-    pub fn values_and_copy(&mut self) -> (&mut Tensor, Option<&mut Tensor>) {
-        (&mut self.values, self.compute.as_mut().filter(|_| self.rounding.is_none()))
+    /// What master values, gradients and moments are of.
+    pub fn master_dtype(&self) -> DType {
+        self.masters.dtype()
     }
 
-    /// Makes the copy that is rounded to blocks anew, if there is one.
-    pub fn round_copy(&mut self) -> Result<()> {
-        match (&mut self.compute, &self.rounding) {
-            (Some(copy), Some(rounding)) => rounding.write(copy, &self.values),
-            _ => Ok(()),
-        }
+    /// Where the parameters are.
+    pub fn device(&self) -> &Device {
+        self.masters.computed().device()
+    }
+
+    /// What an update changes.
+    pub fn to_update(&mut self) -> WeightsToUpdate<'_> {
+        self.masters.to_update()
+    }
+
+    /// Update `step` has changed them.
+    pub fn updated(&mut self, step: u64) {
+        self.masters.updated(step);
+    }
+
+    /// The last update that has changed them, by whose number the copy is rounded that ops compute in, or 0; None where there is no
+    /// such copy.
+    pub fn split_by(&self) -> Option<u64> {
+        self.masters.split_by()
+    }
+
+    /// Makes what is rounded to blocks anew, if anything is.
+    pub fn round_to_blocks(&mut self) -> Result<()> {
+        self.masters.round_to_blocks()
     }
 
     /// Number of parameters.
     pub fn len(&self) -> usize {
-        self.values.len()
+        self.masters.computed().len()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.values.is_empty()
+        self.len() == 0
     }
 
     /// Whether there is a parameter of this name.
@@ -236,8 +261,7 @@ impl Params {
 
     /// The parameter of a handle of these parameters, as they are now. While it lives, they cannot be updated.
     pub fn at(&self, handle: &ParamHandle) -> Param {
-        let values = self.compute.as_ref().unwrap_or(&self.values);
-        let value = values.view(handle.offset, &handle.shape);
+        let value = self.masters.computed().view(handle.offset, &handle.shape);
         Param { name: handle.name.clone(), value, offset: handle.offset, is_frozen: self.is_frozen }
     }
 
@@ -251,6 +275,6 @@ impl Params {
 
     /// A zeroed tensor as long as the flat run: an optimizer moment.
     pub fn zeros(&self, device: &Device) -> Result<Tensor> {
-        Tensor::zeros(device, &[self.len()], self.values.dtype())
+        Tensor::zeros(device, &[self.len()], self.master_dtype())
     }
 }

@@ -12,7 +12,7 @@ use std::{fs, io};
 use sha2::{Digest, Sha256};
 
 /// What a text begins with; another layout, or other bounds for algorithms, have another number.
-const MAGIC: &str = "engine products 1";
+const MAGIC: &str = "engine products 2";
 /// Products in a file: of some dozen jobs. What comes beyond is chosen anew each time.
 const MOST: usize = 4096;
 /// A file of so many is shorter.

@@ -11,7 +11,10 @@ use crate::error::Error;
 /// The kernels use bf16 arithmetic and asynchronous copies, which came with Ampere.
 pub const LEAST_CAPABILITY: (i32, i32) = (8, 0);
 
-/// Less holds no weights: 270 million in f32 and in bf16 are 1.6 GB.
+/// Drivers that know no newer CUDA have no `cuEventElapsedTime_v2`, and the first of CUDA 12 do not unpack compressed kernels.
+const OLDEST_DRIVER: i32 = 12080;
+
+/// Less holds no weights: 270 million in f32 are 1.1 GB.
 pub const LEAST_BYTES: usize = 2_000_000_000;
 
 /// This build, the driver and the libraries of this machine. A version is thousands and tens as CUDA counts: 13.1 is
@@ -53,16 +56,16 @@ impl Machine {
             return Some(err!("there is no CUDA driver here (libcuda.so was not found)").hint(hint));
         };
         // A driver knows all runtimes of its own major version and of those before.
-        if driver / 1000 < runtime / 1000 {
+        let least = OLDEST_DRIVER.max(runtime / 1000 * 1000);
+        if driver < least {
             let message = format!(
                 "the NVIDIA driver is too old: it knows CUDA {}, this build needs CUDA {}",
                 version(driver),
-                runtime / 1000
+                version(least)
             );
-            let hint = format!(
-                "update the driver{}; or build with the compiler of an older CUDA (NVCC=...); or use `--device cpu`",
-                oldest_driver(runtime / 1000)
-            );
+            let older =
+                if driver < OLDEST_DRIVER { "" } else { "build with the compiler of an older CUDA (NVCC=...); or " };
+            let hint = format!("update the driver{}; or {older}use `--device cpu`", oldest_driver(least / 1000));
             return Some(Error::new(message).hint(hint));
         }
         self.fault_of_cublaslt(driver)
@@ -170,7 +173,7 @@ fn version(number: i32) -> String {
 /// The oldest driver that knows a major version of CUDA, to be said after "the driver".
 fn oldest_driver(major: i32) -> &'static str {
     match major {
-        12 => " to 525 or newer",
+        12 => " to 570 or newer",
         13 => " to 580 or newer",
         _ => "",
     }

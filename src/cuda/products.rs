@@ -75,9 +75,9 @@ pub struct Alignments {
 }
 
 impl Alignments {
-    /// Of these addresses, at most 256.
+    /// Of these addresses, at most 16, the widest access of a multiprocessor: claims beyond it would make several products of one shape.
     pub fn of(p: &Product) -> Self {
-        let of = |address: *const c_void| 1 << (address as usize).trailing_zeros().min(8);
+        let of = |address: *const c_void| 1 << (address as usize).trailing_zeros().min(4);
         Self { a: of(p.a.address), b: of(p.b.address), c: of(p.c) }
     }
 }
@@ -341,6 +341,7 @@ fn data_type(dtype: DType) -> cudaDataType_t {
         DType::F32 => cudaDataType_t::CUDA_R_32F,
         DType::Bf16 => cudaDataType_t::CUDA_R_16BF,
         DType::F64 => cudaDataType_t::CUDA_R_64F,
+        DType::U16 => cudaDataType_t::CUDA_R_16U,
         DType::U32 => cudaDataType_t::CUDA_R_32U,
     }
 }

@@ -24,14 +24,6 @@ impl Tensor {
         unsafe { launch!(driver, cast { n }(to, from, n, dtype, own, driver.stream())) }
     }
 
-    /// f32 to bf16, rounded up or down at random as after update `step`: see `cast_stochastic` in kernels/engine.h.
-    pub fn cast_stochastic_into(&self, to: &mut Tensor, step: u64) -> Result<()> {
-        assert_eq!((self.len(), self.dtype(), to.dtype()), (to.len(), DType::F32, DType::Bf16), "cast_stochastic");
-        let (driver, n, to, from) = (self.device().driver(), self.len() as u64, to.address_mut()?, self.address());
-        // SAFETY: both tensors have n elements of these types.
-        unsafe { launch!(driver, cast_stochastic { n }(to, from, n, step, driver.stream())) }
-    }
-
     /// Adds a tensor of the same shape and type to this one; an error when somebody else holds its storage.
     pub fn add(&mut self, term: &Tensor) -> Result<()> {
         assert_eq!((self.shape(), self.dtype()), (term.shape(), term.dtype()), "add");

@@ -153,8 +153,10 @@ pub struct engine_adamw_step {
     pub rate: f64,
     #[doc = " 1 / sqrt(1 - beta2^t)"]
     pub root: f64,
-    #[doc = " t, which also chooses how the copy is rounded: see `cast_stochastic`."]
+    #[doc = " t, which also chooses how the copy is rounded: see `split_weights`."]
     pub step: f64,
+    #[doc = " The update that has split the weights, if they are in halves."]
+    pub split_by: f64,
 }
 #[doc = " What a step measures, in device memory: the host reads it once, at the end."]
 #[repr(C)]
@@ -461,7 +463,7 @@ pub struct engine_kernels {
             stream: engine_stream,
         ) -> engine_status,
     >,
-    #[doc = " One AdamW update of every parameter. Nothing happens when the results' clip_factor is NaN.  adamw\n\n parameters, m, v, gradients (n) A; copy (n) bf16 or null, rounded as by `cast_stochastic`; results, step: one struct each. Group g of the G groups\n covers `starts[g] .. starts[g + 1]` and decays by `learning_rate * weight_decay * decays[g]`; starts (G + 1) begins\n with 0 and ends with n; decays (G) f32. `dtype`: that of A."]
+    #[doc = " One AdamW update of every parameter. Nothing happens when the results' clip_factor is NaN.  adamw\n\n parameters, m, v, gradients (n) A; copy null, or (n) bf16: then parameters are (n) u16, and both together the weights as\n `split_weights` leaves them, before with the step's `split_by` and afterwards with its `step`. results, step: one struct\n each. Group g of the G groups covers `starts[g] .. starts[g + 1]` and decays by `learning_rate * weight_decay *\n decays[g]`; starts (G + 1) begins with 0 and ends with n; decays (G) f32. `dtype`: that of A."]
     pub adamw: ::std::option::Option<
         unsafe extern "C" fn(
             parameters: *mut ::std::os::raw::c_void,
@@ -522,11 +524,23 @@ pub struct engine_kernels {
             stream: engine_stream,
         ) -> engine_status,
     >,
-    #[doc = " bf16 copies of master weights, rounded up or down at random, on average to the weight itself.  cast\n\n An update is often smaller than half the distance of two numbers of bf16: rounded to nearest it would be lost, until\n many of them have added up. Element i of the copy after update `step` is the upper half of the weight's bits plus\n a number below 2^16 that follows from i and `step` alone (`dither` in kernels/vector.cuh). A weight that bf16 holds\n exactly stays itself; so do infinities, and NaN. to (n) bf16; from (n) f32."]
-    pub cast_stochastic: ::std::option::Option<
+    #[doc = " Master weights as two halves: the copy that is computed with, and what it leaves out.  split_weights\n\n copy (n) bf16; lower (n) u16: the lower half of each weight's bits; from (n) f32. With `step` 0 the copy is rounded to\n nearest, ties to even. Else up or down at random, on average to the weight itself: an update is often smaller than half\n the distance of two numbers of bf16, and rounded to nearest it would be lost until many of them have added up. Element i\n of the copy is then the upper half of the weight's bits plus a number below 2^16 that follows from i and `step` alone\n (`rounding` in kernels/halves.cuh). A weight that bf16 holds exactly stays itself; so do infinities, and NaN stays NaN."]
+    pub split_weights: ::std::option::Option<
+        unsafe extern "C" fn(
+            copy: *mut ::std::os::raw::c_void,
+            lower: *mut ::std::os::raw::c_void,
+            from: *const ::std::os::raw::c_void,
+            n: u64,
+            step: u64,
+            stream: engine_stream,
+        ) -> engine_status,
+    >,
+    #[doc = " The weights that `split_weights` has split, with the same `step`.  split_weights\n\n to (n) f32; copy (n) bf16; lower (n) u16. They are what they were, to the bit, but for those that lay halfway between two\n numbers of bf16 and were rounded up with step 0: these are the next f32 above in size."]
+    pub join_weights: ::std::option::Option<
         unsafe extern "C" fn(
             to: *mut ::std::os::raw::c_void,
-            from: *const ::std::os::raw::c_void,
+            copy: *const ::std::os::raw::c_void,
+            lower: *const ::std::os::raw::c_void,
             n: u64,
             step: u64,
             stream: engine_stream,

@@ -215,6 +215,6 @@ pub fn engine_dtype(dtype: DType) -> engine_dtype {
         DType::F32 => engine_dtype::ENGINE_F32,
         DType::F64 => engine_dtype::ENGINE_F64,
         DType::Bf16 => engine_dtype::ENGINE_BF16,
-        DType::U32 => panic!("nothing computes in {dtype:?}"),
+        DType::U16 | DType::U32 => panic!("nothing computes in {dtype:?}"),
     }
 }

@@ -8,6 +8,7 @@ pub enum DType {
     F32,
     F64,
     Bf16,
+    U16,
     U32,
 }
 
@@ -28,6 +29,10 @@ impl Element for bf16 {
     const DTYPE: DType = DType::Bf16;
 }
 
+impl Element for u16 {
+    const DTYPE: DType = DType::U16;
+}
+
 impl Element for u32 {
     const DTYPE: DType = DType::U32;
 }
@@ -38,7 +43,7 @@ impl DType {
         match self {
             DType::F32 | DType::U32 => 4,
             DType::F64 => 8,
-            DType::Bf16 => 2,
+            DType::Bf16 | DType::U16 => 2,
         }
     }
 

@@ -225,6 +225,7 @@ impl Tensor {
             DType::F32 => widened::<f32>(self),
             DType::F64 => widened::<f64>(self),
             DType::Bf16 => widened::<bf16>(self),
+            DType::U16 => widened::<u16>(self),
             DType::U32 => widened::<u32>(self),
         }
     }

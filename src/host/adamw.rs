@@ -5,10 +5,13 @@ use std::ffi::c_void;
 use half::bf16;
 use rayon::prelude::*;
 
-use super::cast::round_stochastic;
+use super::halves::{join, split};
 use super::launcher::{elements, elements_mut, run};
 use super::simd::{BLOCK, Real, vectorized};
 use crate::device::bindings::{engine_adamw_step, engine_dtype, engine_status, engine_step_results, engine_stream};
+
+/// Weights in halves that are whole at once: they stay in a core's first cache.
+const WHOLE: usize = 1024;
 
 pub unsafe extern "C" fn adamw(
     parameters: *mut c_void,
@@ -36,39 +39,99 @@ pub unsafe extern "C" fn adamw(
         let starts = unsafe { elements::<u64>(starts.cast(), groups + 1) };
         // SAFETY: as above.
         let decays = unsafe { elements::<f32>(decays.cast(), groups) };
-        // SAFETY: as above; the copy is there or null.
-        let copy = (!copy.is_null()).then(|| unsafe { elements_mut::<bf16>(copy, n) });
-        // SAFETY: as above: master numbers are f64 beside f64, else f32.
+        // SAFETY: as above: numbers are f64 beside f64, else f32; with a copy the parameters are in halves.
         unsafe {
-            if dtype == engine_dtype::ENGINE_F64 {
-                Flat::<f64>::new([parameters, m, v], gradients, copy, n).update(step, factor, starts, decays);
-            } else {
-                Flat::<f32>::new([parameters, m, v], gradients, copy, n).update(step, factor, starts, decays);
+            match (dtype, copy.is_null()) {
+                (engine_dtype::ENGINE_F64, _) => {
+                    let flat = Flat::new(elements_mut::<f64>(parameters, n), [m, v], gradients, n);
+                    flat.update(step, factor, starts, decays);
+                }
+                (_, true) => {
+                    let flat = Flat::new(elements_mut::<f32>(parameters, n), [m, v], gradients, n);
+                    flat.update(step, factor, starts, decays);
+                }
+                (_, false) => {
+                    let halves = Halves { copy: elements_mut(copy, n), lower: elements_mut(parameters, n) };
+                    Flat::new(halves, [m, v], gradients, n).update(step, factor, starts, decays);
+                }
             }
         }
     })
 }
 
+/// Weights, or a part of them.
+trait Weights<T>: Sized + Send {
+    fn len(&self) -> usize;
+
+    fn split_at(self, at: usize) -> (Self, Self);
+
+    /// Gives the weights to `change`, some at a time with their place among these, and takes them back.
+    /// `first`: index of the first one. `steps`: what the weights are split by before and afterwards.
+    fn update(self, first: usize, steps: [u32; 2], change: impl FnMut(usize, &mut [T]));
+}
+
+impl<T: Real> Weights<T> for &mut [T] {
+    fn len(&self) -> usize {
+        <[T]>::len(self)
+    }
+
+    fn split_at(self, at: usize) -> (Self, Self) {
+        self.split_at_mut(at)
+    }
+
+    #[inline(always)]
+    fn update(self, _: usize, _: [u32; 2], mut change: impl FnMut(usize, &mut [T])) {
+        change(0, self);
+    }
+}
+
+/// Weights in halves.
+struct Halves<'a> {
+    copy: &'a mut [bf16],
+    lower: &'a mut [u16],
+}
+
+impl Weights<f32> for Halves<'_> {
+    fn len(&self) -> usize {
+        self.copy.len()
+    }
+
+    fn split_at(self, at: usize) -> (Self, Self) {
+        let ((copy, copy1), (lower, lower1)) = (self.copy.split_at_mut(at), self.lower.split_at_mut(at));
+        (Self { copy, lower }, Self { copy: copy1, lower: lower1 })
+    }
+
+    #[inline(always)]
+    fn update(self, first: usize, [before, after]: [u32; 2], mut change: impl FnMut(usize, &mut [f32])) {
+        let mut whole = [0.0; WHOLE];
+        for (i, (copy, lower)) in self.copy.chunks_mut(WHOLE).zip(self.lower.chunks_mut(WHOLE)).enumerate() {
+            let (at, whole) = (i * WHOLE, &mut whole[..copy.len()]);
+            join(whole, copy, lower, first + at, before);
+            change(at, whole);
+            split(copy, lower, whole, first + at, after);
+        }
+    }
+}
+
 /// The flat runs of numbers, or a part of them.
-struct Flat<'a, T> {
-    p: &'a mut [T],
+struct Flat<'a, W, T> {
+    weights: W,
     m: &'a mut [T],
     v: &'a mut [T],
     g: &'a [T],
-    copy: Option<&'a mut [bf16]>,
     /// Index of the first number.
     first: usize,
 }
 
-impl<'a, T: Real> Flat<'a, T> {
+impl<W: Weights<T>, T: Real> Flat<'_, W, T> {
     /// # Safety
-    /// Each pointer is n numbers; nobody else uses those that change.
-    unsafe fn new(changing: [*mut c_void; 3], g: *const c_void, copy: Option<&'a mut [bf16]>, n: usize) -> Self {
+    /// Each pointer is n numbers, as many as there are weights; nobody else uses those that change.
+    unsafe fn new(weights: W, moments: [*mut c_void; 2], g: *const c_void, n: usize) -> Self {
         // SAFETY: the caller's promise.
-        let [p, m, v] = changing.map(|pointer| unsafe { elements_mut::<T>(pointer, n) });
+        let [m, v] = moments.map(|pointer| unsafe { elements_mut::<T>(pointer, n) });
         // SAFETY: as above.
         let g = unsafe { elements::<T>(g, n) };
-        Self { p, m, v, g, copy, first: 0 }
+        Self { weights, m, v, g, first: 0 }
     }
 
     fn update(self, step: &engine_adamw_step, factor: f64, starts: &[u64], decays: &[f32]) {
@@ -82,18 +145,17 @@ impl<'a, T: Real> Flat<'a, T> {
     }
 
     fn split_at(self, at: usize) -> (Self, Self) {
-        let ((p, p1), (m, m1)) = (self.p.split_at_mut(at), self.m.split_at_mut(at));
-        let ((v, v1), (g, g1)) = (self.v.split_at_mut(at), self.g.split_at(at));
-        let (copy, copy1) = self.copy.map(|copy| copy.split_at_mut(at)).unzip();
-        let first = self.first;
-        let tail = Self { p: p1, m: m1, v: v1, g: g1, copy: copy1, first: first + at };
-        (Self { p, m, v, g, copy, first }, tail)
+        let (weights, weights1) = self.weights.split_at(at);
+        let ((m, m1), (v, v1)) = (self.m.split_at_mut(at), self.v.split_at_mut(at));
+        let ((g, g1), first) = (self.g.split_at(at), self.first);
+        let tail = Self { weights: weights1, m: m1, v: v1, g: g1, first: first + at };
+        (Self { weights, m, v, g, first }, tail)
     }
 
     fn blocks(self) -> Vec<Self> {
         let (mut blocks, mut rest) = (Vec::new(), self);
-        while !rest.p.is_empty() {
-            let len = BLOCK.min(rest.p.len());
+        while rest.weights.len() > 0 {
+            let len = BLOCK.min(rest.weights.len());
             let (block, tail) = rest.split_at(len);
             blocks.push(block);
             rest = tail;
@@ -113,8 +175,8 @@ struct Numbers<T> {
     root: T,
     eps: T,
     factor: T,
-    /// Number of the update.
-    step: u32,
+    /// What the weights are split by before and afterwards.
+    steps: [u32; 2],
 }
 
 impl<T: Real> Numbers<T> {
@@ -130,24 +192,23 @@ impl<T: Real> Numbers<T> {
             root: real(step.root),
             eps: real(step.eps),
             factor: real(factor),
-            step: step.step as u32,
+            steps: [step.split_by, step.step].map(|step| step as u32),
         }
     }
 
     #[inline(always)]
-    fn update(&self, block: Flat<'_, T>) {
-        let Flat { p, m, v, g, copy, first } = block;
-        let n = p.len();
-        let (g, m, v) = (&g[..n], &mut m[..n], &mut v[..n]);
-        for i in 0..n {
-            let gi = g[i] * self.factor;
-            let mi = self.beta1 * m[i] + self.one_minus_beta1 * gi;
-            let vi = self.beta2 * v[i] + self.one_minus_beta2 * gi * gi;
-            (m[i], v[i]) = (mi, vi);
-            p[i] = p[i] * self.keep - self.rate * mi / (vi.sqrt() * self.root + self.eps);
-        }
-        if let Some(copy) = copy {
-            round_stochastic(copy, p, first, self.step);
-        }
+    fn update<W: Weights<T>>(&self, block: Flat<'_, W, T>) {
+        let Flat { weights, m, v, g, first } = block;
+        weights.update(first, self.steps, |at, p| {
+            let n = p.len();
+            let (g, m, v) = (&g[at..][..n], &mut m[at..][..n], &mut v[at..][..n]);
+            for i in 0..n {
+                let gi = g[i] * self.factor;
+                let mi = self.beta1 * m[i] + self.one_minus_beta1 * gi;
+                let vi = self.beta2 * v[i] + self.one_minus_beta2 * gi * gi;
+                (m[i], v[i]) = (mi, vi);
+                p[i] = p[i] * self.keep - self.rate * mi / (vi.sqrt() * self.root + self.eps);
+            }
+        });
     }
 }

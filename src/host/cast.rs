@@ -1,12 +1,11 @@
-//! cast: the same numbers in another type, rounded to nearest or stochastically. The contract is in kernels/engine.h.
+//! cast: the same numbers in another type, rounded to nearest. The contract is in kernels/engine.h.
 
 use std::ffi::c_void;
 
 use half::bf16;
-use rayon::prelude::*;
 
 use super::launcher::{elements, elements_mut, run, with_dtype};
-use super::simd::{BLOCK, Real, Scalar, convert, vectorized};
+use super::simd::{Real, Scalar, convert};
 use crate::device::bindings::{engine_dtype, engine_status, engine_stream};
 
 pub unsafe extern "C" fn cast(
@@ -46,43 +45,4 @@ fn to_bf16<T: Scalar>(x: T) -> bf16 {
 fn between(wide: f64, near: f32) -> f32 {
     let larger = f64::from(near).abs() > wide.abs();
     f32::from_bits((near.to_bits() - u32::from(larger)) | 1)
-}
-
-pub unsafe extern "C" fn cast_stochastic(
-    to: *mut c_void,
-    from: *const c_void,
-    n: u64,
-    step: u64,
-    _stream: engine_stream,
-) -> engine_status {
-    run(|| {
-        // SAFETY: the table's contract.
-        let (to, from) = unsafe { (elements_mut::<bf16>(to, n as usize), elements::<f32>(from, n as usize)) };
-        to.par_chunks_mut(BLOCK).zip(from.par_chunks(BLOCK)).enumerate().for_each(|(block, (to, from))| {
-            vectorized(|| round_stochastic(to, from, block * BLOCK, step as u32));
-        });
-    })
-}
-
-/// Elements from `first` on, rounded up or down by numbers that follow from their index and the step.
-#[inline(always)]
-pub(super) fn round_stochastic<T: Real>(to: &mut [bf16], from: &[T], first: usize, step: u32) {
-    for (i, (to, x)) in to.iter_mut().zip(from).enumerate() {
-        let x = x.to_f64() as f32;
-        let bits = x.to_bits();
-        let rounded = bits.wrapping_add(dither((first + i) as u64, step)) >> 16;
-        // Infinities and NaN.
-        let special = bits & 0x7f80_0000 == 0x7f80_0000;
-        *to = if special { bf16::narrow(x) } else { bf16::from_bits(rounded as u16) };
-    }
-}
-
-/// As in kernels/vector.cuh, to the bit.
-#[inline(always)]
-fn dither(index: u64, step: u32) -> u32 {
-    let high = ((index >> 32) as u32).wrapping_mul(0x9e37_79b9);
-    let mut h = index as u32 ^ high ^ step.wrapping_mul(0x85eb_ca6b);
-    h = (h ^ h >> 16).wrapping_mul(0x7feb_352d);
-    h = (h ^ h >> 15).wrapping_mul(0x846c_a68b);
-    h >> 16
 }

@@ -25,6 +25,7 @@ mod dropout;
 mod embedding;
 mod geglu;
 pub mod gemm;
+mod halves;
 mod launcher;
 mod linear;
 mod memory;

@@ -1,7 +1,7 @@
 //! The table of launchers as the host implements it.
 
 use super::launcher::last_error;
-use super::{adamw, add, attention, cast, clip, cross_entropy, dropout, embedding, geglu, linear};
+use super::{adamw, add, attention, cast, clip, cross_entropy, dropout, embedding, geglu, halves, linear};
 use super::{rmsnorm, rope, round_blocks, sample, sum_parts, weight_gradients};
 use crate::device::bindings::engine_kernels;
 use crate::device::kernels::Kernels;
@@ -42,7 +42,8 @@ static TABLE: Table = Table(engine_kernels {
     cross_entropy: Some(cross_entropy::cross_entropy),
     sample: Some(sample::sample),
     cast: Some(cast::cast),
-    cast_stochastic: Some(cast::cast_stochastic),
+    split_weights: Some(halves::split_weights),
+    join_weights: Some(halves::join_weights),
     round_blocks: Some(round_blocks::round_blocks),
     dropout: Some(dropout::dropout),
     add: Some(add::add),

@@ -2,17 +2,18 @@
 //!
 //! ```text
 //! g' = clip_factor * g;  m = b1 m + (1 - b1) g';  v = b2 v + (1 - b2) g'^2
-//! p = p (1 - lr decay) - lr / (1 - b1^t) * m / (sqrt(v) / sqrt(1 - b2^t) + eps);  copy = bf16(p), rounded stochastically
+//! p = p (1 - lr decay) - lr / (1 - b1^t) * m / (sqrt(v) / sqrt(1 - b2^t) + eps)
 //! ```
 //!
-//! Shapes    parameters, m, v, gradients (n) A     copy (n) bf16, where ops compute in it
-//! Numerics  master weights and moments in A, whatever the compute type; a step's constants are computed in f64. An update is
-//!           often too small for the copy: rounded at random, by numbers that follow from index and step, it is not lost.
+//! Shapes    parameters, m, v, gradients (n) A
+//! Numerics  master weights and moments in A, whatever the compute type; a step's constants are computed in f64. Beside compute in
+//!           bf16 the weights are in halves, of which ops read the upper one. An update is often too small for it: rounded at
+//!           random, by numbers that follow from index and step, it is not lost.
 //!           A copy that is rounded to blocks is made in a launch of its own ([`Params::rounded_in`])
 //! Order     elementwise
-//! Cost      28 bytes per parameter and 2 for the copy: memory bound
+//! Cost      28 bytes per parameter, whole or in halves: memory bound
 
-use crate::autograd::{Params, Span};
+use crate::autograd::{Params, Span, WeightsToUpdate};
 use crate::device::bindings::engine_adamw_step;
 use crate::device::driver::{Access, engine_dtype};
 use crate::device::{DType, Device, Tensor};
@@ -32,7 +33,7 @@ pub struct AdamW {
 }
 
 impl AdamW {
-    fn numbers(&self) -> engine_adamw_step {
+    fn numbers(&self, split_by: u64) -> engine_adamw_step {
         let AdamW { learning_rate, betas: (beta1, beta2), eps, weight_decay, step } = *self;
         let power = |beta: f64| beta.powi(step as i32);
         engine_adamw_step {
@@ -46,6 +47,7 @@ impl AdamW {
             rate: learning_rate / (1.0 - power(beta1)),
             root: 1.0 / (1.0 - power(beta2)).sqrt(),
             step: step as f64,
+            split_by: split_by as f64,
         }
     }
 }
@@ -82,11 +84,12 @@ impl Plan {
         Ok(plan)
     }
 
-    /// Sends the numbers of the next step.
-    pub fn set(&mut self, hyper: &AdamW) -> Result<()> {
-        let s = hyper.numbers();
+    /// Sends the numbers of the next step of `params`.
+    pub fn set(&mut self, hyper: &AdamW, params: &Params) -> Result<()> {
+        let s = hyper.numbers(params.split_by().unwrap_or(0));
         let betas = [s.beta1, s.beta2, s.one_minus_beta1, s.one_minus_beta2];
-        self.step.upload(&[&[s.learning_rate, s.weight_decay, s.eps][..], &betas, &[s.rate, s.root, s.step]].concat())
+        let rest = [s.rate, s.root, s.step, s.split_by];
+        self.step.upload(&[&[s.learning_rate, s.weight_decay, s.eps][..], &betas, &rest].concat())
     }
 }
 
@@ -97,6 +100,7 @@ pub struct Moments<'a> {
 }
 
 /// Queues one update of every parameter, by gradients times the results' clip_factor. Nothing happens when that factor is NaN.
+/// If something did, the parameters are to be told ([`Params::updated`]), also when a graph does it again.
 pub fn adamw(
     params: &mut Params,
     moments: Moments<'_>,
@@ -104,21 +108,21 @@ pub fn adamw(
     plan: &Plan,
     results: &StepResults,
 ) -> Result<()> {
-    let (values, copy) = params.values_and_copy();
-    let (device, n, dtype) = (gradients.device().clone(), values.len() as u64, engine_dtype(values.dtype()));
+    let (n, dtype) = (params.len() as u64, engine_dtype(params.master_dtype()));
+    let WeightsToUpdate { parameters, copy } = params.to_update();
+    let (device, update) = (gradients.device().clone(), |x: &mut Tensor| x.address_to(x.len(), Access::Update));
     let driver = device.driver();
-    let copy = copy.map_or(Ok(std::ptr::null_mut()), Tensor::address_mut)?;
-    let update = |x: &mut Tensor| x.address_to(x.len(), Access::Update);
+    let copy = copy.map_or(Ok(std::ptr::null_mut()), update)?;
     let gradients = gradients.address();
-    let (values, m, v) = (update(values)?, update(moments.m)?, update(moments.v)?);
+    let (values, m, v) = (update(parameters)?, update(moments.m)?, update(moments.v)?);
     let (results, step, starts) = (results.address(), plan.step.address().cast(), plan.starts.address().cast());
     let (decays, groups, stream) = (plan.decays.address().cast(), plan.decays.len() as u32, driver.stream());
-    // SAFETY: flat runs of n elements of one type; the plan's arrays are of these parameters.
+    // SAFETY: flat runs of n elements of one type, or of the halves of them; the plan's arrays are of these parameters.
     unsafe {
         launch!(
             driver,
             adamw { n }(values, m, v, copy, gradients, results, step, starts, decays, groups, n, dtype, stream)
         )?;
     }
-    params.round_copy()
+    params.round_to_blocks()
 }

@@ -133,7 +133,7 @@ impl Checkpoint {
     /// # Errors
     /// As [`OutputFolder::save_model`].
     pub fn save(&self, model: &Gemma3, folder: &mut OutputFolder, dtype: SaveDtype) -> Result<Saved> {
-        folder.save_model(&self.saved_model(&model.trained().values.read::<f32>()?, dtype), &[])
+        folder.save_model(&self.saved_model(&model.trained().masters()?.read::<f32>()?, dtype), &[])
     }
 
     /// What was trained with this checkpoint's tokenizer and configs, as it is written: a model, or the adapter.

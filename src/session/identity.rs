@@ -41,9 +41,9 @@ impl Identity {
         let mut hash = Sha256::new();
         hash.update(model.config.to_value("float32").to_string());
         let mut settings = options.that_change_the_result();
-        add_to(&mut hash, &model.params.values)?;
+        add_to(&mut hash, &model.params.masters()?)?;
         if let Some(adapter) = model.adapter() {
-            add_to(&mut hash, &adapter.params.values)?;
+            add_to(&mut hash, &adapter.params.masters()?)?;
             settings.extend(adapter.lora.settings());
         }
         if let Some(rounding) = model.params.rounding() {

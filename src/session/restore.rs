@@ -61,7 +61,7 @@ impl Run {
     pub fn restore(&mut self, progress: Progress, read: impl Fn(Array, &mut [f32]) -> Result<()>) -> Result<()> {
         let windows = self.order.windows(&self.train, progress.position.epoch);
         self.check_fits(&progress, windows.len())?;
-        self.replace_weights(progress.position.step, |out| read(Array::Weights, out))?;
+        self.replace_weights(progress.weights_of(), |out| read(Array::Weights, out))?;
         let (m, v) = self.updates.moments_mut();
         m.fill_with(|out| read(Array::M, out))?;
         v.fill_with(|out| read(Array::V, out))?;
@@ -77,29 +77,30 @@ impl Run {
         Ok(())
     }
 
-    /// Gives the model other weights, those that it had after update `step`.
+    /// Gives the model other weights, those that it had when update `step` was the last that changed them.
     ///
     /// # Errors
     /// The master weights are not f32, or `read` fails.
     pub fn replace_weights(&mut self, step: u64, read: impl FnOnce(&mut [f32]) -> Result<()>) -> Result<()> {
         self.check_masters()?;
-        self.model.trained_mut().values.fill_with(read)?;
-        self.model.trained_mut().renew_copy((step > 0).then_some(step))
+        self.updates.replace_weights(&mut self.model, step, read)
     }
 
     /// All that a run needs to go on from here, copied out of it.
     ///
     /// # Errors
     /// The device fails, or the master weights are not f32.
-    pub fn state(&self) -> Result<State> {
-        let [weights, m, v] = [Array::Weights, Array::M, Array::V].map(|array| self.array(array).map(Cow::into_owned));
-        Ok(State { weights: weights?, moments: [m?, v?], progress: self.progress() })
+    pub fn state(&mut self) -> Result<State> {
+        let progress = self.progress();
+        let [weights, m, v] = self.arrays()?.map(Cow::into_owned);
+        Ok(State { weights, moments: [m, v], progress })
     }
 
     /// The state but for its long runs of numbers.
     pub fn progress(&self) -> Progress {
         Progress {
             position: self.position,
+            split_by: self.model.trained().split_by(),
             shuffle_seed: self.shuffle_seed(),
             evaluation_due: self.evaluation_due,
             save_due: self.save_due,
@@ -111,23 +112,17 @@ impl Run {
         }
     }
 
-    /// One of the state's long runs of numbers: in place on the CPU, else copied.
+    /// The state's long runs of numbers, in the order of [`Array`]: on the CPU as far as possible in place, else copied.
     ///
     /// # Errors
     /// The device fails, or the master weights are not f32.
-    pub fn array(&self, array: Array) -> Result<Cow<'_, [f32]>> {
+    pub fn arrays(&mut self) -> Result<[Cow<'_, [f32]>; 3]> {
         self.check_masters()?;
-        let (m, v) = self.updates.moments();
-        match array {
-            Array::Weights => &self.model.trained().values,
-            Array::M => m,
-            Array::V => v,
-        }
-        .read()
+        self.updates.numbers(&self.model)
     }
 
     fn check_masters(&self) -> Result<()> {
-        match self.model.trained().values.dtype() {
+        match self.model.trained().master_dtype() {
             DType::F32 => Ok(()),
             other => Err(err!("internal: the state of a run whose master weights are {other:?}")),
         }

@@ -240,7 +240,7 @@ impl Run {
         self.tell(&Record::Summary(SummaryRecord { train_runtime, peak_memory_bytes: peak_memory_bytes() }));
         self.tell_each(&mut |observer| observer.end());
         // From now on the model answers as the one that will be saved, whose weights are rounded to nearest.
-        if let Err(error) = self.model.trained_mut().renew_copy(None) {
+        if let Err(error) = self.updates.round_to_nearest(&mut self.model) {
             self.failures.push(error);
         }
         Trained { model: self.model, failures: self.failures }

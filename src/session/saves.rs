@@ -68,7 +68,7 @@ impl Saves {
     ///
     /// # Errors
     /// The disk is full or refuses, or the device fails. Earlier checkpoints are then as they were.
-    pub fn save_checkpoint(&self, run: &Run) -> Result<Saved> {
+    pub fn save_checkpoint(&self, run: &mut Run) -> Result<Saved> {
         let step = run.position().step;
         let name = OutputFolder::checkpoint_name(step);
         let mut saved = self.folder.save_inside(&name, |folder| self.write(folder, run))?;
@@ -82,7 +82,8 @@ impl Saves {
     /// # Errors
     /// As [`save_checkpoint`](Self::save_checkpoint).
     pub fn save_diverged(&self, model: &Gemma3, step: u64) -> Result<Saved> {
-        let flat = model.trained().values.read::<f32>()?;
+        let masters = model.trained().masters()?;
+        let flat = masters.read::<f32>()?;
         let saved = self.checkpoint.saved_model(&flat, self.dtype);
         self.folder.save_inside(&format!("diverged-{step}"), |folder| saved.write_to(folder))
     }
@@ -98,7 +99,8 @@ impl Saves {
         fallback: Option<&Path>,
         mut wait: impl FnMut(&Error) -> bool,
     ) -> Result<Saved> {
-        let flat = model.trained().values.read::<f32>()?;
+        let masters = model.trained().masters()?;
+        let flat = masters.read::<f32>()?;
         let model = self.checkpoint.saved_model(&flat, self.dtype);
         loop {
             let files = self.folder.run_files();
@@ -116,9 +118,8 @@ impl Saves {
         }
     }
 
-    fn write(&self, folder: &mut NewFolder, run: &Run) -> Result<()> {
-        let [weights, m, v] = [Array::Weights, Array::M, Array::V].map(|array| run.array(array));
-        let (weights, m, v) = (weights?, m?, v?);
+    fn write(&self, folder: &mut NewFolder, run: &mut Run) -> Result<()> {
+        let [weights, m, v] = run.arrays()?;
         self.checkpoint.saved_model(&weights, self.dtype).write_to(folder)?;
         let model_is_exact = self.dtype == SaveDtype::F32 || self.checkpoint.adapter.is_some();
         let mut arrays = vec![(name(Array::M), &*m), (name(Array::V), &*v)];
@@ -265,7 +266,7 @@ impl SavedRun {
         weights.try_reserve_exact(len).context(|| format!("no memory for {len} weights"))?;
         weights.resize(len, 0.0);
         self.read(Array::Weights, &mut weights, &run.model().config, run.model().adapter().is_some())?;
-        run.replace_weights(self.step(), |out| {
+        run.replace_weights(self.state.progress.weights_of(), |out| {
             out.copy_from_slice(&weights);
             Ok(())
         })

@@ -22,6 +22,10 @@ pub struct State {
 pub struct Progress {
     /// Where the run is in its data.
     pub position: Position,
+    /// The last update that has changed the weights, where their copy in bf16 is rounded by its number; none before the first.
+    /// Others were skipped.
+    #[serde(default)]
+    pub split_by: Option<u64>,
     /// What the order of the rows follows from, together with the epoch: all that is random in training. None: the rows
     /// are not shuffled.
     pub shuffle_seed: Option<u64>,
@@ -40,6 +44,13 @@ pub struct Progress {
     pub seconds: f64,
     /// What the evaluations so far have shown.
     pub selection: Selection,
+}
+
+impl Progress {
+    /// The update that the weights are of.
+    pub fn weights_of(&self) -> u64 {
+        self.split_by.unwrap_or(self.position.step)
+    }
 }
 
 /// Where a run is in its data.

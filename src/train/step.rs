@@ -4,6 +4,7 @@
 //! few sizes ([`Bucket`]): the second step of a size is captured, later ones replay it, so that a step costs one upload, one
 //! launch and one download.
 
+use std::borrow::Cow;
 use std::rc::Rc;
 
 use rand::{RngExt, SeedableRng};
@@ -121,6 +122,8 @@ pub struct PreparedWindow {
 pub struct Queued {
     /// Whether the update waits for an answer.
     asks: bool,
+    /// Its number.
+    step: u64,
 }
 
 /// What is random in a micro-batch.
@@ -199,6 +202,37 @@ impl Step {
         (&mut self.m, &mut self.v)
     }
 
+    /// The master weights of what `model` trains, and AdamW's first and second moments: on the CPU where they are, as far as they
+    /// are whole, else copied.
+    ///
+    /// # Errors
+    /// The device fails.
+    pub fn numbers<'a>(&'a mut self, model: &'a Gemma3) -> Result<[Cow<'a, [f32]>; 3]> {
+        let weights = model.trained().masters_in(&mut self.gradients.values)?.read()?;
+        Ok([weights, self.m.read()?, self.v.read()?])
+    }
+
+    /// Gives `model` the master weights that it had when update `step` was the last, which `fill` writes.
+    ///
+    /// # Errors
+    /// `fill` fails: the weights are then as they were, or of no use.
+    pub fn replace_weights(
+        &mut self,
+        model: &mut Gemma3,
+        step: u64,
+        fill: impl FnOnce(&mut [f32]) -> Result<()>,
+    ) -> Result<()> {
+        model.trained_mut().set_masters(step, self.room(), fill)
+    }
+
+    /// Rounds what `model` computes in to nearest, as it will be saved.
+    ///
+    /// # Errors
+    /// The device fails.
+    pub fn round_to_nearest(mut self, model: &mut Gemma3) -> Result<()> {
+        model.trained_mut().round_as_after(0, self.room())
+    }
+
     /// One update from the micro-batches of a window. When loss or norm are not finite, the weights stay as they are.
     pub fn run(&mut self, model: &mut Gemma3, trees: Vec<TokenTree>, hyper: &AdamW) -> Result<StepResult> {
         self.run_if(model, trees, hyper, false, |_| true)
@@ -247,7 +281,7 @@ impl Step {
         if step != hyper.step {
             bail!("internal: micro-batches of update {step} for update {}", hyper.step);
         }
-        self.plan.set(hyper)?;
+        self.plan.set(hyper, model.trained())?;
         match (bucket, self.graphs.clone()) {
             (Some(bucket), Some(graphs)) => {
                 let size = Size { batches: batches.len(), bucket, updates: !asks };
@@ -258,7 +292,7 @@ impl Step {
                 self.launch(model, &batches, !asks)?;
             }
         }
-        Ok(Queued { asks })
+        Ok(Queued { asks, step })
     }
 
     /// Waits for a step and tells `sees` what was measured; where it asks, true lets the update be done.
@@ -273,9 +307,12 @@ impl Step {
     ) -> Result<StepResult> {
         let results = self.results.read()?;
         let result = StepResult { sums: results.into(), grad_norm: results.grad_norm };
-        let accepted = sees(&result);
+        let accepted = sees(&result) || !queued.asks;
         if queued.asks && accepted {
             self.update(model)?;
+        }
+        if accepted && result.is_finite() {
+            model.trained_mut().updated(queued.step);
         }
         Ok(result)
     }
@@ -316,6 +353,11 @@ impl Step {
             None => clip_factor(&mut self.results, &self.gradients.values, self.max_grad_norm)?,
         }
         if updates { self.update(model) } else { Ok(()) }
+    }
+
+    /// Room for as many numbers as are trained: between two updates nobody needs what the gradients were.
+    fn room(&mut self) -> &mut Tensor {
+        &mut self.gradients.values
     }
 
     /// Queues the update of the weights.

@@ -68,12 +68,15 @@ fn an_old_driver_is_told_with_what_it_knows_and_what_is_needed() {
     let old = Machine { driver: Some(12080), ..machine() };
     machine_tells(&old, &["knows CUDA 12.8", "needs CUDA 13", "580 or newer"]);
     let older = Machine { runtime: Some(12090), driver: Some(11040), ..machine() };
-    machine_tells(&older, &["knows CUDA 11.4", "needs CUDA 12", "525 or newer"]);
+    machine_tells(&older, &["knows CUDA 11.4", "needs CUDA 12.8", "570 or newer"]);
+    // Of the build's major version, but without what is called.
+    let first = Machine { runtime: Some(12090), driver: Some(12040), ..machine() };
+    machine_tells(&first, &["knows CUDA 12.4", "needs CUDA 12.8", "570 or newer"]);
 }
 
 #[test]
 fn a_driver_of_the_builds_major_version_or_a_later_one_will_do() {
-    for (runtime, driver) in [(13020, 13000), (12090, 12000), (12080, 13010)] {
+    for (runtime, driver) in [(13020, 13000), (12090, 12080), (12000, 13010)] {
         let machine = Machine { runtime: Some(runtime), driver: Some(driver), ..machine() };
         let machine = Machine { cublaslt: Some(driver as usize * 10), ..machine };
         assert!(machine.fault().is_none(), "{machine:?}");

@@ -94,7 +94,7 @@ fn a_product_is_named_by_its_shape_and_types() {
         accumulate: true,
     };
     let expected = "the product c (320, 2048) F32 += a (320, 640) by 640 x b (640, 2048) transposed by 648 Bf16, \
-                    aligned to 256, 16, 2 bytes";
+                    aligned to 16, 16, 2 bytes";
     assert_eq!(describe(&product), expected);
-    assert_eq!(Alignments::of(&product), Alignments { a: 16, b: 2, c: 256 });
+    assert_eq!(Alignments::of(&product), Alignments { a: 16, b: 2, c: 16 });
 }

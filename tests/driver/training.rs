@@ -42,7 +42,7 @@ fn train(device: &Device, config: &Gemma3Config, dtype: DType, how: How, steps: 
         let hyper = AdamW { learning_rate: 1e-2, betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.01, step: i + 1 };
         step.run(&mut model, window, &hyper).unwrap()
     });
-    (results.collect(), model.params.values.to_f64())
+    (results.collect(), model.params.masters().unwrap().to_f64())
 }
 
 /// Steps with graphs and without, and of layers that are computed again, are those of the emulated device.

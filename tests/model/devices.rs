@@ -147,7 +147,7 @@ fn train(
         let hyper = AdamW { learning_rate: 1e-2, betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.01, step: i + 1 };
         results.push(step.run(model, window(i), &hyper).unwrap());
     }
-    (results, model.params.values.to_f64())
+    (results, model.params.masters().unwrap().to_f64())
 }
 
 #[test]
@@ -279,15 +279,20 @@ fn an_update_that_is_not_finite_is_not_applied() {
         let mut model = on_device(&place.device(), &config(), 5, DType::F32);
         let mut step = Step::new(&model, 1.0, true).unwrap();
         let hyper = AdamW { learning_rate: 1e-2, betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.0, step: 1 };
-        let mut values = model.params.values.to_f64();
+        let mut values = model.params.masters().unwrap().to_f64();
         // The embedding of a token that one row has.
         let width = model.config.hidden_size;
         values[12 * width] = f64::INFINITY;
         let broken: Vec<f32> = values.iter().map(|&x| x as f32).collect();
-        model.params.values.upload(&broken).unwrap();
+        let mut room = model.params.zeros(model.device()).unwrap();
+        let fill = |values: &mut [f32]| {
+            values.copy_from_slice(&broken);
+            Ok(())
+        };
+        model.params.set_masters(0, &mut room, fill).unwrap();
         let result = step.run(&mut model, vec![tree(&examples())], &hyper).unwrap();
         assert!(!result.is_finite());
-        assert_eq!(model.params.values.to_f64(), values, "{place:?}");
+        assert_eq!(model.params.masters().unwrap().to_f64(), values, "{place:?}");
     }
 }
 
@@ -307,14 +312,14 @@ fn an_update_that_is_declined_leaves_no_trace() {
                     step.run_if(&mut model, window(i), &hyper(i), true, |seen| !seen.is_finite()).unwrap();
                 }
             }
-            (model.params.values.to_f64(), step.moments().0.to_f64(), step.moments().1.to_f64())
+            (model.params.masters().unwrap().to_f64(), step.moments().0.to_f64(), step.moments().1.to_f64())
         };
         assert!(ends(true) == ends(false), "{place:?}");
         // Asked or not, accepted steps are the same.
         let mut model = on_device(&place.device(), &config(), 4, place.dtype);
         let mut step = Step::new(&model, 1.0, true).unwrap();
         (0..6).filter(|i| *i != 3).for_each(|i| _ = step.run(&mut model, window(i), &hyper(i)).unwrap());
-        assert!(model.params.values.to_f64() == ends(true).0, "{place:?}");
+        assert!(model.params.masters().unwrap().to_f64() == ends(true).0, "{place:?}");
     }
 }
 
@@ -327,14 +332,14 @@ fn a_token_outside_the_vocabulary_is_refused_also_when_the_step_is_replayed() {
         for _ in 0..3 {
             step.run(&mut model, vec![tree(&examples())], &hyper).unwrap();
         }
-        let before = model.params.values.to_f64();
+        let before = model.params.masters().unwrap().to_f64();
         for at in [2, 8] {
             let mut wrong = examples();
             wrong[0].ids[at] = 31;
             let error = step.run(&mut model, vec![tree(&wrong)], &hyper).unwrap_err().report();
             assert!(error.contains("token id 31 is outside the vocabulary of 31"), "{error}");
         }
-        assert_eq!(model.params.values.to_f64(), before, "{place:?}");
+        assert_eq!(model.params.masters().unwrap().to_f64(), before, "{place:?}");
     }
 }
 
@@ -395,7 +400,7 @@ fn steps_with_rounded_weights_are_the_cpus_and_those_of_graphs() {
             step.run(&mut model, vec![tree], &hyper).unwrap()
         };
         let results: Vec<StepResult> = (1..=4).map(&mut update).collect();
-        (results, model.trained().values.to_f64())
+        (results, model.trained().masters().unwrap().to_f64())
     };
     let expected = run(&engine::host::device(), DType::F32, false).0;
     assert!(expected[3].mean_loss() < expected[0].mean_loss());

@@ -100,7 +100,7 @@ fn merging_gives_the_model_that_the_adapter_makes() {
         for lora in [lora.clone(), Lora { use_rslora: true, ..lora }] {
             let values = trained(&lora, 6);
             let beside = adapted::<f32>(&device, &lora, &values, DType::F32);
-            let mut merged = beside.params.values.download::<f32>().unwrap();
+            let mut merged = beside.params.masters().unwrap().download::<f32>().unwrap();
             let before = merged.clone();
             merge(&config(), &lora, &values.iter().map(|&x| x as f32).collect::<Vec<_>>(), &mut merged).unwrap();
             assert!(merged != before);
@@ -153,7 +153,7 @@ fn train(device: &Device, lora: &Lora, dtype: DType, graphs: bool) -> (Vec<StepR
 /// The same with what is random following from `seed`.
 fn train_seeded(device: &Device, lora: &Lora, dtype: DType, graphs: bool, seed: u64) -> (Vec<StepResult>, Vec<f64>) {
     let mut model = adapted::<f32>(device, lora, &trained(lora, 7), dtype);
-    let frozen = model.params.values.to_f64();
+    let frozen = model.params.masters().unwrap().to_f64();
     let mut step = Step::new(&model, 1.0, graphs).unwrap();
     step = step.with_regularization(Regularization { seed, ..Regularization::default() });
     let mut results = Vec::new();
@@ -161,9 +161,9 @@ fn train_seeded(device: &Device, lora: &Lora, dtype: DType, graphs: bool, seed: 
         let hyper = AdamW { learning_rate: 1e-2, betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.01, step: number };
         results.push(step.run(&mut model, vec![tree(), tree()], &hyper).unwrap());
     }
-    assert!(model.params.values.to_f64() == frozen, "what is frozen has changed");
+    assert!(model.params.masters().unwrap().to_f64() == frozen, "what is frozen has changed");
     assert_eq!(step.moments().0.len(), model.trained().len());
-    (results, model.trained().values.to_f64())
+    (results, model.trained().masters().unwrap().to_f64())
 }
 
 #[test]

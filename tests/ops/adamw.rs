@@ -12,7 +12,7 @@ use crate::checks::{check_close, check_refusal, check_twice_plain};
 use crate::guarded;
 use crate::lists::adamw::{Case, cases};
 use crate::lists::{random, rng, round};
-use crate::places::places;
+use crate::places::{devices, places};
 
 /// One parameter of torch.optim.AdamW, written as torch's `_single_tensor_adamw` is.
 #[derive(Clone, Copy, Debug, Default)]
@@ -75,15 +75,16 @@ impl State {
     fn update(&mut self, gradient: &[f64], hyper: &AdamW, clip_factor: f64) {
         let device = self.gradients.device().clone();
         self.gradients = array(&device, self.gradients.dtype(), gradient);
-        self.plan.set(hyper).unwrap();
+        self.plan.set(hyper, &self.params).unwrap();
         let results = results(&device, &engine_step_results { clip_factor, ..ZEROS });
         let moments = Moments { m: &mut self.m, v: &mut self.v };
         adamw(&mut self.params, moments, &self.gradients, &self.plan, &results).unwrap();
+        self.params.updated(hyper.step);
     }
 
     /// Weights, first and second moments.
     fn lists(&self) -> Vec<Vec<f64>> {
-        [&self.params.values, &self.m, &self.v].map(Tensor::to_f64).into()
+        [&self.params.masters().unwrap(), &self.m, &self.v].map(Tensor::to_f64).into()
     }
 }
 
@@ -114,12 +115,18 @@ fn expected(case: &Case) -> Vec<Vec<f64>> {
     vec![part(|s| s.p), part(|s| s.m), part(|s| s.v)]
 }
 
-/// The copy of these weights after update `step`, by the host's `cast_stochastic`.
-fn copied(weights: &[f64], step: u64) -> Vec<f64> {
+/// The copy of these weights after update `step`, and the lower halves of their bits, by the host's `split_weights`.
+fn halves(weights: &[f64], step: u64) -> [Vec<f64>; 2] {
     let device = engine::host::device();
-    let mut copy = unwritten(&device, DType::Bf16, weights.len());
-    array(&device, DType::F32, weights).cast_stochastic_into(&mut copy, step).unwrap();
-    copy.to_f64()
+    let (n, driver) = (weights.len() as u64, device.driver());
+    let mut halves = [DType::Bf16, DType::U16].map(|dtype| unwritten(&device, dtype, weights.len()));
+    let [copy, lower] = halves.each_mut().map(|half| half.address_mut().unwrap());
+    let from = array(&device, DType::F32, weights);
+    // SAFETY: n elements each.
+    unsafe {
+        launch!(driver, split_weights { n }(copy, lower, from.address(), n, step, driver.stream())).unwrap();
+    }
+    halves.map(|half| half.to_f64())
 }
 
 #[test]
@@ -147,7 +154,7 @@ fn every_device_and_type_is_as_precise_as_plain_rounding() {
             for (i, what) in ["weights", "m", "v"].into_iter().enumerate() {
                 check_twice_plain(&format!("{what} of {name}"), &got[i], &exact[i], &plain[i], 0.0);
             }
-            let rounded = if place.dtype == DType::Bf16 { copied(&got[0], STEPS) } else { got[0].clone() };
+            let rounded = if place.dtype == DType::Bf16 { halves(&got[0], STEPS)[0].clone() } else { got[0].clone() };
             assert!(copy == rounded, "the weights that ops compute with, of {name}");
         }
     }
@@ -175,7 +182,7 @@ fn the_first_update_moves_every_weight_by_the_learning_rate() {
     let after = |device: &Device, dtype: DType| {
         let mut state = State::new(device, dtype, &Case { lengths: vec![0, 4] }.specs(), &[1.0; 4]);
         state.update(&[2.0, -3.0, 1e-3, -1e3], &AdamW { eps: 0.0, ..hyper(1) }, 1.0);
-        [state.params.values.to_f64()]
+        [state.params.masters().unwrap().to_f64()]
     };
     check_close("f64", &after(&guarded::host(), DType::F64), &[expected.into()], 1e-15);
     for place in places() {
@@ -190,7 +197,7 @@ fn a_weight_without_a_gradient_only_decays() {
     let after = |device: &Device, dtype: DType| {
         let mut state = State::new(device, dtype, &Case { lengths: vec![1, 1] }.specs(), &[2.0; 2]);
         state.update(&[0.0; 2], &hyper(1), 1.0);
-        state.params.values.to_f64()
+        state.params.masters().unwrap().to_f64()
     };
     let kept = 2.0 * (1.0 - 0.01 * 0.1);
     assert_eq!(after(&guarded::host(), DType::F64), [kept, 2.0]);
@@ -200,55 +207,84 @@ fn a_weight_without_a_gradient_only_decays() {
     }
 }
 
-/// The step's numbers for a launcher.
+/// The step's numbers for a launcher: update 1, of weights that are split by update 0.
 fn numbers(device: &Device, hyper: &AdamW) -> Tensor {
     let AdamW { learning_rate, betas: (beta1, beta2), eps, weight_decay, .. } = *hyper;
-    let numbers = [learning_rate, weight_decay, eps, beta1, beta2, 1.0 - beta1, 1.0 - beta2, 0.1, 1.5, 1.0];
+    let numbers = [learning_rate, weight_decay, eps, beta1, beta2, 1.0 - beta1, 1.0 - beta2, 0.1, 1.5, 1.0, 0.0];
     assert_eq!(size_of_val(&numbers), size_of::<engine_adamw_step>());
     array(device, DType::F64, &numbers)
 }
 
-/// Parameters, m, v, gradients and the copy after the launcher's update; each of the first four is 17 numbers of `before`.
-/// Groups begin at 0, 3 (empty), 3 and 10, with these `decays`.
-fn launched(device: &Device, before: [f64; 4], decays: [f64; 4], clip_factor: f64) -> [Vec<f64>; 5] {
+/// Parameters, m, v and gradients after the launcher's update, of 17 numbers of `before` each; `is_split`: instead of the parameters
+/// their halves, and these first. Groups begin at 0, 3 (empty), 3 and 10, with these `decays`.
+fn launched(device: &Device, before: [f64; 4], decays: [f64; 4], clip_factor: f64, is_split: bool) -> Vec<Vec<f64>> {
     let n = 17;
-    let mut flat = before.map(|x| array(device, DType::F32, &vec![x; n]));
-    let mut copy = unwritten(device, DType::Bf16, n);
-    let [p, m, v, g] = flat.each_mut().map(|x| x.address_mut().unwrap());
-    let g = g.cast_const();
+    let [p, mut m, mut v, g] = before.map(|x| array(device, DType::F32, &vec![x; n]));
+    let mut weights = vec![p];
+    if is_split {
+        let of = |dtype, values: Vec<f64>| array(device, dtype, &values);
+        let [copy, lower] = halves(&vec![before[0]; n], 0);
+        weights = vec![of(DType::Bf16, copy), of(DType::U16, lower)];
+    }
     let results = results(device, &engine_step_results { clip_factor, ..ZEROS });
     let (step, decays) = (numbers(device, &hyper(1)), array(device, DType::F32, &decays));
     let starts = long_indices(device, &[0, 3, 3, 10, n as u64]);
-    let (out, starts, decays) = (copy.address_mut().unwrap(), starts.address().cast(), decays.address().cast());
+    let addresses: Vec<_> = weights.iter_mut().map(|x| x.address_mut().unwrap()).collect();
+    let (parameters, copy) = match addresses[..] {
+        [copy, lower] => (lower, copy),
+        _ => (addresses[0], std::ptr::null_mut()),
+    };
+    let (m_at, v_at) = (m.address_mut().unwrap(), v.address_mut().unwrap());
+    let (starts, decays, gradients) = (starts.address().cast(), decays.address().cast(), g.address());
     let (driver, dtype) = (device.driver(), engine_dtype(DType::F32));
     let (results, step, groups, n, stream) = (results.address(), step.address().cast(), 4, n as u64, driver.stream());
     // SAFETY: arrays of the sizes that engine.h asks for.
     unsafe {
-        launch!(driver, adamw { n }(p, m, v, out, g, results, step, starts, decays, groups, n, dtype, stream)).unwrap();
+        launch!(
+            driver,
+            adamw { n }(
+                parameters, m_at, v_at, copy, gradients, results, step, starts, decays, groups, n, dtype, stream
+            )
+        )
+        .unwrap();
     }
-    let [p, m, v, g] = flat.map(|x| x.to_f64());
-    [p, m, v, g, copy.to_f64()]
+    weights.extend([m, v, g]);
+    weights.iter().map(Tensor::to_f64).collect()
 }
 
 #[test]
 fn with_a_factor_of_nan_nothing_happens() {
     for place in places() {
-        let before = [0.5, 0.25, 0.125, 2.0];
-        let [p, m, v, g, copy] = launched(&place.device(), before, [1.0; 4], f64::NAN);
-        assert_eq!([p, m, v, g], before.map(|x| vec![x; 17]), "{place:?}");
-        assert!(copy.iter().all(|x| x.is_nan()), "{place:?}: the copy is written");
+        let before = [0.503, 0.25, 0.125, 2.0];
+        let whole = launched(&place.device(), before, [1.0; 4], f64::NAN, false);
+        let before_in_f32 = before.map(|x| vec![round(DType::F32, x); 17]);
+        assert_eq!(whole, before_in_f32, "{place:?}");
+        let split = launched(&place.device(), before, [1.0; 4], f64::NAN, true);
+        assert_eq!(split[..2], halves(&before_in_f32[0], 0), "{place:?}");
+        assert_eq!(split[2..], before_in_f32[1..], "{place:?}");
     }
 }
 
 #[test]
 fn a_group_decays_by_its_own_share() {
     for place in places() {
-        let [p, .., copy] = launched(&place.device(), [2.0, 0.0, 0.0, 0.0], [1.0, 64.0, 0.0, 16.0], 1.0);
+        let update = |is_split| launched(&place.device(), [2.0, 0.0, 0.0, 0.0], [1.0, 64.0, 0.0, 16.0], 1.0, is_split);
+        let (whole, split) = (update(false), update(true));
+        assert_eq!((&split[..2], &split[2..]), (&halves(&whole[0], 1)[..], &whole[1..]), "{place:?}");
         let share = |i: usize| [1.0, 0.0, 16.0][usize::from(i >= 3) + usize::from(i >= 10)];
-        assert_eq!(copy, copied(&p, 1), "{place:?}");
-        for (i, p) in p.iter().enumerate() {
+        for (i, p) in whole[0].iter().enumerate() {
             let expected = 2.0 * (1.0 - 0.01 * 0.1 * share(i));
             assert!((p - expected).abs() <= 2.0 * f64::from(f32::EPSILON), "{place:?}: weight {i} is {p}");
+        }
+    }
+}
+
+#[test]
+fn weights_in_halves_are_updated_as_whole_ones_to_the_bit() {
+    for case in cases() {
+        for device in devices() {
+            let [whole, split] = [DType::F32, DType::Bf16].map(|dtype| after_all_steps(&device, dtype, &case).lists());
+            assert!(whole == split, "{case:?} on {}", device.driver().name());
         }
     }
 }

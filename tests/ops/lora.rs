@@ -40,7 +40,7 @@ fn a_frozen_parameter_gets_no_gradient_and_hands_on_what_a_trained_one_does() {
         ended.unwrap();
         assert!(gradients.values.to_f64().iter().any(|g| *g != 0.0));
         let frozen = params(true);
-        assert_eq!((frozen.values.dtype(), frozen.dtype()), (place.dtype, place.dtype));
+        assert_eq!((frozen.master_dtype(), frozen.dtype()), (place.dtype, place.dtype));
         // Gradients of others, which stay as they are: nothing is touched, and that is an error.
         let mut others = trained.gradients().unwrap();
         let (got, ended) = pass(&frozen, &mut others);

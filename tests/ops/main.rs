@@ -33,6 +33,6 @@ mod rmsnorm;
 mod rope;
 mod round_blocks;
 mod sample;
-mod stochastic;
+mod split_weights;
 mod tape;
 mod weight_gradients;

@@ -173,7 +173,7 @@ enum Beside {
 }
 
 fn backward(params: &Params, gradients: &mut Gradients, beside: Beside) {
-    let device = params.values.device().clone();
+    let device = params.device().clone();
     let mut tape = Tape::recording(&device, gradients);
     let inputs = Inputs::new(&device, false);
     let ids = TokenIds::new(&inputs, &[2, 0, 23, 2, 7], 24).unwrap();

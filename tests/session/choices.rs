@@ -100,11 +100,11 @@ fn saved(device: Device, folder: &Path) -> SavedRun {
     let model = checkpoint.load(&ComputeDevice { device, dtype: DType::F32, fallback: None }).unwrap();
     let options = TrainOptions::default();
     let identity = Identity::new(&model, &rows(), &[], &options).unwrap();
-    let run = Run::prepare(model, rows(), Vec::new(), options).unwrap();
+    let mut run = Run::prepare(model, rows(), Vec::new(), options).unwrap();
     let folder = OutputFolder::claim(folder, Existing::Refuse).unwrap();
     let checkpoint = Rc::new(checkpoint);
     let saves = Saves { checkpoint, folder, identity, score_before: None, dtype: SaveDtype::F32, limit: None };
-    SavedRun::open(&saves.save_checkpoint(&run).unwrap().place).unwrap()
+    SavedRun::open(&saves.save_checkpoint(&mut run).unwrap().place).unwrap()
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //! never stopped.
 
 use engine::batch::Example;
+use engine::device::DType;
 use engine::error::Kind;
 use engine::session::{Identity, Outcome, Position, Run, State};
 use engine::train::metrics::Record;
@@ -142,7 +143,7 @@ fn an_update_of_uneven_batches_is_that_of_one_batch() {
 
 #[test]
 fn a_state_put_back_is_the_state_that_was_taken() {
-    let (run, state) = interrupted(&options(), 6, &Log::default());
+    let (mut run, state) = interrupted(&options(), 6, &Log::default());
     assert!(timeless(run.state().unwrap()) == timeless(state.clone()));
     assert!(run.state().unwrap().progress.seconds >= state.progress.seconds);
 }
@@ -187,19 +188,17 @@ fn a_step_whose_loss_stands_out_is_skipped_also_by_a_run_that_goes_on() {
         loss_spike: LossSpike::Skip,
         ..options()
     };
-    let begin = |options: &TrainOptions| {
-        let model = model::<f32>(&weights(&config(), 3));
-        Run::prepare(model, rows_with_a_stranger(), Vec::new(), options.clone()).unwrap()
-    };
+    let loaded = |seed: u64, dtype: DType| model::<f32>(&weights(&config(), seed)).computed_in(dtype).unwrap();
     // The weights before and after the stranger's step, and the last ones; stopped and put back before `stop`.
-    let weights_of = |options: &TrainOptions, stop: u64| {
-        let (mut run, mut seen) = (begin(options), Vec::new());
+    let weights_in = |dtype: DType, options: &TrainOptions, stop: u64| {
+        let run = Run::prepare(loaded(3, dtype), rows_with_a_stranger(), Vec::new(), options.clone());
+        let (mut run, mut seen) = (run.unwrap(), Vec::new());
         while !run.is_trained() {
             let step = run.position().step;
             if step == stop {
                 let state = run.state().unwrap();
-                let loaded = model::<f32>(&weights(&config(), 99));
-                run = Run::from_state(state, loaded, rows_with_a_stranger(), Vec::new(), options.clone()).unwrap();
+                let other = loaded(99, dtype);
+                run = Run::from_state(state, other, rows_with_a_stranger(), Vec::new(), options.clone()).unwrap();
             }
             if step == 75 || step == 76 {
                 seen.push(run.state().unwrap().weights);
@@ -209,9 +208,13 @@ fn a_step_whose_loss_stands_out_is_skipped_also_by_a_run_that_goes_on() {
         seen.push(run.state().unwrap().weights);
         seen
     };
+    let weights_of = |options: &TrainOptions, stop: u64| weights_in(DType::F32, options, stop);
     let skipped = weights_of(&skip, 99);
     assert!(skipped[0] == skipped[1] && skipped[1] != skipped[2]);
     assert!(weights_of(&skip, 74) == skipped, "put back before the stranger");
+    // The copy that is computed with is rounded by the number of the last update that changed it.
+    let skipped_in_bf16 = weights_in(DType::Bf16, &skip, 99);
+    assert!(weights_in(DType::Bf16, &skip, 76) == skipped_in_bf16, "put back behind the stranger");
     let warned = weights_of(&TrainOptions { loss_spike: LossSpike::Warn, ..skip.clone() }, 99);
     assert!(warned[0] == skipped[0] && warned[0] != warned[1]);
     let never = weights_of(&TrainOptions { loss_spike_z: 0.0, ..skip }, 99);
@@ -238,7 +241,7 @@ fn a_run_that_diverges_keeps_its_last_good_weights_and_can_be_saved() {
 #[cfg(engine_emulated)]
 #[test]
 fn a_run_on_a_device_goes_on_equal_to_the_bit_in_bf16() {
-    use engine::device::{DType, Tensor};
+    use engine::device::Tensor;
     use engine::model::gemma3::Gemma3;
     let options = TrainOptions { max_steps: Some(5), per_device_train_batch_size: 1, ..options() };
     let loaded = |seed: u64| {

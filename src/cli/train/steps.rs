@@ -74,7 +74,7 @@ impl Job<'_> {
         match steps(&mut run, saves)? {
             Ended::Finished => self.finish(run, saves, about),
             Ended::Interrupted => {
-                let saved = saves.save_checkpoint(&run)?;
+                let saved = saves.save_checkpoint(&mut run)?;
                 let step = run.position().step;
                 saved.warning.iter().for_each(|warning| run.warn(warning));
                 run.finish();

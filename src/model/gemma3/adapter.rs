@@ -54,7 +54,7 @@ impl Adapter {
                 continue;
             }
             let of = |linear: &Linear| Module { rows: linear.parameter.spec.shape[0], is_updated: linear.is_updated };
-            let blocks = Blocks::new(params.values.device(), &modules.iter().map(of).collect::<Vec<_>>())?;
+            let blocks = Blocks::new(params.device(), &modules.iter().map(of).collect::<Vec<_>>())?;
             let (a, b, blocks) = (fused(a_of), fused(b_of), Rc::new(blocks));
             let place = Place { a, b, blocks, number: number as u32 };
             updates.insert(modules[0].parameter.spec.name.clone(), place);

@@ -83,7 +83,7 @@ impl Gemma3 {
     /// A model from its flat weights, in the order of the parameter table.
     pub fn new(config: Gemma3Config, weights: Tensor) -> Result<Self> {
         let params = Params::new(&parameter_specs(&config), weights)?;
-        let device = params.values.device().of(Purpose::Activations);
+        let device = params.device().of(Purpose::Activations);
         let layer = |(i, &kind)| LayerHandles::new(&params, i, kind);
         let layers = config.layer_types.iter().enumerate().map(layer).collect();
         let (embedding, norm) = (params.handle("model.embed_tokens.weight"), params.handle("model.norm.weight"));

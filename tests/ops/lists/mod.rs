@@ -108,7 +108,8 @@ pub fn tensor(device: &Device, shape: &[usize], dtype: DType, values: &[f64]) ->
         DType::Bf16 => {
             Tensor::from_slice(device, shape, &values.iter().map(|&x| bf16::from_f64(x)).collect::<Vec<_>>())
         }
-        DType::U32 => panic!("nothing computes in u32"),
+        DType::U16 => Tensor::from_slice(device, shape, &values.iter().map(|&x| x as u16).collect::<Vec<_>>()),
+        DType::U32 => panic!("nothing is tested in u32"),
     }
 }
 
@@ -127,7 +128,7 @@ pub fn params(device: &Device, shapes: &[Vec<usize>], dtype: DType, values: &[Ve
 /// Gradients of all parameters, all `start`.
 pub fn gradients(params: &Params, start: f64) -> Gradients {
     let mut gradients = params.gradients().unwrap();
-    let values = tensor(params.values.device(), &[params.len()], params.values.dtype(), &vec![start; params.len()]);
+    let values = tensor(params.device(), &[params.len()], params.master_dtype(), &vec![start; params.len()]);
     gradients.values = values;
     gradients.hold();
     gradients

@@ -1,0 +1,96 @@
+//! split_weights, join_weights: master weights to and from a copy in bf16 and what it leaves out. The contract is in
+//! kernels/engine.h, the way in kernels/halves.cuh; both are the same to the bit.
+
+use std::ffi::c_void;
+
+use half::bf16;
+use rayon::prelude::*;
+
+use super::launcher::{elements, elements_mut, run};
+use super::simd::{BLOCK, vectorized};
+use crate::device::bindings::{engine_status, engine_stream};
+
+pub unsafe extern "C" fn split_weights(
+    copy: *mut c_void,
+    lower: *mut c_void,
+    from: *const c_void,
+    n: u64,
+    step: u64,
+    _stream: engine_stream,
+) -> engine_status {
+    let n = n as usize;
+    run(|| {
+        // SAFETY: the table's contract.
+        let (copy, lower) = unsafe { (elements_mut::<bf16>(copy, n), elements_mut::<u16>(lower, n)) };
+        // SAFETY: as above.
+        let from = unsafe { elements::<f32>(from, n) };
+        let halves = copy.par_chunks_mut(BLOCK).zip(lower.par_chunks_mut(BLOCK));
+        halves.zip(from.par_chunks(BLOCK)).enumerate().for_each(|(block, ((copy, lower), from))| {
+            vectorized(|| split(copy, lower, from, block * BLOCK, step as u32));
+        });
+    })
+}
+
+pub unsafe extern "C" fn join_weights(
+    to: *mut c_void,
+    copy: *const c_void,
+    lower: *const c_void,
+    n: u64,
+    step: u64,
+    _stream: engine_stream,
+) -> engine_status {
+    let n = n as usize;
+    run(|| {
+        // SAFETY: the table's contract.
+        let (copy, lower) = unsafe { (elements::<bf16>(copy, n), elements::<u16>(lower, n)) };
+        // SAFETY: as above.
+        let to = unsafe { elements_mut::<f32>(to, n) };
+        let halves = copy.par_chunks(BLOCK).zip(lower.par_chunks(BLOCK));
+        to.par_chunks_mut(BLOCK).zip(halves).enumerate().for_each(|(block, (to, (copy, lower)))| {
+            vectorized(|| join(to, copy, lower, block * BLOCK, step as u32));
+        });
+    })
+}
+
+/// The halves of weights, which have these indices from `first` on, by update `step`; 0: none yet.
+#[inline(always)]
+pub(super) fn split(copy: &mut [bf16], lower: &mut [u16], from: &[f32], first: usize, step: u32) {
+    let n = from.len();
+    let (copy, lower) = (&mut copy[..n], &mut lower[..n]);
+    for i in 0..n {
+        let bits = from[i].to_bits();
+        // Of two weights that a tie rounds to the same copy, the one below goes a little up.
+        let tie = step == 0 && bits & 0x1_ffff == 0x1_8000;
+        let bits = bits + u32::from(tie);
+        let rounded = bits.wrapping_add(rounding((first + i) as u64, step)) >> 16;
+        // Infinities and NaN.
+        let special = bits & 0x7f80_0000 == 0x7f80_0000;
+        copy[i] = if special { bf16::from_f32(from[i]) } else { bf16::from_bits(rounded as u16) };
+        lower[i] = if special { 0 } else { bits as u16 };
+    }
+}
+
+/// Weights again from halves that [`split`] has made with the same numbers.
+#[inline(always)]
+pub(super) fn join(to: &mut [f32], copy: &[bf16], lower: &[u16], first: usize, step: u32) {
+    let n = to.len();
+    let (copy, lower) = (&copy[..n], &lower[..n]);
+    for i in 0..n {
+        let low = u32::from(lower[i]);
+        let carry = (low + rounding((first + i) as u64, step)) >> 16;
+        to[i] = f32::from_bits((u32::from(copy[i].to_bits()).wrapping_sub(carry)) << 16 | low);
+    }
+}
+
+/// What is added to a weight's bits before the lower half is cut off.
+#[inline(always)]
+fn rounding(index: u64, step: u32) -> u32 {
+    if step == 0 {
+        return 0x7fff;
+    }
+    let high = ((index >> 32) as u32).wrapping_mul(0x9e37_79b9);
+    let mut h = index as u32 ^ high ^ step.wrapping_mul(0x85eb_ca6b);
+    h = (h ^ h >> 16).wrapping_mul(0x7feb_352d);
+    h = (h ^ h >> 15).wrapping_mul(0x846c_a68b);
+    h >> 16
+}
