@@ -13,6 +13,7 @@ use std::time::Duration;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use engine::batch::Example;
 use engine::batch::tree::TokenTree;
+use engine::error::Kind;
 use engine::model::gemma3::Gemma3;
 use engine::ops::adamw::AdamW;
 use engine::train::step::Step;
@@ -47,6 +48,11 @@ fn bench_tree(c: &mut Criterion, name: &str, model: &mut Gemma3, tree: &TokenTre
     let mut step = Step::new(model, 1.0, true).unwrap();
     // A rate too small to lead anywhere: every step does the same work.
     let hyper = AdamW { learning_rate: 1e-9, betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.0, step: 1 };
+    // 32k tokens do not fit every card.
+    match step.run(model, vec![tree.clone()], &hyper) {
+        Err(error) if error.kind() == Kind::OutOfMemory => return eprintln!("step/{name} is left out: {}", error.report()),
+        first => _ = first.unwrap(),
+    }
     let mut group = c.benchmark_group("step");
     group
         .sample_size(10)

@@ -88,7 +88,7 @@ engine_status adamw(void *parameters, void *m, void *v, void *copy, const void *
                     engine_dtype dtype, engine_stream stream) {
     if (n == 0) return ENGINE_OK;
     if (engine_status status = only_f32(dtype); status != ENGINE_OK) return status;
-    return with_access(ENGINE_F32, n, {parameters, m, v, gradients, copy}, [&](auto access) {
+    return with_f32_access(n, {parameters, m, v, gradients, copy}, [&](auto access) {
         constexpr uint32_t W = decltype(access)::WIDTH;
         auto update = [&](auto weights) {
             return LAUNCH((adamw_kernel<decltype(weights), W>), ceil_div(n, THREADS * W), THREADS, 0, stream, weights,

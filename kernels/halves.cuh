@@ -23,7 +23,7 @@ template <uint32_t W> struct Halves {
     Vector<bf16, W> copy;
     Vector<uint16_t, W> lower;
 
-    __device__ Halves() = default;
+    Halves() = default;
 
     __device__ Halves(const bf16 *copies, const uint16_t *lowers) {
         check(copies, lowers);

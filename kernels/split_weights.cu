@@ -50,7 +50,7 @@ __global__ void __launch_bounds__(THREADS)
 
 engine_status split_weights(void *copy, void *lower, const void *from, uint64_t n, uint64_t step, engine_stream stream) {
     if (n == 0) return ENGINE_OK;
-    return with_access(ENGINE_F32, 8, {copy, lower, from}, [&](auto access) {
+    return with_f32_access(8, {copy, lower, from}, [&](auto access) {
         constexpr uint32_t W = decltype(access)::WIDTH;
         return LAUNCH((split_kernel<W>), ceil_div(n, THREADS * W), THREADS, 0, stream, static_cast<bf16 *>(copy),
                       static_cast<uint16_t *>(lower), static_cast<const float *>(from), n, static_cast<uint32_t>(step));
@@ -59,7 +59,7 @@ engine_status split_weights(void *copy, void *lower, const void *from, uint64_t 
 
 engine_status join_weights(void *to, const void *copy, const void *lower, uint64_t n, uint64_t step, engine_stream stream) {
     if (n == 0) return ENGINE_OK;
-    return with_access(ENGINE_F32, 8, {to, copy, lower}, [&](auto access) {
+    return with_f32_access(8, {to, copy, lower}, [&](auto access) {
         constexpr uint32_t W = decltype(access)::WIDTH;
         return LAUNCH((join_kernel<W>), ceil_div(n, THREADS * W), THREADS, 0, stream, static_cast<float *>(to),
                       static_cast<const bf16 *>(copy), static_cast<const uint16_t *>(lower), n, static_cast<uint32_t>(step));

@@ -120,15 +120,26 @@ template <class T, uint32_t W> struct Access {
     static constexpr uint32_t WIDTH = W;
 };
 
+/// Whether rows of so many bytes, and the pointers, are whole accesses of 16 bytes.
+inline bool are_aligned(uint64_t row_bytes, std::initializer_list<const void *> pointers) {
+    bool aligned = row_bytes % 16 == 0;
+    for (const void *pointer : pointers) aligned = aligned && reinterpret_cast<uintptr_t>(pointer) % 16 == 0;
+    return aligned;
+}
+
+/// Calls `launch(Access<float, W>())` with the widest W that rows of `row` elements and the pointers allow.
+template <class Launch>
+engine_status with_f32_access(uint64_t row, std::initializer_list<const void *> pointers, const Launch &launch) {
+    return are_aligned(row * 4, pointers) ? launch(Access<float, 4>()) : launch(Access<float, 1>());
+}
+
 /// Calls `launch(Access<T, W>())` with the widest W that rows of `row` elements and the pointers allow.
 template <class Launch>
 engine_status with_access(engine_dtype dtype, uint64_t row, std::initializer_list<const void *> pointers,
                           const Launch &launch) {
-    bool aligned = row * (dtype == ENGINE_F32 ? 4 : 2) % 16 == 0;
-    for (const void *pointer : pointers) aligned = aligned && reinterpret_cast<uintptr_t>(pointer) % 16 == 0;
     switch (dtype) {
-    case ENGINE_F32: return aligned ? launch(Access<float, 4>()) : launch(Access<float, 1>());
-    case ENGINE_BF16: return aligned ? launch(Access<bf16, 8>()) : launch(Access<bf16, 1>());
+    case ENGINE_F32: return with_f32_access(row, pointers, launch);
+    case ENGINE_BF16: return are_aligned(row * 2, pointers) ? launch(Access<bf16, 8>()) : launch(Access<bf16, 1>());
     default: return no_dtype(dtype);
     }
 }
