@@ -50,7 +50,7 @@ engine_status clip_factor(engine_step_results *results, void *squares, const voi
     engine_status status = only_f32(dtype);
     if (status != ENGINE_OK) return status;
     if (gradients && count > 0)
-        status = with_access(ENGINE_F32, n, {gradients}, [&](auto access) {
+        status = with_f32_access(n, {gradients}, [&](auto access) {
             return LAUNCH((clip_partial_kernel<decltype(access)::WIDTH>), static_cast<uint32_t>(count), THREADS, 0, stream, sums,
                           static_cast<const float *>(gradients), n);
         });
