@@ -263,7 +263,7 @@ impl Run {
         let mut z = None;
         let (recent, options) = (&mut self.recent, &self.options);
         let result = self.updates.finish(&mut self.model, queued, |result| {
-            z = result.is_finite().then(|| recent.add(result.mean_loss())).flatten();
+            z = result.is_finite().then(|| recent.add(result.mean_loss(), options.loss_spike_z)).flatten();
             !is_spike(options, z)
         })?;
         let window = &self.windows[self.position.window];

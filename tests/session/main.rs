@@ -21,6 +21,7 @@ mod quiet;
 mod random_and_rounded;
 mod regularization;
 mod resume;
+mod spikes;
 mod token_cache;
 
 use std::cell::RefCell;
