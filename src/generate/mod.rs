@@ -36,7 +36,16 @@ pub struct GenerateOptions {
 impl GenerateOptions {
     /// Whether this output has ended.
     pub fn has_ended(&self, output: &[u32]) -> bool {
-        output.len() >= self.max_new_tokens || output.last().is_some_and(|last| self.stop.contains(last))
+        output.len() >= self.max_new_tokens || self.has_stopped(output)
+    }
+
+    /// Whether this output ends where no more tokens were allowed, and not by itself.
+    pub fn was_cut(&self, output: &[u32]) -> bool {
+        output.len() >= self.max_new_tokens && !self.has_stopped(output)
+    }
+
+    fn has_stopped(&self, output: &[u32]) -> bool {
+        output.last().is_some_and(|last| self.stop.contains(last))
     }
 }
 
