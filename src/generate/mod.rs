@@ -108,7 +108,7 @@ pub fn generate_into(
 
 /// The longest sequence that `room` new tokens can make. Models work a little beyond the `positions` that they were made for
 /// when these are few, so that they are only held to what is decoded together anyway.
-fn longest(prompts: &[&[u32]], room: usize, positions: usize) -> Result<usize> {
+pub(crate) fn longest(prompts: &[&[u32]], room: usize, positions: usize) -> Result<usize> {
     let prompt = prompts.iter().map(|prompt| prompt.len()).max().unwrap_or(0);
     let most = positions.clamp(MAX_SLOTS, MAX_POSITIONS);
     match prompt.checked_add(room) {

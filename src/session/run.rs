@@ -173,6 +173,11 @@ impl Run {
         stopped_early || self.position.step >= self.total_steps()
     }
 
+    /// Whether an evaluation comes next.
+    pub fn is_evaluation_due(&self) -> bool {
+        self.evaluation_due
+    }
+
     /// Whether nothing at all is left to do.
     pub fn is_finished(&self) -> bool {
         self.is_trained() && !self.evaluation_due && !self.save_due

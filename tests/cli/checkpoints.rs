@@ -210,6 +210,24 @@ fn a_score_can_tell_the_best_model() {
     assert!(no_rows.stderr.contains("no evaluations to tell the best model by"), "{}", no_rows.stderr);
 }
 
+/// One row to evaluate on.
+fn one_row() -> (tempfile::TempDir, String) {
+    let rows = fs::read_to_string(test_rows()).unwrap();
+    folder_with("row.jsonl", rows.lines().next().unwrap())
+}
+
+#[test]
+fn answers_that_have_no_room_are_refused_before_the_first_step_not_at_the_first_evaluation() {
+    let (folder, row) = one_row();
+    let flags = ["--eval-dataset", &row, "--save-strategy", "best", "--metric-for-best-model", "score"];
+    let refused = train(&folder.path().join("out"), &[&flags[..], &["--max-new-tokens", "40000"]].concat());
+    assert_eq!(refused.code, 2, "{}", refused.stderr);
+    for part in ["40000 new tokens after a prompt of", "positions there are", "lower `--max-new-tokens`"] {
+        assert!(refused.stderr.contains(part), "{}", refused.stderr);
+    }
+    assert!(!refused.stderr.contains("step 1/"), "{}", refused.stderr);
+}
+
 #[test]
 fn two_runs_do_not_write_to_one_folder() {
     let folder = tempfile::tempdir().unwrap();

@@ -20,6 +20,7 @@ mod parity;
 mod quiet;
 mod random_and_rounded;
 mod regularization;
+mod rescue;
 mod resume;
 mod spikes;
 mod token_cache;

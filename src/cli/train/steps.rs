@@ -115,6 +115,7 @@ impl Job<'_> {
         }
         let checkpoint = checkpoint.clone();
         let options = checkpoint.generate_options(&self.args.generation());
+        prompts.check_room(&options, run.model().config.max_position_embeddings)?;
         run.judge_with(move |model| {
             let asked = "the evaluation was asked to stop";
             let report = prompts.score(model, &checkpoint.tokenizer, &options, |_, _| signals::go_on(asked))?;
@@ -164,13 +165,21 @@ fn load_best(run: &mut Run, folder: &OutputFolder) -> Result<Option<SavedRun>> {
 /// Steps until the run ends, one way or another, with a checkpoint whenever one is due. That one cannot be written does not end
 /// the run.
 fn steps(run: &mut Run, saves: &Saves) -> Result<Ended> {
+    let mut kept = run.position().step;
     loop {
-        match run.step()? {
+        let outcome = match run.step() {
+            Ok(outcome) => outcome,
+            Err(error) => return Err(saves.rescue(run, error, kept)),
+        };
+        match outcome {
             Outcome::Finished => return Ok(Ended::Finished),
             Outcome::Diverged(error) => return Ok(Ended::Diverged(error)),
             Outcome::Interrupted => return Ok(Ended::Interrupted),
             Outcome::SaveDue => match saves.save_checkpoint(run) {
-                Ok(saved) => saved.warning.iter().for_each(|warning| run.warn(warning)),
+                Ok(saved) => {
+                    saved.warning.iter().for_each(|warning| run.warn(warning));
+                    kept = run.position().step;
+                }
                 Err(error) => run.warn(&error.context("no checkpoint was written; the run goes on")),
             },
             Outcome::Updated | Outcome::Evaluated => {}
