@@ -252,16 +252,16 @@ pub struct TrainArgs {
     /// Folder for the trained model, checkpoints, metrics.jsonl and the loss plot
     #[arg(long, value_name = "DIR", help_heading = "Output")]
     pub output_dir: PathBuf,
-    /// Start anew in a folder that holds a run: its checkpoints go at once, its model stays until the new one is whole
+    /// Start anew in a folder that holds a run: its checkpoints go at once, its model stays until the new one is whole. Without effect
+    /// where --resume-from-checkpoint is given
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_value_t = false, default_missing_value = "true", value_parser = BoolishValueParser::new(), action = ArgAction::Set, help_heading = "Output")]
     pub overwrite_output_dir: bool,
-    /// Go on with a run that was stopped, from its newest whole checkpoint or the one in DIR
+    /// Go on with a run that was stopped, from its newest whole checkpoint or the one in DIR; wins over --overwrite-output-dir
     #[arg(
         long,
         value_name = "latest|DIR",
         num_args = 0..=1,
         default_missing_value = "latest",
-        conflicts_with = "overwrite_output_dir",
         help_heading = "Output"
     )]
     pub resume_from_checkpoint: Option<String>,

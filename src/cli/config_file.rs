@@ -1,12 +1,12 @@
 //! The config file of `engine train`, which `engine check` reads too: a table, in TOML or YAML, whose keys are flags, put before the flags of the command line.
 //!
-//! Later flags win, so the command line wins over the file, and there is nothing to declare twice. A path in it is relative to the
-//! folder of the file.
+//! Later flags win, so the command line wins over the file, and there is nothing to declare twice. A flag of the file that cannot be
+//! given together with one of the command line is left out. A path in it is relative to the folder of the file.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use clap::CommandFactory;
+use clap::{Arg, Command, CommandFactory, Id};
 use serde_json::{Map, Value};
 
 use super::args::Cli;
@@ -29,15 +29,37 @@ pub fn expand(arguments: Vec<OsString>) -> Result<Vec<OsString>> {
     };
     let Some(path) = config_path(&arguments) else { return Ok(arguments) };
     let mut from_file = read(&path)?;
-    let command = Cli::command();
-    let has = |flag: &str| {
-        command
-            .find_subcommand(name)
-            .is_some_and(|command| command.get_arguments().any(|a| spelling::is_named(a, flag)))
-    };
-    from_file.retain(|argument| argument.to_str().and_then(flag_of).is_none_or(has));
-    let (command, rest) = arguments.split_at(2);
-    Ok([command, &from_file, rest].concat())
+    let cli = Cli::command();
+    let command = cli.find_subcommand(name).ok_or_else(|| err!("internal: no `{name}` command"))?;
+    let (start, typed) = arguments.split_at(2);
+    let beaten = beaten(command, typed);
+    let stays = |flag: &str| argument(command, flag).is_some_and(|argument| !beaten.contains(&argument.get_id()));
+    from_file.retain(|argument| argument.to_str().and_then(flag_of).is_none_or(stays));
+    Ok([start, &from_file, typed].concat())
+}
+
+/// The flags that cannot be given together with one of those `typed`. Without a rank there is no LoRA: its other settings go with it.
+fn beaten<'a>(command: &'a Command, typed: &[OsString]) -> Vec<&'a Id> {
+    let typed: Vec<&Arg> = (0..typed.len()).filter_map(|i| argument(command, turned_on(&typed[i..])?)).collect();
+    let refuses = |a: &Arg, b: &Arg| command.get_arg_conflicts_with(a).iter().any(|other| other.get_id() == b.get_id());
+    let is_beaten = |other: &&Arg| typed.iter().any(|flag| refuses(flag, other) || refuses(other, flag));
+    let beaten: Vec<&Arg> = command.get_arguments().filter(is_beaten).collect();
+    let rank = beaten.iter().find(|argument| argument.get_id() == "lora_r");
+    let goes_with = |other: &&Arg| rank.is_some_and(|rank| other.get_help_heading() == rank.get_help_heading());
+    beaten.iter().copied().chain(command.get_arguments().filter(goes_with)).map(Arg::get_id).collect()
+}
+
+/// The flag that these arguments begin with, unless it is turned off.
+fn turned_on(arguments: &[OsString]) -> Option<&str> {
+    const OFF: [&str; 6] = ["false", "no", "off", "f", "n", "0"];
+    let text = arguments.first()?.to_str()?;
+    let value = text.split_once('=').map(|(_, value)| value);
+    let value = value.or_else(|| arguments.get(1)?.to_str()).unwrap_or_default();
+    flag_of(text).filter(|_| !OFF.contains(&value.to_lowercase().as_str()))
+}
+
+fn argument<'a>(command: &'a Command, flag: &str) -> Option<&'a Arg> {
+    command.get_arguments().find(|argument| spelling::is_named(argument, flag))
 }
 
 /// The `flag` of `--flag=value`.
@@ -67,7 +89,7 @@ pub fn arguments(text: &str, path: &Path) -> Result<Vec<OsString>> {
     let shown = path.display();
     let command = Cli::command();
     let train = command.find_subcommand("train").ok_or_else(|| err!("internal: no `train` command"))?;
-    let known = |flag: &str| train.get_arguments().any(|a| spelling::is_named(a, flag)) && flag != "config";
+    let known = |flag: &str| argument(train, flag).is_some() && flag != "config";
     let mut arguments = Vec::new();
     for (key, value) in &table(text, path)? {
         let flag = key.replace('_', "-");

@@ -40,8 +40,9 @@ pub fn tools(args: &GenerateArgs) -> Result<Vec<Value>> {
 
 /// The model's answer, control tokens and all.
 pub fn answer(model: &Gemma3, checkpoint: &Checkpoint, prompt: &Prompt, args: &GenerationArgs) -> Result<String> {
-    let outputs = generate(model, &[&prompt.ids], &checkpoint.generate_options(&args.options()), |_| Ok(()))?;
-    if outputs[0].len() as u64 == args.max_new_tokens {
+    let options = checkpoint.generate_options(&args.options());
+    let outputs = generate(model, &[&prompt.ids], &options, |_| Ok(()))?;
+    if options.was_cut(&outputs[0]) {
         say(&format!("the answer was cut after {} tokens: `--max-new-tokens` allows more", outputs[0].len()));
     }
     Ok(checkpoint.tokenizer.decode(&outputs[0]))

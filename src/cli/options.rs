@@ -96,11 +96,11 @@ impl From<MetricArg> for Metric {
     }
 }
 
-/// What becomes of an earlier run in the output folder.
+/// What becomes of an earlier run in the output folder. Who asks to go on with it does not want it gone.
 pub fn existing(overwrite: bool, resume: bool) -> Existing {
     match (overwrite, resume) {
-        (true, _) => Existing::Overwrite,
         (_, true) => Existing::Resume,
+        (true, _) => Existing::Overwrite,
         _ => Existing::Refuse,
     }
 }

@@ -36,7 +36,16 @@ pub struct GenerateOptions {
 impl GenerateOptions {
     /// Whether this output has ended.
     pub fn has_ended(&self, output: &[u32]) -> bool {
-        output.len() >= self.max_new_tokens || output.last().is_some_and(|last| self.stop.contains(last))
+        output.len() >= self.max_new_tokens || self.has_stopped(output)
+    }
+
+    /// Whether this output ends where no more tokens were allowed, and not by itself.
+    pub fn was_cut(&self, output: &[u32]) -> bool {
+        output.len() >= self.max_new_tokens && !self.has_stopped(output)
+    }
+
+    fn has_stopped(&self, output: &[u32]) -> bool {
+        output.last().is_some_and(|last| self.stop.contains(last))
     }
 }
 
@@ -99,7 +108,7 @@ pub fn generate_into(
 
 /// The longest sequence that `room` new tokens can make. Models work a little beyond the `positions` that they were made for
 /// when these are few, so that they are only held to what is decoded together anyway.
-fn longest(prompts: &[&[u32]], room: usize, positions: usize) -> Result<usize> {
+pub(crate) fn longest(prompts: &[&[u32]], room: usize, positions: usize) -> Result<usize> {
     let prompt = prompts.iter().map(|prompt| prompt.len()).max().unwrap_or(0);
     let most = positions.clamp(MAX_SLOTS, MAX_POSITIONS);
     match prompt.checked_add(room) {

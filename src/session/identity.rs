@@ -12,6 +12,7 @@ use crate::device::{DType, Tensor};
 use crate::error::{Error, Result};
 use crate::io::manifest::hex;
 use crate::model::gemma3::Gemma3;
+use crate::session::Generation;
 use crate::train::options::TrainOptions;
 
 /// Numbers that one task hashes.
@@ -57,6 +58,20 @@ impl Identity {
             device: model.device().driver().name(),
             dtype: format!("{:?}", model.params.dtype()),
         })
+    }
+
+    /// With how answers are generated, where the result follows from them.
+    pub fn with_answers(mut self, options: &TrainOptions, generation: &Generation) -> Self {
+        if options.ends_by_answers() {
+            let Generation { max_new_tokens, do_sample, seed, .. } = generation;
+            self.settings.insert("max-new-tokens".into(), max_new_tokens.to_string());
+            self.settings.insert("do-sample".into(), do_sample.to_string());
+            if *do_sample {
+                // The run's own may be another (`--data-seed`).
+                self.settings.insert("seed (of answers)".into(), seed.to_string());
+            }
+        }
+        self
     }
 
     /// What it is computed on, for people.

@@ -173,6 +173,11 @@ impl Run {
         stopped_early || self.position.step >= self.total_steps()
     }
 
+    /// Whether an evaluation comes next.
+    pub fn is_evaluation_due(&self) -> bool {
+        self.evaluation_due
+    }
+
     /// Whether nothing at all is left to do.
     pub fn is_finished(&self) -> bool {
         self.is_trained() && !self.evaluation_due && !self.save_due
@@ -263,7 +268,7 @@ impl Run {
         let mut z = None;
         let (recent, options) = (&mut self.recent, &self.options);
         let result = self.updates.finish(&mut self.model, queued, |result| {
-            z = result.is_finite().then(|| recent.add(result.mean_loss())).flatten();
+            z = result.is_finite().then(|| recent.add(result.mean_loss(), options.loss_spike_z)).flatten();
             !is_spike(options, z)
         })?;
         let window = &self.windows[self.position.window];

@@ -77,6 +77,24 @@ impl Saves {
         Ok(saved)
     }
 
+    /// What to say of the `error` that ended a step: before that the run is saved as of its last update, unless that is update `saved`,
+    /// which is on the disk. Only evaluations and what finds no memory leave a run as it was before them; of other errors nothing is saved.
+    pub fn rescue(&self, run: &mut Run, error: Error, saved: u64) -> Error {
+        let step = run.position().step;
+        if step == saved || !(run.is_evaluation_due() || error.kind() == Kind::OutOfMemory) {
+            return error;
+        }
+        match self.save_checkpoint(run) {
+            Ok(saved) => {
+                saved.warning.iter().for_each(|warning| run.warn(warning));
+                let place = saved.place.display();
+                error.context(format!("training stopped; the run as of step {step} is saved in `{place}`, and goes on from there with `--resume-from-checkpoint`"))
+            }
+            Err(unsaved) => error
+                .context(format!("training stopped; the run as of step {step} could not be saved: {}", unsaved.line())),
+        }
+    }
+
     /// Saves the model of a run that diverged, as of its last good update, as `diverged-STEP`.
     ///
     /// # Errors

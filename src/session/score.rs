@@ -6,7 +6,7 @@ use crate::data::tools::tool_name;
 use crate::error::{Context, Result};
 use crate::eval::report::{Answer, Report};
 use crate::eval::verdict::Expected;
-use crate::generate::{GenerateOptions, generate_into};
+use crate::generate::{GenerateOptions, generate_into, longest};
 use crate::model::gemma3::Gemma3;
 use crate::session::{Checkpoint, Generation};
 
@@ -52,6 +52,15 @@ impl Prompts {
 
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// Whether a model made for so many `positions` has room for every answer, as generating them would find out.
+    ///
+    /// # Errors
+    /// A usage error: it has not.
+    pub fn check_room(&self, options: &GenerateOptions, positions: usize) -> Result<()> {
+        let ids: Vec<&[u32]> = self.0.iter().map(|(prompt, _)| &prompt.ids[..]).collect();
+        longest(&ids, options.max_new_tokens, positions).map(|_| ())
     }
 
     /// Answers and judges them all.

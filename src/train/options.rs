@@ -217,9 +217,17 @@ impl TrainOptions {
 
     /// Whether anything follows from what evaluations measure.
     pub fn selects(&self) -> bool {
-        self.load_best_model_at_end
-            || self.early_stopping_patience.is_some()
-            || self.save_strategy == SaveStrategy::Best
+        self.ends_by_evaluations() || self.save_strategy == SaveStrategy::Best
+    }
+
+    /// Whether the weights of a finished run follow from evaluations.
+    fn ends_by_evaluations(&self) -> bool {
+        self.load_best_model_at_end || self.early_stopping_patience.is_some()
+    }
+
+    /// Whether they follow from what is answered there.
+    pub fn ends_by_answers(&self) -> bool {
+        self.ends_by_evaluations() && self.metric_for_best_model != Metric::EvalLoss
     }
 
     /// Whether a run that needs evaluations has them; `has_rows`: whether there are rows to evaluate on.
@@ -234,7 +242,8 @@ impl TrainOptions {
             .hint("give `--eval-dataset` or `--test-size`, and an `--eval-strategy` other than no"))
     }
 
-    /// The settings that the weights of a finished run follow from, by the names of their flags.
+    /// The settings that the weights of a finished run follow from, by the names of their flags: beside those of answers
+    /// ([`ends_by_answers`](Self::ends_by_answers)), which are others' to tell.
     pub fn that_change_the_result(&self) -> BTreeMap<String, String> {
         let mut settings = vec![
             ("num-train-epochs", self.num_train_epochs.to_string()),
@@ -269,7 +278,7 @@ impl TrainOptions {
         if self.skips_spikes() {
             settings.push(("loss-spike", format!("skip above {}", self.loss_spike_z)));
         }
-        if self.load_best_model_at_end || self.early_stopping_patience.is_some() {
+        if self.ends_by_evaluations() {
             let patience = self.early_stopping_patience.map_or("unset".into(), |n| n.to_string());
             settings.extend([
                 ("eval-strategy", format!("{:?}", self.eval_strategy).to_lowercase()),

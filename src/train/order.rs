@@ -127,8 +127,9 @@ impl Order {
     /// first, so that memory is short at once or never.
     fn sort_by_length(&self, order: &mut [usize], rows: &[Example]) {
         let TrainOptions { per_device_train_batch_size, gradient_accumulation_steps, .. } = self.options;
-        let batch = (per_device_train_batch_size * gradient_accumulation_steps).max(1);
-        let together = batch * (order.len() / (batch * 4)).clamp(1, MOST_SORTED_BATCHES);
+        let batch = per_device_train_batch_size.saturating_mul(gradient_accumulation_steps).max(1);
+        let batches = (order.len() / batch.saturating_mul(4)).clamp(1, MOST_SORTED_BATCHES);
+        let together = batch.saturating_mul(batches);
         let length = |row: usize| rows[row].ids.len();
         order.chunks_mut(together).for_each(|part| part.sort_by_key(|&row| std::cmp::Reverse(length(row))));
         let firsts = (0..order.len()).step_by(together).rev();

@@ -210,6 +210,47 @@ fn a_score_can_tell_the_best_model() {
     assert!(no_rows.stderr.contains("no evaluations to tell the best model by"), "{}", no_rows.stderr);
 }
 
+/// One row to evaluate on.
+fn one_row() -> (tempfile::TempDir, String) {
+    let rows = fs::read_to_string(test_rows()).unwrap();
+    folder_with("row.jsonl", rows.lines().next().unwrap())
+}
+
+#[test]
+fn a_best_model_at_the_end_follows_from_how_answers_are_generated_if_they_tell_it() {
+    let (folder, row) = one_row();
+    for (metric, refused) in [("score", true), ("eval_loss", false)] {
+        let output = folder.path().join(metric);
+        let flags = ["--eval-dataset", &row, "--load-best-model-at-end", "--metric-for-best-model", metric];
+        let flags = [&flags[..], &["--max-steps", "1", "--do-sample", "--data-seed", "42"]].concat();
+        let first = train(&output, &[&flags[..], &["--max-new-tokens", "2"]].concat());
+        assert_eq!(first.code, 0, "{}", first.stderr);
+        let cases: [(&[&str], &str); 3] = [
+            (&["--max-new-tokens", "3"], "`--max-new-tokens` was 2, now it is 3"),
+            (&["--max-new-tokens", "2", "--do-sample", "false"], "`--do-sample` was true, now it is false"),
+            (&["--max-new-tokens", "2", "--seed", "7"], "`--seed (of answers)` was 42, now it is 7"),
+        ];
+        for (other, difference) in cases {
+            let again = [&flags[..], other, &["--resume-from-checkpoint", "--dry-run"]].concat();
+            let again = train(&output, &again);
+            assert_eq!(again.code, if refused { 2 } else { 0 }, "{metric}, {other:?}: {}", again.stderr);
+            assert_eq!(again.stderr.contains(difference), refused, "{metric}, {other:?}: {}", again.stderr);
+        }
+    }
+}
+
+#[test]
+fn answers_that_have_no_room_are_refused_before_the_first_step_not_at_the_first_evaluation() {
+    let (folder, row) = one_row();
+    let flags = ["--eval-dataset", &row, "--save-strategy", "best", "--metric-for-best-model", "score"];
+    let refused = train(&folder.path().join("out"), &[&flags[..], &["--max-new-tokens", "40000"]].concat());
+    assert_eq!(refused.code, 2, "{}", refused.stderr);
+    for part in ["40000 new tokens after a prompt of", "positions there are", "lower `--max-new-tokens`"] {
+        assert!(refused.stderr.contains(part), "{}", refused.stderr);
+    }
+    assert!(!refused.stderr.contains("step 1/"), "{}", refused.stderr);
+}
+
 #[test]
 fn two_runs_do_not_write_to_one_folder() {
     let folder = tempfile::tempdir().unwrap();

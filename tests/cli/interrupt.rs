@@ -4,7 +4,7 @@
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, Stdio};
 
-use crate::{metrics, names, of_steps, path, quickstart, run, train, train_command};
+use crate::{engine, metrics, names, of_steps, path, quickstart, run, train, train_command};
 
 /// Steps until the run is asked to stop, at the earliest.
 const STEPS: &str = "step 3/";
@@ -54,6 +54,35 @@ fn a_run_that_is_asked_to_stop_finishes_the_step_saves_and_goes_on_later() {
         assert_eq!(resumed.code, 2, "its number of steps differs: {}", resumed.stderr);
         assert!(resumed.stderr.contains("`--max-steps` was 100000, now it is 2"), "{}", resumed.stderr);
     }
+}
+
+/// The README's main job, whose config file lets it overwrite the folder.
+#[test]
+fn the_quickstart_goes_on_from_where_it_was_stopped() {
+    let folder = tempfile::tempdir().unwrap();
+    let (output, config) = (folder.path().join("out"), path(&quickstart().join("train.toml")));
+    let stopped = |resume: &[&str]| {
+        let flags = ["train", "--config", &config, "--output-dir", &path(&output), "--score", "none"];
+        let flags = [&flags[..], &["--max-steps", "100000", "--eval-strategy", "no"], resume].concat();
+        let mut child = engine().args(flags).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        let mut stderr = BufReader::new(child.stderr.take().unwrap());
+        let mut text = String::new();
+        while !text.lines().any(|line| line.starts_with("step ")) {
+            assert!(stderr.read_line(&mut text).unwrap() > 0, "the run ended by itself:\n{text}");
+        }
+        send("-INT", &child);
+        stderr.read_to_string(&mut text).unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(130), "{text}");
+        let (_, step) = text.split_once("the run as of step ").unwrap();
+        (step.split_once(' ').unwrap().0.to_owned(), text)
+    };
+    let (step, _) = stopped(&[]);
+    let (last, text) = stopped(&["--resume-from-checkpoint"]);
+    assert!(text.contains(&format!("going on after step {step} from")), "{text}");
+    assert!(last.parse::<u64>().unwrap() > step.parse().unwrap(), "{text}");
+    // Typed beside it, too.
+    let (_, text) = stopped(&["--overwrite-output-dir", "--resume-from-checkpoint", "latest"]);
+    assert!(text.contains(&format!("going on after step {last} from")), "{text}");
 }
 
 /// A terminal that goes away closes stderr and sends SIGHUP, often twice, and SIGTERM.

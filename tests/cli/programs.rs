@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{names, path, quickstart, run, test_rows, train};
 
@@ -84,6 +84,24 @@ fn what_would_be_found_out_too_late_is_said_at_once() {
     assert!(judged.stderr.contains("there is no folder `") && !judged.stderr.contains("score: "), "{}", judged.stderr);
     let cut = run(&["generate", "--model", &model, "--prompt", "hi", "--max-new-tokens", "2"]);
     assert!(cut.stderr.contains("the answer was cut after 2 tokens"), "{}", cut.stderr);
+}
+
+#[test]
+fn an_answer_whose_last_allowed_token_stops_it_was_not_cut() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = quickstart().join("model");
+    for name in names(&source).iter().filter(|name| *name != "engine.json") {
+        fs::copy(source.join(name), folder.path().join(name)).unwrap();
+    }
+    let config: Value = serde_json::from_slice(&fs::read(source.join("config.json")).unwrap()).unwrap();
+    // Every token stops.
+    let stop: Vec<u64> = (0..config["vocab_size"].as_u64().unwrap()).collect();
+    let text = json!({"eos_token_id": stop}).to_string();
+    fs::write(folder.path().join("generation_config.json"), text).unwrap();
+    let model = path(folder.path());
+    let stopped = run(&["generate", "--model", &model, "--prompt", "hi", "--max-new-tokens", "1"]);
+    assert_eq!(stopped.code, 0, "{}", stopped.stderr);
+    assert!(!stopped.stderr.contains("was cut"), "{}", stopped.stderr);
 }
 
 #[test]

@@ -4,6 +4,8 @@
 //! `scripts/fault-test` does it for whole training runs too; without it every few calls of a run are tried.
 #![cfg(target_os = "linux")]
 
+mod stopped;
+
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};

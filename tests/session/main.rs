@@ -20,7 +20,9 @@ mod parity;
 mod quiet;
 mod random_and_rounded;
 mod regularization;
+mod rescue;
 mod resume;
+mod spikes;
 mod token_cache;
 
 use std::cell::RefCell;

@@ -214,6 +214,29 @@ fn rows_that_share_little_stay_one_group_or_none() {
 }
 
 #[test]
+fn batches_larger_than_any_dataset_hold_all_rows() {
+    let rows = tool_rows(20);
+    for (batch, accumulation) in
+        [(1 << 62, 1), (1 << 62, 4), (1 << 32, 1 << 32), (usize::MAX, usize::MAX), (1, 1 << 62)]
+    {
+        for group_by in [Grouping::None, Grouping::Length, Grouping::Prefix] {
+            let options = TrainOptions {
+                group_by,
+                per_device_train_batch_size: batch,
+                gradient_accumulation_steps: accumulation,
+                num_train_epochs: 1.0,
+                ..TrainOptions::default()
+            };
+            let order = Order::new(&options, &rows).unwrap();
+            let windows = order.windows(&rows, 0);
+            assert_eq!(windows.len(), 1, "{options:?}");
+            assert_eq!(windows.concat().concat().len(), 20, "{options:?}");
+            assert_eq!(order.total_steps(&rows).unwrap(), 1, "{options:?}");
+        }
+    }
+}
+
+#[test]
 fn rows_are_sorted_by_length_within_fifty_batches_as_transformers_does() {
     let mut rows = tool_rows(1000);
     // One is the longest: with most seeds it is not among the first ones.

@@ -65,7 +65,7 @@ pub(super) fn once(args: &TrainArgs, before: &mut Before) -> Result<Option<Summa
     job.resumed = resumed(args)?;
     let model = checkpoint.load_to_train(&device)?;
     explain_device(&device);
-    let identity = Identity::new(&model, &job.train, &job.eval, &args.options())?;
+    let identity = job.identity(&model)?;
     if let Some(saved) = &job.resumed {
         let differences = [saved.check(&identity)?, saved.choose(model.device())];
         differences.iter().flatten().for_each(|difference| say(&format!("warning: {difference}")));
@@ -154,14 +154,20 @@ impl<'a> Job<'a> {
         Ok((Self { args, eval_rows, train, eval, total_steps, lengths, resumed: None }, checkpoint))
     }
 
+    /// What the run is of.
+    fn identity(&self, model: &Gemma3) -> Result<Identity> {
+        let options = self.args.options();
+        let identity = Identity::new(model, &self.train, &self.eval, &options)?;
+        Ok(identity.with_answers(&options, &self.args.generation()))
+    }
+
     /// What can be known without the steps.
     fn rehearse(&mut self, checkpoint: &Checkpoint, device: &ComputeDevice, footprint: &Footprint) -> Result<()> {
         self.resumed = resumed(self.args)?;
         let model = checkpoint.load_to_train(device)?;
         explain_device(device);
         if let Some(saved) = &self.resumed {
-            let identity = Identity::new(&model, &self.train, &self.eval, &self.args.options())?;
-            saved.check(&identity)?.iter().for_each(|difference| say(&format!("warning: {difference}")));
+            saved.check(&self.identity(&model)?)?.iter().for_each(|difference| say(&format!("warning: {difference}")));
         }
         self.introduce(&model, checkpoint, footprint);
         say("nothing was trained or written: this was a dry run");

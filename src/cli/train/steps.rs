@@ -12,9 +12,9 @@ use crate::cli::out::{line, say};
 use crate::cli::progress::Progress;
 use crate::cli::signals;
 use crate::device::Device;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::io::atomic::replace_file;
-use crate::io::folder::OutputFolder;
+use crate::io::folder::{OutputFolder, Saved, is_disk_full};
 use crate::io::run_files::{ABOUT, EVENTS, METRICS, PLOT, PLOT_PNG};
 use crate::model::gemma3::Gemma3;
 use crate::session::saves::best_of;
@@ -23,7 +23,7 @@ use crate::train::metrics::{MetricsWriter, Record, read_records};
 use crate::train::options::Metric;
 use crate::train::tensorboard::EventWriter;
 
-/// While the final model waits for room on the disk, this long between two attempts.
+/// While a save waits for room on the disk, this long between two attempts.
 const RETRY: Duration = Duration::from_secs(5);
 
 /// How the steps of a run ended.
@@ -74,20 +74,29 @@ impl Job<'_> {
         match steps(&mut run, saves)? {
             Ended::Finished => self.finish(run, saves, about),
             Ended::Interrupted => {
-                let saved = saves.save_checkpoint(&mut run)?;
                 let step = run.position().step;
-                saved.warning.iter().for_each(|warning| run.warn(warning));
+                let saved = save_once_there_is_room(&mut run, saves);
+                let warning = saved.as_ref().ok().and_then(|saved| saved.warning.as_ref());
+                warning.iter().for_each(|warning| run.warn(warning));
                 run.finish();
+                let saved = saved.map_err(|error| {
+                    error.context(format!("the run as of step {step} could not be saved")).of_kind(Kind::Interrupted)
+                })?;
                 Err(Error::interrupted(format!("the run as of step {step} is saved in `{}`", saved.place.display()))
                     .hint("the same command with `--resume-from-checkpoint` goes on from there"))
             }
             Ended::Diverged(error) => {
                 let step = run.position().step;
-                let saved = saves.save_diverged(run.model(), step)?;
-                saved.warning.iter().for_each(|warning| run.warn(warning));
+                let text = match saves.save_diverged(run.model(), step) {
+                    Ok(saved) => {
+                        saved.warning.iter().for_each(|warning| run.warn(warning));
+                        format!("training stopped; the model before that step is saved in `{}`", saved.place.display())
+                    }
+                    Err(unsaved) => {
+                        format!("training stopped; the model before that step could not be saved: {}", unsaved.line())
+                    }
+                };
                 run.finish();
-                let place = saved.place.display();
-                let text = format!("training stopped; the model before that step is saved in `{place}`");
                 Err(error.context(text))
             }
         }
@@ -106,6 +115,7 @@ impl Job<'_> {
         }
         let checkpoint = checkpoint.clone();
         let options = checkpoint.generate_options(&self.args.generation());
+        prompts.check_room(&options, run.model().config.max_position_embeddings)?;
         run.judge_with(move |model| {
             let asked = "the evaluation was asked to stop";
             let report = prompts.score(model, &checkpoint.tokenizer, &options, |_, _| signals::go_on(asked))?;
@@ -155,13 +165,21 @@ fn load_best(run: &mut Run, folder: &OutputFolder) -> Result<Option<SavedRun>> {
 /// Steps until the run ends, one way or another, with a checkpoint whenever one is due. That one cannot be written does not end
 /// the run.
 fn steps(run: &mut Run, saves: &Saves) -> Result<Ended> {
+    let mut kept = run.position().step;
     loop {
-        match run.step()? {
+        let outcome = match run.step() {
+            Ok(outcome) => outcome,
+            Err(error) => return Err(saves.rescue(run, error, kept)),
+        };
+        match outcome {
             Outcome::Finished => return Ok(Ended::Finished),
             Outcome::Diverged(error) => return Ok(Ended::Diverged(error)),
             Outcome::Interrupted => return Ok(Ended::Interrupted),
             Outcome::SaveDue => match saves.save_checkpoint(run) {
-                Ok(saved) => saved.warning.iter().for_each(|warning| run.warn(warning)),
+                Ok(saved) => {
+                    saved.warning.iter().for_each(|warning| run.warn(warning));
+                    kept = run.position().step;
+                }
                 Err(error) => run.warn(&error.context("no checkpoint was written; the run goes on")),
             },
             Outcome::Updated | Outcome::Evaluated => {}
@@ -172,12 +190,27 @@ fn steps(run: &mut Run, saves: &Saves) -> Result<Ended> {
     }
 }
 
+/// A checkpoint of a run that was asked to stop. While the disk is full it waits: a second Ctrl-C ends the process.
+fn save_once_there_is_room(run: &mut Run, saves: &Saves) -> Result<Saved> {
+    loop {
+        match saves.save_checkpoint(run) {
+            Err(error) if is_disk_full(&error) => wait(&error, "the run", || false),
+            saved => return saved,
+        };
+    }
+}
+
 /// The disk has no room for the final model: tries again until somebody made some, or asks to stop.
 fn wait_for_room(error: &Error) -> bool {
-    say(&format!("{}\n\nwaiting for room on the disk; Ctrl-C gives the model up", error.warning()));
+    wait(error, "the model", signals::stopped)
+}
+
+/// Whether to try again to save, after a while. `what` is lost otherwise.
+fn wait(error: &Error, what: &str, gives_up: fn() -> bool) -> bool {
+    say(&format!("{}\n\nwaiting for room on the disk; Ctrl-C gives {what} up", error.warning()));
     let begun = std::time::Instant::now();
     while begun.elapsed() < RETRY {
-        if signals::stopped() {
+        if gives_up() {
             return false;
         }
         std::thread::sleep(Duration::from_millis(100));
