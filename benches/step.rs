@@ -50,7 +50,9 @@ fn bench_tree(c: &mut Criterion, name: &str, model: &mut Gemma3, tree: &TokenTre
     let hyper = AdamW { learning_rate: 1e-9, betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.0, step: 1 };
     // 32k tokens do not fit every card.
     match step.run(model, vec![tree.clone()], &hyper) {
-        Err(error) if error.kind() == Kind::OutOfMemory => return eprintln!("step/{name} is left out: {}", error.report()),
+        Err(error) if error.kind() == Kind::OutOfMemory => {
+            return eprintln!("step/{name} is left out: {}", error.report());
+        }
         first => _ = first.unwrap(),
     }
     let mut group = c.benchmark_group("step");
