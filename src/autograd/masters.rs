@@ -42,7 +42,10 @@ impl Masters {
         match self {
             Self::Whole(values) if dtype == values.dtype() => Ok(Self::Whole(values)),
             Self::Whole(values) if [values.dtype(), dtype] == [DType::F32, DType::Bf16] => {
-                Halves::of(&values, 0).map(Self::Split)
+                let halves = Halves::of(&values, 0)?;
+                drop(values);
+                halves.copy.device().trim(); // the weights in f32
+                Ok(Self::Split(halves))
             }
             other => Err(err!("internal: {:?} to be computed with in {dtype:?}", other.dtype())),
         }
@@ -129,7 +132,7 @@ impl Masters {
         }
     }
 
-    pub fn to_update(&mut self) -> WeightsToUpdate<'_> {
+    pub fn for_update(&mut self) -> WeightsToUpdate<'_> {
         match self {
             Self::Whole(values) | Self::Rounded { values, .. } => WeightsToUpdate { parameters: values, copy: None },
             Self::Split(Halves { copy, lower, .. }) => WeightsToUpdate { parameters: lower, copy: Some(copy) },

@@ -205,8 +205,8 @@ impl Params {
     }
 
     /// What an update changes.
-    pub fn to_update(&mut self) -> WeightsToUpdate<'_> {
-        self.masters.to_update()
+    pub fn for_update(&mut self) -> WeightsToUpdate<'_> {
+        self.masters.for_update()
     }
 
     /// Update `step` has changed them.

@@ -109,7 +109,7 @@ pub fn adamw(
     results: &StepResults,
 ) -> Result<()> {
     let (n, dtype) = (params.len() as u64, engine_dtype(params.master_dtype()));
-    let WeightsToUpdate { parameters, copy } = params.to_update();
+    let WeightsToUpdate { parameters, copy } = params.for_update();
     let (device, update) = (gradients.device().clone(), |x: &mut Tensor| x.address_to(x.len(), Access::Update));
     let driver = device.driver();
     let copy = copy.map_or(Ok(std::ptr::null_mut()), update)?;

@@ -87,7 +87,7 @@ fn an_inference_tape_records_nothing_and_holds_nothing() {
     assert!(!tape.is_recording() && tape.gradients().is_none());
     let mut table = every_op(&mut tape, &device);
     // A closure that was kept would hold the parameters.
-    assert!(table.to_update().parameters.as_mut::<f64>().is_ok());
+    assert!(table.for_update().parameters.as_mut::<f64>().is_ok());
     let held = Rc::new(());
     let captured = held.clone();
     tape.push("never", move |_| {
@@ -105,10 +105,10 @@ fn a_recording_tape_holds_what_it_captured_until_it_is_dropped() {
     let mut gradients = table.gradients().unwrap();
     let mut tape = Tape::recording(&device, &mut gradients);
     let mut table = every_op(&mut tape, &device);
-    let error = table.to_update().parameters.as_mut::<f64>().unwrap_err();
+    let error = table.for_update().parameters.as_mut::<f64>().unwrap_err();
     assert!(error.to_string().contains("is written while it is shared"), "{error}");
     drop(tape);
-    assert!(table.to_update().parameters.as_mut::<f64>().is_ok());
+    assert!(table.for_update().parameters.as_mut::<f64>().is_ok());
 }
 
 #[test]
