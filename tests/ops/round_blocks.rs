@@ -114,7 +114,7 @@ fn gradients_are_those_of_the_rounded_weights_and_updates_those_of_the_masters()
             let [mut m, mut v] = [(); 2].map(|()| params.zeros(&device).unwrap());
             let mut plan = Plan::new(&device, params.spans()).unwrap();
             let hyper = AdamW { learning_rate: 0.1, betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.1, step: 1 };
-            plan.set(&hyper, &params).unwrap();
+            plan.set(&hyper, params).unwrap();
             let mut results = StepResults::zeros(&device).unwrap();
             clip_factor(&mut results, &gradients.values, 0.0).unwrap();
             let moments = Moments { m: &mut m, v: &mut v };
