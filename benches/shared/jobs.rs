@@ -77,7 +77,7 @@ fn attention() -> Result<Attention> {
     Ok(Attention { heads, head_dim })
 }
 
-/// FunctionGemma in bf16.
+/// FunctionGemma, f32.
 fn model(device: &Device, on: On) -> Result<Gemma3> {
     let config = config()?;
     let len = parameter_count(&parameter_specs(&config));
@@ -87,7 +87,7 @@ fn model(device: &Device, on: On) -> Result<Gemma3> {
         let weight = |i: u32| i.wrapping_mul(2_654_435_769) as i32 as f32 / 2f32.powi(31) * 0.05;
         weights.upload(&(0..len as u32).map(weight).collect::<Vec<f32>>())?;
     }
-    Gemma3::new(config, weights)?.computed_in(DType::Bf16)
+    Gemma3::new(config, weights)
 }
 
 fn example(ids: impl Iterator<Item = usize>, scored_from: usize) -> Example {
@@ -122,7 +122,7 @@ fn step(
     times: usize,
     begin: &dyn Fn(),
 ) -> Result<usize> {
-    let mut model = model(device, on)?;
+    let mut model = model(device, on)?.computed_in(DType::Bf16)?;
     let mut step = Step::new(&model, 1.0, on == On::Paper)?.with_gradient_checkpointing(gradient_checkpointing);
     let hyper = |step| AdamW { learning_rate: 1e-5, betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.01, step };
     for number in 1..=2 + times as u64 {
@@ -136,7 +136,7 @@ fn step(
 
 /// One of many tokens, of 20 prompts that share 142 tokens and have 18 of their own.
 fn decoded_token(device: &Device, on: On, times: usize, begin: &dyn Fn()) -> Result<usize> {
-    let model = model(device, on)?;
+    let model = model(device, on)?.frozen_in(DType::Bf16)?;
     let prompts: Vec<Vec<u32>> =
         (0..20).map(|row| (0..160).map(|t| if t < 142 { t } else { 1000 * (row + 1) + t }).collect()).collect();
     let prompts: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();

@@ -61,7 +61,14 @@ impl Masters {
 
     pub fn frozen_in(self, dtype: DType) -> Result<Self> {
         let values = self.joined()?;
-        Ok(Self::Whole(if dtype == values.dtype() { values } else { values.cast(dtype)? }))
+        if dtype == values.dtype() {
+            return Ok(Self::Whole(values));
+        }
+        drop(self);
+        let computed = values.cast(dtype)?;
+        drop(values);
+        computed.device().trim(); // the weights in f32
+        Ok(Self::Whole(computed))
     }
 
     pub fn rounding(&self) -> Option<&RoundBlocks> {

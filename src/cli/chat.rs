@@ -17,7 +17,7 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
     let device = args.model.open_device()?;
     let tools = tools(args)?;
     let checkpoint = args.model.open()?;
-    let model = checkpoint.load(&device)?;
+    let model = checkpoint.load_frozen(&device)?;
     explain_device(&device);
     let new = || Conversation::new(tools.clone(), args.system.as_deref());
     let mut conversation = new();

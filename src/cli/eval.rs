@@ -52,7 +52,7 @@ struct Job<'a> {
 
 impl Job<'_> {
     fn score(&self) -> Result<()> {
-        let model = self.checkpoint.load(&self.device)?;
+        let model = self.checkpoint.load_frozen(&self.device)?;
         explain_device(&self.device);
         signals::listen("stopping; what is answered by now is shown and written");
         let generation = self.args.generation.options();
@@ -76,7 +76,7 @@ impl Job<'_> {
 
     /// The score with weights rounded to `kind`, beside that of the model as it is.
     fn price(&self, kind: GgufType) -> Result<()> {
-        let model = self.checkpoint.load(&self.device)?;
+        let model = self.checkpoint.load_frozen(&self.device)?;
         explain_device(&self.device);
         signals::listen("stopping; nothing is shown and written");
         let unrounded = self.report(&model, "score as it is")?;

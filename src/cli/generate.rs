@@ -23,7 +23,7 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
     conversation.say(text);
     let checkpoint = args.model.open()?;
     let prompt = conversation.prompt(&checkpoint)?;
-    let model = checkpoint.load(&device)?;
+    let model = checkpoint.load_frozen(&device)?;
     explain_device(&device);
     print(&format!("{}\n", printable(&answer(&model, &checkpoint, &prompt, &args.generation)?)))
 }

@@ -112,10 +112,7 @@ impl Checkpoint {
             return self.computed_in(model, dtype);
         };
         let adapter = Adapter::new(&self.config, adapter.config.lora.clone(), values)?;
-        let model = model.adapted(adapter, dtype)?;
-        // The weights in f32, where they are not computed with.
-        model.device().trim();
-        Ok(model)
+        model.adapted(adapter, dtype)
     }
 }
 

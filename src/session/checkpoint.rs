@@ -96,7 +96,7 @@ impl Checkpoint {
         Ok(Self { generation_config, tokenizer, files, ..self })
     }
 
-    /// Reads the weights, with the adapter added to them: f32 masters on the device, and what ops compute in beside them.
+    /// Reads the weights, with the adapter added to them, to train them: f32 masters on the device, and what ops compute in.
     ///
     /// # Errors
     /// Of kind [`Kind::Model`], or [`Kind::OutOfMemory`].
@@ -104,14 +104,22 @@ impl Checkpoint {
         self.read(on, |_| Ok(()))?.computed_in(on.dtype)
     }
 
-    /// [`load`](Self::load) with the weights rounded as a GGUF of type `kind` holds them.
+    /// Reads the weights, with the adapter added to them, to answer with them: nothing but what ops compute in is kept.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn load_frozen(&self, on: &ComputeDevice) -> Result<Gemma3> {
+        self.read(on, |_| Ok(()))?.frozen_in(on.dtype)
+    }
+
+    /// [`load_frozen`](Self::load_frozen) with the weights rounded as a GGUF of type `kind` holds them.
     ///
     /// # Errors
     /// As there, and as [`GgufType::round`].
     pub fn load_as(&self, on: &ComputeDevice, kind: GgufType) -> Result<Gemma3> {
         let parameters = parameters(&self.config);
         kind.check(&parameters).map_err(|error| error.or_kind(Kind::Model))?;
-        self.read(on, |values| kind.round(&parameters, values))?.computed_in(on.dtype)
+        self.read(on, |values| kind.round(&parameters, values))?.frozen_in(on.dtype)
     }
 
     /// The model in f32, `change`d as it is read.

@@ -100,6 +100,11 @@ impl Gemma3 {
         Ok(Self { params: self.params.rounded_in(dtype, formats)?, ..self })
     }
 
+    /// The same model, not to be trained: weights in `dtype` are all that is kept of it.
+    pub fn frozen_in(self, dtype: DType) -> Result<Self> {
+        Ok(Self { params: self.params.frozen_in(dtype)?, ..self })
+    }
+
     /// The same model, frozen, with an adapter that is trained in its place. Both compute in `dtype`.
     pub fn adapted(self, adapter: Adapter, dtype: DType) -> Result<Self> {
         let adapter = Some(adapter.computed_in(dtype)?);
