@@ -16,6 +16,7 @@ use super::tokenizer_file::TokenizerFile;
 use crate::batch::Example;
 use crate::batch::growth::common_prefix;
 use crate::data::rows::{Row, RowContent};
+use crate::data::tools::tool_name;
 use crate::error::{Context, Error, Result, printable};
 use crate::{bail, err};
 
@@ -42,7 +43,8 @@ pub struct Prompt {
     pub user: String,
     /// The assistant message(s) that should follow; none where the row ends with the user.
     pub expected: Vec<Value>,
-    pub tools: Vec<Value>,
+    /// Of the tools that it declares.
+    pub tool_names: Vec<String>,
     /// `file:line`.
     pub origin: String,
 }
@@ -240,7 +242,7 @@ impl ChatTokenizer {
                 let ids = self.encode_bare(prompt)?;
                 let expected = vec![json!({"role": "assistant", "content": text})];
                 let (text, user) = (self.decode(&ids), prompt.clone());
-                Ok(Prompt { ids, text, user, expected, tools: Vec::new(), origin })
+                Ok(Prompt { ids, text, user, expected, tool_names: Vec::new(), origin })
             }
             RowContent::Text { prompt: None, .. } => bail!("the row is plain text without a prompt"),
         }
@@ -267,7 +269,8 @@ impl ChatTokenizer {
         let ids = self.encode_chat(&rendered, 0)?;
         let user = messages[..split].iter().rev().find(|message| message["role"] == "user").map_or("", content_text);
         let expected = messages[split..].iter().filter(|message| message["role"] == "assistant").cloned().collect();
-        Ok(Prompt { ids, text: rendered.text, user: user.into(), expected, tools: tools.to_vec(), origin })
+        let tool_names = tools.iter().filter_map(tool_name).map(str::to_owned).collect();
+        Ok(Prompt { ids, text: rendered.text, user: user.into(), expected, tool_names, origin })
     }
 
     fn chat_example(

@@ -2,7 +2,6 @@
 
 use crate::chat::tokenizer::{ChatTokenizer, Prompt};
 use crate::data::rows::{Row, RowContent};
-use crate::data::tools::tool_name;
 use crate::error::{Context, Result};
 use crate::eval::report::{Answer, Report};
 use crate::eval::verdict::Expected;
@@ -95,10 +94,9 @@ impl Prompts {
             if !options.has_ended(&token_ids) {
                 continue;
             }
-            let names: Vec<String> = prompt.tools.iter().filter_map(tool_name).map(str::to_owned).collect();
             let output = tokenizer.decode(&token_ids);
             let answer = Answer { origin: prompt.origin.clone(), prompt: prompt.user.clone(), output, token_ids };
-            report.add(answer, expected.clone(), &names);
+            report.add(answer, expected.clone(), &prompt.tool_names);
         }
         (report, ended)
     }
