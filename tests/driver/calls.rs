@@ -130,6 +130,9 @@ fn a_call_without_a_context_is_refused() {
 
 #[test]
 fn memory_that_is_not_there_is_refused() {
+    // Before anything is freed: it does not lie where that was.
+    let other = Raw::new();
+    let theirs = allocate(64);
     let raw = Raw::new();
     let memory = allocate(64);
     fails(zero(memory, 65, raw.stream), CUDA_ERROR_INVALID_VALUE, "end 1 beyond their allocation");
@@ -141,9 +144,6 @@ fn memory_that_is_not_there_is_refused() {
     fails(free(memory + 8), CUDA_ERROR_INVALID_VALUE, "it is no allocation");
     // SAFETY: the stand-in looks at it.
     fails(unsafe { result::malloc_sync(0) }, CUDA_ERROR_INVALID_VALUE, "no bytes");
-    let other = Raw::new();
-    let theirs = allocate(64);
-    raw.bind();
     fails(zero(theirs, 1, raw.stream), CUDA_ERROR_INVALID_VALUE, "is not memory of GPU");
     fails(free(theirs), CUDA_ERROR_INVALID_VALUE, "it is no allocation");
     drop(other);
