@@ -20,7 +20,7 @@ const ASKED_BYTES: usize = 16 << 20;
 /// What memory is for: accounts are kept by it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
-    /// Master weights and their copy in the compute type.
+    /// Master weights, whole or in halves, and what ops compute in.
     Weights,
     /// AdamW's moments.
     Optimizer,
