@@ -26,7 +26,7 @@ const ROWS: [usize; 3] = [213, 270, 850];
 const WEIGHTS: [(&str, usize, usize); 5] =
     [("head", 262_144, 640), ("gate_up", 4096, 640), ("down", 640, 2048), ("qkv", 1536, 640), ("o", 640, 1024)];
 
-/// A product of a layer: y = x W^T, dx = dy W, dW += dy^T x.
+/// A product of a layer: y = x W^T, dx = dy W, dW = dy^T x, as of the first micro-batch.
 #[derive(Clone, Copy, Debug)]
 enum Form {
     Forward,
@@ -54,30 +54,40 @@ impl Job {
             Form::Dx => ((n, i, o), operand(&left), operand(&right)),
             Form::Dw => ((o, i, n), operand(&left).t(), operand(&right)),
         };
-        let accumulate = matches!(form, Form::Dw);
-        let c_dtype = if accumulate { DType::F32 } else { dtype };
+        let c_dtype = if matches!(form, Form::Dw) { DType::F32 } else { dtype };
         let mut out = make(m, n, c_dtype);
         let c: *mut c_void = out.address_mut().unwrap();
-        Self { product: Product { c, a, b, m, n, k, dtype, c_dtype, accumulate }, _tensors: [left, right, out] }
+        Self { product: Product { c, a, b, m, n, k, dtype, c_dtype, accumulate: false }, _tensors: [left, right, out] }
     }
 
     fn flop(&self) -> f64 {
         2.0 * (self.product.m * self.product.n * self.product.k) as f64
     }
 
-    /// The fastest of several times, in seconds, and the fastest rate of the registers between them.
-    fn measure(&self, kernel: Kernel) -> (f64, f64) {
+    fn measure(&self, kernel: Kernel) -> Measured {
         let tries = if is_trial() { 1 } else { (2e10 / self.flop()).clamp(5.0, 400.0) as usize };
-        let mut best = (f64::INFINITY, 0.0f64);
+        let (mut seconds, mut peak) = (Vec::new(), 0.0f64);
         for _ in 0..tries {
             let started = own_seconds();
             // SAFETY: three tensors of these shapes, which live as long as this.
             unsafe { multiply(&self.product) };
-            best.0 = best.0.min(own_seconds() - started);
-            best.1 = best.1.max(peak::flop_rate(kernel));
+            seconds.push(own_seconds() - started);
+            peak = peak.max(peak::flop_rate(kernel));
         }
-        best
+        seconds.sort_by(f64::total_cmp);
+        let rate = |seconds: f64| self.flop() / seconds;
+        Measured { rate: rate(seconds[0]), median: rate(seconds[tries / 2]), peak }
     }
+}
+
+/// FLOP a second.
+struct Measured {
+    /// The fastest of several tries.
+    rate: f64,
+    /// Far below the rate where others share the core's caches and its memory.
+    median: f64,
+    /// The fastest rate of the registers between the tries.
+    peak: f64,
 }
 
 /// What this thread has had of a core: others may share it.
@@ -120,9 +130,9 @@ fn large(device: &Device, dtype: DType, kernel: Kernel, part: &str) {
                     continue;
                 }
                 let job = Job::new(device, form, dtype, (rows, o, i));
-                let (seconds, peak) = job.measure(kernel);
-                let rate = job.flop() / seconds;
-                println!("{name:32} {:7.1} GFLOP/s  {:3.0} % of {:.1}", rate / 1e9, 100.0 * rate / peak, peak / 1e9);
+                let Measured { rate, median, peak } = job.measure(kernel);
+                let (share, [rate, median, peak]) = (100.0 * rate / peak, [rate, median, peak].map(|rate| rate / 1e9));
+                println!("{name:32} {rate:7.1} GFLOP/s  {share:3.0} % of {peak:.1}, median {median:.1}");
             }
         }
     }
@@ -139,10 +149,9 @@ fn skinny(device: &Device, dtype: DType, kernel: Kernel, memory: f64, part: &str
                 continue;
             }
             let job = Job::new(device, Form::Forward, dtype, (rows, o, i));
-            let (seconds, peak) = job.measure(kernel);
-            let bytes = (o * i * dtype.size()) as f64 / seconds;
-            let (flop, of_memory) = (job.flop() / seconds, 100.0 * bytes / memory);
-            let of_peak = 100.0 * flop / peak;
+            let Measured { rate: flop, peak, .. } = job.measure(kernel);
+            let bytes = (o * i * dtype.size()) as f64 * flop / job.flop();
+            let (of_peak, of_memory) = (100.0 * flop / peak, 100.0 * bytes / memory);
             println!(
                 "{name:32} {:7.1} GFLOP/s  {of_peak:3.0} %  {:6.1} GB/s  {of_memory:3.0} %",
                 flop / 1e9,

@@ -140,7 +140,7 @@ impl<W: Weights<T>, T: Real> Flat<'_, W, T> {
             let (group, tail) = rest.split_at((bounds[1] - bounds[0]) as usize);
             rest = tail;
             let numbers = Numbers::new(step, factor, f64::from(decay));
-            group.blocks().into_par_iter().for_each(|block| vectorized(|| numbers.update(block)));
+            group.blocks().into_par_iter().for_each(|block| vectorized!(numbers.update(block)));
         }
     }
 
@@ -199,16 +199,21 @@ impl<T: Real> Numbers<T> {
     #[inline(always)]
     fn update<W: Weights<T>>(&self, block: Flat<'_, W, T>) {
         let Flat { weights, m, v, g, first } = block;
-        weights.update(first, self.steps, |at, p| {
-            let n = p.len();
-            let (g, m, v) = (&g[at..][..n], &mut m[at..][..n], &mut v[at..][..n]);
-            for i in 0..n {
-                let gi = g[i] * self.factor;
-                let mi = self.beta1 * m[i] + self.one_minus_beta1 * gi;
-                let vi = self.beta2 * v[i] + self.one_minus_beta2 * gi * gi;
-                (m[i], v[i]) = (mi, vi);
-                p[i] = p[i] * self.keep - self.rate * mi / (vi.sqrt() * self.root + self.eps);
-            }
-        });
+        weights.update(
+            first,
+            self.steps,
+            #[inline(always)]
+            |at, p| {
+                let n = p.len();
+                let (g, m, v) = (&g[at..][..n], &mut m[at..][..n], &mut v[at..][..n]);
+                for i in 0..n {
+                    let gi = g[i] * self.factor;
+                    let mi = self.beta1 * m[i] + self.one_minus_beta1 * gi;
+                    let vi = self.beta2 * v[i] + self.one_minus_beta2 * gi * gi;
+                    (m[i], v[i]) = (mi, vi);
+                    p[i] = p[i] * self.keep - self.rate * mi / (vi.sqrt() * self.root + self.eps);
+                }
+            },
+        );
     }
 }

@@ -26,6 +26,6 @@ pub unsafe extern "C" fn add(
 
 fn add_in<T: Scalar>(sum: &mut [T], term: &[T]) {
     sum.par_chunks_mut(BLOCK).zip(term.par_chunks(BLOCK)).for_each(|(sum, term)| {
-        vectorized(|| sum.iter_mut().zip(term).for_each(|(s, &t)| *s = T::narrow(s.wide() + t.wide())));
+        vectorized!(sum.iter_mut().zip(term).for_each(|(s, &t)| *s = T::narrow(s.wide() + t.wide())));
     });
 }

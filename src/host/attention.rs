@@ -254,7 +254,12 @@ struct Saved<'a, A: Real> {
 impl<'a, A: Real> Saved<'a, A> {
     fn new<T: Scalar<Acc = A>>(d_o: &'a [T], o: &[T], lse: &'a [A], dim: usize) -> Self {
         let mut delta = vec![A::ZERO; lse.len()];
-        for_each_row(&mut delta, 1, |i, delta| delta[0] = dot(&d_o[i * dim..][..dim], &o[i * dim..][..dim]));
+        for_each_row(
+            &mut delta,
+            1,
+            #[inline(always)]
+            |i, delta| delta[0] = dot(&d_o[i * dim..][..dim], &o[i * dim..][..dim]),
+        );
         Self { d_o: T::widened(d_o), lse, delta }
     }
 }
@@ -302,7 +307,7 @@ impl<'a, A: Product> Inputs<'a, A> {
             let mut p = vec![A::ZERO; tile.own.len() * width];
             for h in 0..self.heads {
                 self.scores(&mut p, tile.own.clone(), &tile.other, h);
-                vectorized(|| softmax(&mut p, width, &mut lse[h..], self.heads));
+                vectorized!(softmax(&mut p, width, &mut lse[h..], self.heads));
                 self.weighted_sum(&mut o[h * self.dim..], (&p, width), tile, &self.v, h, A::ONE);
             }
         });
@@ -374,7 +379,7 @@ impl<'a, A: Product> Inputs<'a, A> {
             gemm(out, Store::Write, A::ONE, d_o, self.key_rows(&self.v, range, h).t(), Threads::One);
             at += range.len();
         }
-        vectorized(|| {
+        vectorized!({
             for ((p, ds), row) in p.chunks_exact_mut(width).zip(ds.chunks_exact_mut(width)).zip(rows) {
                 let (lse, delta) = (saved.lse[row * self.heads + h], saved.delta[row * self.heads + h]);
                 for (p, ds) in p.iter_mut().zip(ds) {
@@ -433,6 +438,7 @@ impl<'a, A: Product> Inputs<'a, A> {
 }
 
 /// Softmax of each row in place; writes the rows' log-sum-exp to lse[0], lse[lse_stride], ..
+#[inline(always)]
 fn softmax<A: Real>(p: &mut [A], width: usize, lse: &mut [A], lse_stride: usize) {
     for (r, row) in p.chunks_exact_mut(width).enumerate() {
         let max = max_of(row);

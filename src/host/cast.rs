@@ -23,8 +23,8 @@ pub unsafe extern "C" fn cast(
             // SAFETY: as above, and each arm has the type that `to_dtype` names.
             unsafe {
                 match to_dtype {
-                    engine_dtype::ENGINE_F32 => convert(elements_mut(to, n as usize), from, |x| x.wide().to_f64() as f32),
-                    engine_dtype::ENGINE_F64 => convert(elements_mut(to, n as usize), from, |x| x.wide().to_f64()),
+                    engine_dtype::ENGINE_F32 => convert(elements_mut(to, n as usize), from, to_f32),
+                    engine_dtype::ENGINE_F64 => convert(elements_mut(to, n as usize), from, to_f64),
                     engine_dtype::ENGINE_BF16 => convert(elements_mut(to, n as usize), from, to_bf16),
                 }
             }
@@ -32,10 +32,20 @@ pub unsafe extern "C" fn cast(
     })
 }
 
+#[inline(always)]
+fn to_f64<T: Scalar>(x: T) -> f64 {
+    x.wide().to_f64()
+}
+
+#[inline(always)]
+fn to_f32<T: Scalar>(x: T) -> f32 {
+    to_f64(x) as f32
+}
+
 /// One rounding: f64 must not pass through the nearest f32, which may be a tie where the number itself is none.
 #[inline(always)]
 fn to_bf16<T: Scalar>(x: T) -> bf16 {
-    let wide = x.wide().to_f64();
+    let wide = to_f64(x);
     let near = wide as f32;
     let inexact = size_of::<T>() == size_of::<f64>() && f64::from(near) != wide && !wide.is_nan();
     bf16::narrow(if inexact { between(wide, near) } else { near })

@@ -44,8 +44,16 @@ pub unsafe extern "C" fn clip_factor(
 
 /// The sum of squares: runs in parallel, folded in order.
 fn squares<T: Real>(gradients: &[T]) -> f64 {
-    let chunk = |chunk: &[T]| sum_of(chunk.len(), |i| chunk[i] * chunk[i]).to_f64();
-    let run = |run: &[T]| vectorized(|| run.chunks(CHUNK).map(chunk).sum::<f64>());
+    let run = |run: &[T]| vectorized!(run_squares(run));
     let partial: Vec<f64> = gradients.par_chunks(ENGINE_CLIP_RUN as usize).map(run).collect();
     partial.iter().sum()
+}
+
+#[inline(always)]
+fn run_squares<T: Real>(run: &[T]) -> f64 {
+    let mut sum = 0.0;
+    for chunk in run.chunks(CHUNK) {
+        sum += sum_of(chunk.len(), |i| chunk[i] * chunk[i]).to_f64();
+    }
+    sum
 }

@@ -40,7 +40,7 @@ pub unsafe extern "C" fn cross_entropy(
             let row = |(row, logits): (usize, &mut [T])| {
                 let range = starts[row] as usize..starts[row + 1] as usize;
                 let targets = Targets { ids: &ids[range.clone()], weights: &weights[range] };
-                T::update_wide(logits, |z| vectorized(|| loss_row(z, &targets, scale, smoothing)))
+                T::update_wide(logits, |z| vectorized!(loss_row(z, &targets, scale, smoothing)))
             };
             let rows: Vec<Sums> = logits.par_chunks_mut(v).enumerate().map(row).collect();
             // SAFETY: as above.

@@ -36,7 +36,7 @@ pub unsafe extern "C" fn dropout(
 fn drop_in<T: Scalar>(y: &mut [T], mask: &Mask, scale: f64) {
     let scale = T::Acc::from_f64(scale);
     y.par_chunks_mut(BLOCK).enumerate().for_each(|(block, y)| {
-        vectorized(|| {
+        vectorized!({
             for (i, y) in y.iter_mut().enumerate() {
                 let kept = mask.keeps((block * BLOCK + i) as u64);
                 *y = T::narrow(if kept { y.wide() * scale } else { T::Acc::ZERO });

@@ -30,13 +30,18 @@ pub unsafe extern "C" fn embedding_forward(
 
 fn gather<T: Scalar>(h: &mut [T], ids: &[u32], weight: &[T], d: usize, scale: f64) {
     let scale = T::Acc::from_f64(scale);
-    for_each_row(h, d, |i, h| match ids[i] {
-        u32::MAX => h.fill(T::narrow(T::Acc::ZERO)),
-        id => {
-            let source = &weight[id as usize * d..][..d];
-            h.iter_mut().zip(source).for_each(|(y, &w)| *y = T::narrow(w.wide() * scale));
-        }
-    });
+    for_each_row(
+        h,
+        d,
+        #[inline(always)]
+        |i, h| match ids[i] {
+            u32::MAX => h.fill(T::narrow(T::Acc::ZERO)),
+            id => {
+                let source = &weight[id as usize * d..][..d];
+                h.iter_mut().zip(source).for_each(|(y, &w)| *y = T::narrow(w.wide() * scale));
+            }
+        },
+    );
 }
 
 pub unsafe extern "C" fn embedding_backward(

@@ -55,28 +55,38 @@ fn inner_tanh<R: Real>(g: R) -> R {
 
 fn forward<T: Scalar>(y: &mut [T], x: &[T], f: usize) {
     let (half, one) = (T::Acc::from_f64(0.5), T::Acc::ONE);
-    for_each_row(y, f, |i, y| {
-        let (gate, up) = x[i * 2 * f..][..2 * f].split_at(f);
-        for j in 0..f {
-            let g = gate[j].wide();
-            y[j] = T::narrow(half * g * (one + inner_tanh(g)) * up[j].wide());
-        }
-    });
+    for_each_row(
+        y,
+        f,
+        #[inline(always)]
+        |i, y| {
+            let (gate, up) = x[i * 2 * f..][..2 * f].split_at(f);
+            for j in 0..f {
+                let g = gate[j].wide();
+                y[j] = T::narrow(half * g * (one + inner_tanh(g)) * up[j].wide());
+            }
+        },
+    );
 }
 
 fn backward<T: Scalar>(dx: &mut [T], dy: &[T], x: &[T], f: usize) {
     let (half, one) = (T::Acc::from_f64(0.5), T::Acc::ONE);
     let (c, a3) = (T::Acc::from_f64(C), T::Acc::from_f64(3.0 * A));
-    for_each_row(dx, 2 * f, |i, dx| {
-        let (gate, up) = x[i * 2 * f..][..2 * f].split_at(f);
-        let (dgate, dup) = dx.split_at_mut(f);
-        let dy = &dy[i * f..][..f];
-        for j in 0..f {
-            let (g, dy) = (gate[j].wide(), dy[j].wide());
-            let t = inner_tanh(g);
-            let slope = half * (one + t) + half * g * (one - t * t) * c * (one + a3 * g * g);
-            dgate[j] = T::narrow(dy * up[j].wide() * slope);
-            dup[j] = T::narrow(dy * half * g * (one + t));
-        }
-    });
+    for_each_row(
+        dx,
+        2 * f,
+        #[inline(always)]
+        |i, dx| {
+            let (gate, up) = x[i * 2 * f..][..2 * f].split_at(f);
+            let (dgate, dup) = dx.split_at_mut(f);
+            let dy = &dy[i * f..][..f];
+            for j in 0..f {
+                let (g, dy) = (gate[j].wide(), dy[j].wide());
+                let t = inner_tanh(g);
+                let slope = half * (one + t) + half * g * (one - t * t) * c * (one + a3 * g * g);
+                dgate[j] = T::narrow(dy * up[j].wide() * slope);
+                dup[j] = T::narrow(dy * half * g * (one + t));
+            }
+        },
+    );
 }

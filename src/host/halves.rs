@@ -26,7 +26,7 @@ pub unsafe extern "C" fn split_weights(
         let from = unsafe { elements::<f32>(from, n) };
         let halves = copy.par_chunks_mut(BLOCK).zip(lower.par_chunks_mut(BLOCK));
         halves.zip(from.par_chunks(BLOCK)).enumerate().for_each(|(block, ((copy, lower), from))| {
-            vectorized(|| split(copy, lower, from, block * BLOCK, step as u32));
+            vectorized!(split(copy, lower, from, block * BLOCK, step as u32));
         });
     })
 }
@@ -47,7 +47,7 @@ pub unsafe extern "C" fn join_weights(
         let to = unsafe { elements_mut::<f32>(to, n) };
         let halves = copy.par_chunks(BLOCK).zip(lower.par_chunks(BLOCK));
         to.par_chunks_mut(BLOCK).zip(halves).enumerate().for_each(|(block, (to, (copy, lower)))| {
-            vectorized(|| join(to, copy, lower, block * BLOCK, step as u32));
+            vectorized!(join(to, copy, lower, block * BLOCK, step as u32));
         });
     })
 }
@@ -57,16 +57,19 @@ pub unsafe extern "C" fn join_weights(
 pub(super) fn split(copy: &mut [bf16], lower: &mut [u16], from: &[f32], first: usize, step: u32) {
     let n = from.len();
     let (copy, lower) = (&mut copy[..n], &mut lower[..n]);
+    let rounding = Rounding::new(first as u64, step);
     for i in 0..n {
         let bits = from[i].to_bits();
+        // Infinities and NaN; a NaN stays one when its lower half is cut off. No branch and no call: the loop is in vectors.
+        let special = bits & 0x7f80_0000 == 0x7f80_0000;
+        let nan = bits & 0x7fff_ffff > 0x7f80_0000;
         // Of two weights that a tie rounds to the same copy, the one below goes a little up.
         let tie = step == 0 && bits & 0x1_ffff == 0x1_8000;
-        let bits = bits + u32::from(tie);
-        let rounded = bits.wrapping_add(rounding((first + i) as u64, step)) >> 16;
-        // Infinities and NaN.
-        let special = bits & 0x7f80_0000 == 0x7f80_0000;
-        copy[i] = if special { bf16::from_f32(from[i]) } else { bf16::from_bits(rounded as u16) };
-        lower[i] = if special { 0 } else { bits as u16 };
+        let finite = bits.wrapping_add(u32::from(tie));
+        let rounded = finite.wrapping_add(rounding.of(i)) >> 16;
+        let cut = bits >> 16 | if nan { 0x40 } else { 0 };
+        copy[i] = bf16::from_bits(if special { cut } else { rounded } as u16);
+        lower[i] = if special { 0 } else { finite as u16 };
     }
 }
 
@@ -75,22 +78,40 @@ pub(super) fn split(copy: &mut [bf16], lower: &mut [u16], from: &[f32], first: u
 pub(super) fn join(to: &mut [f32], copy: &[bf16], lower: &[u16], first: usize, step: u32) {
     let n = to.len();
     let (copy, lower) = (&copy[..n], &lower[..n]);
+    let rounding = Rounding::new(first as u64, step);
     for i in 0..n {
         let low = u32::from(lower[i]);
-        let carry = (low + rounding((first + i) as u64, step)) >> 16;
+        let carry = (low + rounding.of(i)) >> 16;
         to[i] = f32::from_bits((u32::from(copy[i].to_bits()).wrapping_sub(carry)) << 16 | low);
     }
 }
 
-/// What is added to a weight's bits before the lower half is cut off.
-#[inline(always)]
-fn rounding(index: u64, step: u32) -> u32 {
-    if step == 0 {
-        return 0x7fff;
+/// What is added to weights' bits before the lower half is cut off.
+struct Rounding {
+    step: u32,
+    /// Lower half of the first index.
+    first: u32,
+    /// Of the upper half of the first index, and of the next one, which the lower half may reach.
+    seeds: [u32; 2],
+}
+
+impl Rounding {
+    fn new(first: u64, step: u32) -> Self {
+        let high = (first >> 32) as u32;
+        let seed = |high: u32| high.wrapping_mul(0x9e37_79b9) ^ step.wrapping_mul(0x85eb_ca6b);
+        Self { step, first: first as u32, seeds: [seed(high), seed(high.wrapping_add(1))] }
     }
-    let high = ((index >> 32) as u32).wrapping_mul(0x9e37_79b9);
-    let mut h = index as u32 ^ high ^ step.wrapping_mul(0x85eb_ca6b);
-    h = (h ^ h >> 16).wrapping_mul(0x7feb_352d);
-    h = (h ^ h >> 15).wrapping_mul(0x846c_a68b);
-    h >> 16
+
+    /// For the weight i after the first one, i below 2^32.
+    #[inline(always)]
+    fn of(&self, i: usize) -> u32 {
+        if self.step == 0 {
+            return 0x7fff;
+        }
+        let low = self.first.wrapping_add(i as u32);
+        let mut h = low ^ if low < self.first { self.seeds[1] } else { self.seeds[0] };
+        h = (h ^ h >> 16).wrapping_mul(0x7feb_352d);
+        h = (h ^ h >> 15).wrapping_mul(0x846c_a68b);
+        h >> 16
+    }
 }

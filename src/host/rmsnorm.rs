@@ -156,19 +156,25 @@ pub(super) fn row_rstd<T: Scalar>(x: &[T], eps: f64) -> T::Acc {
 
 fn forward<T: Scalar>(y: &mut [T], rstd: &mut [T::Acc], h: Option<&[T]>, x: &[T], weight: &[T], eps: f64) {
     let d = weight.len();
-    for_each_row_and(y, d, rstd, |i, y, rstd| {
-        let x = &x[i * d..][..d];
-        let scale = row_rstd(x, eps);
-        *rstd = scale;
-        let normed = |j: usize| x[j].wide() * scale * (T::Acc::ONE + weight[j].wide());
-        match h {
-            None => (0..d).for_each(|j| y[j] = T::narrow(normed(j))),
-            Some(h) => {
-                let h = &h[i * d..][..d];
-                (0..d).for_each(|j| y[j] = T::narrow(h[j].wide() + normed(j)));
+    for_each_row_and(
+        y,
+        d,
+        rstd,
+        #[inline(always)]
+        |i, y, rstd| {
+            let x = &x[i * d..][..d];
+            let scale = row_rstd(x, eps);
+            *rstd = scale;
+            let normed = |j: usize| x[j].wide() * scale * (T::Acc::ONE + weight[j].wide());
+            match h {
+                None => (0..d).for_each(|j| y[j] = T::narrow(normed(j))),
+                Some(h) => {
+                    let h = &h[i * d..][..d];
+                    (0..d).for_each(|j| y[j] = T::narrow(h[j].wide() + normed(j)));
+                }
             }
-        }
-    });
+        },
+    );
 }
 
 /// What the backward reads beside gradients.
@@ -195,27 +201,37 @@ fn backward<T: Scalar>(
     if let Some(Parts { sums, rows }) = parts {
         let Saved { x, rstd, .. } = *saved;
         let d = saved.weight.len();
-        for_each_part(sums, (rstd.len(), rows, d), |sum: &mut [T::Acc], row| {
-            let (dy, x, rstd) = (&dy[row * d..][..d], &x[row * d..][..d], rstd[row]);
-            (0..d).for_each(|j| sum[j] += dy[j].wide() * x[j].wide() * rstd);
-        });
+        for_each_part(
+            sums,
+            (rstd.len(), rows, d),
+            #[inline(always)]
+            |sum: &mut [T::Acc], row| {
+                let (dy, x, rstd) = (&dy[row * d..][..d], &x[row * d..][..d], rstd[row]);
+                (0..d).for_each(|j| sum[j] += dy[j].wide() * x[j].wide() * rstd);
+            },
+        );
     }
 }
 
 fn backward_x<T: Scalar>(dx: &mut [T], dh: Option<&[T]>, dy: &[T], saved: &Saved<'_, T>) {
     let Saved { x, weight, rstd } = *saved;
     let d = weight.len();
-    for_each_row(dx, d, |i, dx| {
-        let (x, dy, rstd) = (&x[i * d..][..d], &dy[i * d..][..d], rstd[i]);
-        let slope = |j: usize| dy[j].wide() * (T::Acc::ONE + weight[j].wide());
-        let pull = row_pull(d, rstd, |j| slope(j) * x[j].wide());
-        let gradient = |j: usize| rstd * (slope(j) - x[j].wide() * pull);
-        match dh {
-            None => (0..d).for_each(|j| dx[j] = T::narrow(gradient(j))),
-            Some(dh) => {
-                let dh = &dh[i * d..][..d];
-                (0..d).for_each(|j| dx[j] = T::narrow(dh[j].wide() + gradient(j)));
+    for_each_row(
+        dx,
+        d,
+        #[inline(always)]
+        |i, dx| {
+            let (x, dy, rstd) = (&x[i * d..][..d], &dy[i * d..][..d], rstd[i]);
+            let slope = |j: usize| dy[j].wide() * (T::Acc::ONE + weight[j].wide());
+            let pull = row_pull(d, rstd, |j| slope(j) * x[j].wide());
+            let gradient = |j: usize| rstd * (slope(j) - x[j].wide() * pull);
+            match dh {
+                None => (0..d).for_each(|j| dx[j] = T::narrow(gradient(j))),
+                Some(dh) => {
+                    let dh = &dh[i * d..][..d];
+                    (0..d).for_each(|j| dx[j] = T::narrow(dh[j].wide() + gradient(j)));
+                }
             }
-        }
-    });
+        },
+    );
 }

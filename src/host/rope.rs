@@ -25,7 +25,7 @@ pub unsafe extern "C" fn rope_forward(
             let rope = unsafe { Rope::<T>::new(&*rope, qkv) };
             let out = Out { q: q.cast::<T>(), k: k.cast(), v: v.cast() };
             // SAFETY: as above; each row of q, and each slot of k and v, is one row's.
-            (0..rope.n).into_par_iter().for_each(|row| vectorized(|| unsafe { rope.forward(row, &out) }));
+            (0..rope.n).into_par_iter().for_each(|row| vectorized!(unsafe { rope.forward(row, &out) }));
         })
     })
 }
@@ -194,7 +194,7 @@ impl<'a, T: Scalar> Rope<'a, T> {
             return;
         }
         dqkv.par_chunks_mut(width).enumerate().for_each(|(row, out)| {
-            vectorized(|| {
+            vectorized!({
                 let (out_q, rest) = out.split_at_mut(query);
                 let (out_k, out_v) = rest.split_at_mut(kv);
                 let mut dy = vec![T::Acc::ZERO; dim];
@@ -227,14 +227,19 @@ impl<'a, T: Scalar> Rope<'a, T> {
 
     /// Parts of the gradient of a norm's weight, (ceil(N / rows), Dh), from its heads.
     fn norm_parts(&self, parts: &mut [T::Acc], rows: usize, dy: &[T], (first, heads): (usize, usize)) {
-        for_each_part(parts, (self.n, rows, self.dim), |sum: &mut [T::Acc], row| {
-            let mut back = vec![T::Acc::ZERO; self.dim];
-            for h in 0..heads {
-                let (x, dy) = (self.head(row, first + h), &dy[(row * heads + h) * self.dim..][..self.dim]);
-                let rstd = self.rotated_back(&mut back, dy, row, x);
-                (0..self.dim).for_each(|j| sum[j] += back[j] * x[j].wide() * rstd);
-            }
-        });
+        for_each_part(
+            parts,
+            (self.n, rows, self.dim),
+            #[inline(always)]
+            |sum: &mut [T::Acc], row| {
+                let mut back = vec![T::Acc::ZERO; self.dim];
+                for h in 0..heads {
+                    let (x, dy) = (self.head(row, first + h), &dy[(row * heads + h) * self.dim..][..self.dim]);
+                    let rstd = self.rotated_back(&mut back, dy, row, x);
+                    (0..self.dim).for_each(|j| sum[j] += back[j] * x[j].wide() * rstd);
+                }
+            },
+        );
     }
 }
 

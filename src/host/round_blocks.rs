@@ -51,7 +51,7 @@ fn round_in<T: Scalar<Acc = f32>>(to: &mut [T], from: &[f32], starts: &[u64], fo
         let (to, tail) = rest.split_at_mut(from.len());
         rest = tail;
         to.par_chunks_mut(BLOCK).zip(from.par_chunks(BLOCK)).for_each(|(to, from)| {
-            vectorized(|| match format {
+            vectorized!(match format {
                 q if q == engine_format::ENGINE_FORMAT_Q8_0 as u32 => each_block(to, from, q8_0),
                 q if q == engine_format::ENGINE_FORMAT_Q4_0 as u32 => each_block(to, from, q4_0),
                 _ => to.iter_mut().zip(from).for_each(|(to, x)| *to = T::narrow((x + 1.0) - 1.0)),

@@ -6,7 +6,7 @@ use std::ffi::c_void;
 use rayon::prelude::*;
 
 use super::launcher::{elements, elements_mut, run, with_dtype};
-use super::simd::{Real, Scalar, sum_of};
+use super::simd::{Real, Scalar, max_of, sum_of, vectorized};
 use crate::device::bindings::{engine_dtype, engine_sampling, engine_status, engine_stream};
 
 pub unsafe extern "C" fn sample(
@@ -46,9 +46,11 @@ pub unsafe extern "C" fn sample(
 
 /// Index of the largest logit, the first of equals; NaN is below all.
 fn argmax<T: Scalar>(logits: &[T]) -> u32 {
-    let logit = |i: usize| logits[i].wide().to_f64();
-    let better = |best: usize, i: usize| logit(i) > logit(best) || (logit(best).is_nan() && !logit(i).is_nan());
-    (1..logits.len()).fold(0, |best, i| if better(best, i) { i } else { best }) as u32
+    // NaN is never the largest, nor equal to it.
+    vectorized!({
+        let largest = max_of(logits);
+        logits.iter().position(|x| x.wide() == largest).unwrap_or(0) as u32
+    })
 }
 
 /// A token and its logit.

@@ -13,6 +13,28 @@ use rayon::prelude::*;
 
 use crate::device::Element;
 
+/// The value of an expression, which is compiled for each instruction set and runs in the best one of this machine.
+///
+/// A macro, so that the expression is always inlined into the function that has the instructions: a call from there would
+/// leave them. So must be what it calls: a function or a closure with `#[inline(always)]`.
+macro_rules! vectorized {
+    ($($body:tt)*) => {{
+        let once = $crate::host::simd::Once;
+        pulp::Arch::new().dispatch(
+            #[inline(always)]
+            || {
+                let _once = once;
+                $($body)*
+            },
+        )
+    }};
+}
+pub(crate) use vectorized;
+
+/// What a closure moves out of itself to be `FnOnce` alone: one that could be called again is called through a function that
+/// is not inlined.
+pub struct Once;
+
 /// What is computed in: f32 or f64.
 pub trait Real:
     Scalar<Acc = Self>
@@ -195,17 +217,11 @@ impl Scalar for bf16 {
     }
 }
 
-/// `to[i] = f(from[i])`
+/// `to[i] = f(from[i])`; a closure should be `#[inline(always)]`, as those of the loops over rows below.
 pub fn convert<To: Element, From: Element>(to: &mut [To], from: &[From], f: impl Fn(From) -> To + Sync) {
     to.par_chunks_mut(BLOCK).zip(from.par_chunks(BLOCK)).for_each(|(to, from)| {
-        vectorized(|| to.iter_mut().zip(from).for_each(|(to, &x)| *to = f(x)));
+        vectorized!(to.iter_mut().zip(from).for_each(|(to, &x)| *to = f(x)));
     });
-}
-
-/// Runs `f` compiled for the best instruction set of this machine.
-#[inline(always)]
-pub fn vectorized<R>(f: impl FnOnce() -> R) -> R {
-    pulp::Arch::new().dispatch(f)
 }
 
 /// Sum of `f(i)` for i in 0..n, in 16 running sums that are folded at the end.
@@ -238,17 +254,18 @@ pub fn dot<T: Scalar>(a: &[T], b: &[T]) -> T::Acc {
 
 /// Largest element; -inf for none.
 #[inline(always)]
-pub fn max_of<T: Real>(x: &[T]) -> T {
+pub fn max_of<T: Scalar>(x: &[T]) -> T::Acc {
     const LANES: usize = 16;
-    let mut lanes = [T::NEG_INFINITY; LANES];
+    let mut lanes = [T::Acc::NEG_INFINITY; LANES];
     let chunks = x.chunks_exact(LANES);
     let rest = chunks.remainder();
     for chunk in chunks {
-        for (lane, &v) in lanes.iter_mut().zip(chunk) {
-            *lane = if v > *lane { v } else { *lane };
+        for (lane, v) in lanes.iter_mut().zip(chunk) {
+            *lane = if v.wide() > *lane { v.wide() } else { *lane };
         }
     }
-    lanes.iter().chain(rest).fold(T::NEG_INFINITY, |m, &v| if v > m { v } else { m })
+    let rest = rest.iter().map(|x| x.wide());
+    lanes.into_iter().chain(rest).fold(T::Acc::NEG_INFINITY, |m, v| if v > m { v } else { m })
 }
 
 /// Calls `f(i, row)` for each row of `width` elements of `out`, rows in parallel.
@@ -258,7 +275,7 @@ pub fn for_each_row<T: Element>(out: &mut [T], width: usize, f: impl Fn(usize, &
     }
     let rows_per_task = rows_per_task(width);
     out.par_chunks_mut(rows_per_task * width).enumerate().for_each(|(task, rows)| {
-        vectorized(|| {
+        vectorized!({
             for (r, row) in rows.chunks_exact_mut(width).enumerate() {
                 f(task * rows_per_task + r, row);
             }
@@ -279,7 +296,7 @@ pub fn for_each_row_and<T: Element, U: Element>(
     let rows_per_task = rows_per_task(width);
     let tasks = out.par_chunks_mut(rows_per_task * width).zip(beside.par_chunks_mut(rows_per_task));
     tasks.enumerate().for_each(|(task, (rows, beside))| {
-        vectorized(|| {
+        vectorized!({
             for (r, (row, beside)) in rows.chunks_exact_mut(width).zip(beside).enumerate() {
                 f(task * rows_per_task + r, row, beside);
             }
@@ -306,7 +323,7 @@ pub fn for_each_part<A: Real>(
     // Several parts a task: they are small.
     let parts_per_task = (64 / rows).max(1);
     parts.par_chunks_mut(parts_per_task * width).enumerate().for_each(|(task, parts)| {
-        vectorized(|| {
+        vectorized!({
             for (p, part) in parts.chunks_exact_mut(width).enumerate() {
                 let first = (task * parts_per_task + p) * rows;
                 part.fill(A::ZERO);

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::launcher::{elements, elements_mut, run};
 use super::products;
-use super::simd::{Real, sum_of};
+use super::simd::{Real, sum_of, vectorized};
 use crate::device::DType;
 use crate::device::bindings::{
     ENGINE_GRADIENT_TILE, engine_dtype, engine_status, engine_stream, engine_weight_gradient,
@@ -58,11 +58,11 @@ unsafe fn all<A: Real>(squares: *mut c_void, gradients: &[engine_weight_gradient
         squares.par_iter_mut().enumerate().for_each(|(number, square)| {
             let (row, column) = (number / across * tile, number % across * tile);
             let end = (column + tile).min(i);
-            let sums = (row..(row + tile).min(o)).map(|r| {
+            *square = A::ZERO;
+            vectorized!(for r in row..(row + tile).min(o) {
                 let part = &dweight[r * i + column..r * i + end];
-                sum_of(part.len(), |c| part[c] * part[c])
+                *square += sum_of(part.len(), |c| part[c] * part[c]);
             });
-            *square = sums.fold(A::ZERO, |all, sum| all + sum);
         });
         at = at.wrapping_add(tiles);
     }

@@ -228,7 +228,7 @@ impl<U: Compiled, const WIDE: bool> Blocked<U, WIDE> {
         });
         let (total, others) = all.sums().split_at_mut(len);
         total.par_chunks_mut(tile).enumerate().for_each(|(t, total)| {
-            vectorized(|| {
+            vectorized!({
                 for piece in others.chunks_exact(len) {
                     total.iter_mut().zip(&piece[t * tile..][..tile]).for_each(|(total, sum)| *total += sum);
                 }

@@ -11,6 +11,7 @@ use super::portable::{Portable, PortablePairs};
 use super::spin::CHAINS;
 #[cfg(target_arch = "x86_64")]
 use super::{avx2, avx512};
+use crate::host::simd::vectorized;
 
 /// FLOP a second that one core does with this kernel, the best of several tries.
 ///
@@ -44,8 +45,8 @@ pub fn read_rate(bytes: usize) -> f64 {
     let words = vec![1u64; bytes / 8];
     let seconds = |_| {
         let started = Instant::now();
-        let sum = |part: &[u64]| part.iter().fold(0u64, |sum, word| sum.wrapping_add(*word));
-        black_box(words.par_chunks(1 << 16).map(|part| crate::host::simd::vectorized(|| sum(part))).sum::<u64>());
+        let sum = |part: &[u64]| vectorized!(part.iter().fold(0u64, |sum, word| sum.wrapping_add(*word)));
+        black_box(words.par_chunks(1 << 16).map(sum).sum::<u64>());
         started.elapsed().as_secs_f64()
     };
     (words.len() * 8) as f64 / (0..6).map(seconds).fold(f64::INFINITY, f64::min)

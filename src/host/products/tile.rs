@@ -45,7 +45,7 @@ pub(super) struct Finish {
 /// Panels, sums and c are there as [`Tile`] says.
 #[inline(always)]
 pub(super) unsafe fn tile<U: Unit, const R: usize, const V: usize>(unit: U, job: &Tile) {
-    if let Some(finish) = job.finish.filter(|finish| finish.accumulate) {
+    if let Some(finish) = job.finish {
         finish.fetch();
     }
     let at = |r: usize, v: usize| job.sums.wrapping_add((r * V + v) * U::LANES);
@@ -88,7 +88,8 @@ pub(super) unsafe fn tile<U: Unit, const R: usize, const V: usize>(unit: U, job:
 }
 
 impl Finish {
-    /// Asks for c's lines, which come from memory while the tile is computed.
+    /// Asks for c's lines, which come from memory while the tile is computed: those that are only written, too. Stores wait
+    /// for their lines one after the other, and behind them everything else.
     #[inline(always)]
     fn fetch(self) {
         let size = if self.narrow { size_of::<bf16>() } else { size_of::<f32>() };
