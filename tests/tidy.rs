@@ -58,6 +58,25 @@ fn every_unsafe_block_says_why_it_is_sound() {
     }
 }
 
+/// A closure that is called in a vectorised loop and is not inlined there runs without the machine's vectors: half as fast or
+/// less, and nothing else would show it.
+#[test]
+fn what_the_hosts_loops_over_rows_call_is_inlined() {
+    const LOOPS: [&str; 4] = [" for_each_row(", " for_each_row_and(", " for_each_part(", " convert("];
+    let host = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/host");
+    let mut closures = 0;
+    for (path, text) in sources().into_iter().filter(|(path, _)| path.starts_with(&host)) {
+        for call in LOOPS.into_iter().flat_map(|name| text.split(name).skip(1)) {
+            let arguments = &call[..call.find(';').unwrap_or(call.len())];
+            if let Some((before, _)) = arguments.split_once('|') {
+                assert!(before.contains("#[inline(always)]"), "{}: a loop over `{before}|`", path.display());
+                closures += 1;
+            }
+        }
+    }
+    assert!(closures > 5, "{closures} were found");
+}
+
 #[test]
 fn the_files_that_the_readme_names_exist() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));

@@ -1,7 +1,7 @@
 //! What the CPU's ops are written with: number types, vector dispatch, row-parallel loops and sums in a fixed order.
 //!
 //! Every op is generic over its element type [`Scalar`] (f32, bf16, f64) and computes in that type's [`Real`] (f32, f32, f64).
-//! Loops are written so that the compiler vectorises them, and [`vectorized`] compiles them once per instruction set
+//! Loops are written so that the compiler vectorises them, and `vectorized!` compiles them once per instruction set
 //! (AVX-512, AVX2, baseline) and picks one at run time. The split of work never depends on the number of threads, and
 //! neither does the order of any sum: a run is equal to the bit on any number of cores.
 
