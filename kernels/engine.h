@@ -74,6 +74,10 @@ typedef void *engine_stream;
 /// Rows of `linear_few_rows`, at most.
 #define ENGINE_FEW_ROWS 64
 
+/// Rows that a product of few rows norms itself, at most, and how wide they may be: they lie in a block's shared memory.
+#define ENGINE_NORMED_ROWS 32
+#define ENGINE_NORMED_WIDTH 1024
+
 /// Columns whose sum of squares `sum_parts` gives as one number.
 #define ENGINE_SUM_PARTS_COLUMNS 32
 
@@ -155,6 +159,18 @@ typedef struct engine_rope {
     engine_heads heads;
     double eps;
 } engine_rope;
+
+/// The norms between two blocks, and the residual stream: `sum = h + rmsnorm(x, weight)`, then `rmsnorm(sum, next_weight)`.
+typedef struct engine_norm_pair {
+    /// (N, D) T, not where h or x is
+    void *sum;
+    /// (N, D) T
+    const void *h;
+    /// (D) T each
+    const void *weight;
+    const void *next_weight;
+    double eps;
+} engine_norm_pair;
 
 /// How `sample` draws: temperature, then top-k, then top-p, then a draw from what is left.
 typedef struct engine_sampling {
@@ -325,15 +341,19 @@ typedef struct engine_kernels {
 
     /// `y = x weight^T` for at most ENGINE_FEW_ROWS rows of bf16.  linear
     ///
-    /// y (N, O), x (N, I), weight (O, I) T. I and O are multiples of 8, addresses of 16.
-    engine_status (*linear_few_rows)(void *y, const void *x, const void *weight, uint32_t n, uint32_t i, uint32_t o,
-                                     engine_dtype dtype, engine_stream stream);
+    /// y (N, O), x (N, I), weight (O, I) T. I and O are multiples of 8, addresses of 16. With norms x is what the block before
+    /// gives, and its norm of the sum is multiplied: as by `rmsnorm_pair_forward`, to the bit. Then N <= ENGINE_NORMED_ROWS, I <=
+    /// ENGINE_NORMED_WIDTH.
+    engine_status (*linear_few_rows)(void *y, const void *x, const void *weight, const engine_norm_pair *norms, uint32_t n,
+                                     uint32_t i, uint32_t o, engine_dtype dtype, engine_stream stream);
 
     /// `x = h weight^T;  y = geglu(x)` of bf16.  linear_geglu
     ///
     /// y (N, F), h (N, D), weight (2F, D) T; x (N, 2F) T or null, when nobody wants it. D and F are multiples of 8, addresses of 16.
-    engine_status (*linear_geglu_forward)(void *y, void *x, const void *h, const void *weight, uint32_t n, uint32_t d,
-                                          uint32_t f, engine_dtype dtype, engine_stream stream);
+    /// Norms of h as in linear_few_rows.
+    engine_status (*linear_geglu_forward)(void *y, void *x, const void *h, const void *weight,
+                                          const engine_norm_pair *norms, uint32_t n, uint32_t d, uint32_t f,
+                                          engine_dtype dtype, engine_stream stream);
 
     /// `dy = dz weight`, the gradient of a y that the product `z = y weight^T` read; then geglu_backward of dy and x. For bf16.
     ///

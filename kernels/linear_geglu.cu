@@ -193,19 +193,34 @@ __global__ void __launch_bounds__(THREADS, 2)
     });
 }
 
+/// The unit of a row and a column from its two sums.
+__device__ inline void finish_few_rows(bf16 *y, bf16 *x, uint32_t row, uint32_t column, uint32_t f, const float (&sums)[2]) {
+    bf16 gate = from_float<bf16>(sums[0]), up = from_float<bf16>(sums[1]);
+    if (x) {
+        bf16 *to = x + size_t(row) * 2 * f + column;
+        to[0] = gate, to[f] = up;
+    }
+    y[size_t(row) * f + column] = from_float<bf16>(gated(to_float(gate), to_float(up)));
+}
+
 template <uint32_t TILES>
 __global__ void __launch_bounds__(few_rows::THREADS, few_rows::BLOCKS)
     linear_geglu_few_rows_kernel(bf16 *y, bf16 *x, const bf16 *h, const bf16 *weight, uint32_t n, uint32_t d, uint32_t f) {
     uint32_t first = blockIdx.x * few_rows::OUTPUTS;
     const bf16 *const weights[2] = {weight + size_t(first) * d, weight + size_t(f + first) * d};
     few_rows::products<2, TILES>(h, weights, n, d, [&](uint32_t row, uint32_t output, const float (&sums)[2]) {
-        bf16 gate = from_float<bf16>(sums[0]), up = from_float<bf16>(sums[1]);
-        uint32_t column = first + output;
-        if (x) {
-            bf16 *to = x + size_t(row) * 2 * f + column;
-            to[0] = gate, to[f] = up;
-        }
-        y[size_t(row) * f + column] = from_float<bf16>(gated(to_float(gate), to_float(up)));
+        finish_few_rows(y, x, row, first + output, f, sums);
+    });
+}
+
+template <uint32_t TILES>
+__global__ void __launch_bounds__(few_rows::THREADS, few_rows::BLOCKS)
+    linear_geglu_normed_rows_kernel(bf16 *y, bf16 *x, const bf16 *h, const bf16 *weight, engine_norm_pair norms, uint32_t n,
+                                    uint32_t d, uint32_t f) {
+    uint32_t first = blockIdx.x * few_rows::OUTPUTS;
+    const bf16 *const weights[2] = {weight + size_t(first) * d, weight + size_t(f + first) * d};
+    few_rows::normed_products<2, TILES>(h, norms, weights, n, d, [&](uint32_t row, uint32_t output, const float (&sums)[2]) {
+        finish_few_rows(y, x, row, first + output, f, sums);
     });
 }
 
@@ -222,12 +237,20 @@ dim3 tiles(uint32_t n, uint32_t f) { return dim3(ceil_div(f, TILE), ceil_div(n, 
 
 } // namespace
 
-engine_status linear_geglu_forward(void *y, void *x, const void *h, const void *weight, uint32_t n, uint32_t d, uint32_t f,
-                                   engine_dtype dtype, engine_stream stream) {
+engine_status linear_geglu_forward(void *y, void *x, const void *h, const void *weight, const engine_norm_pair *norms,
+                                   uint32_t n, uint32_t d, uint32_t f, engine_dtype dtype, engine_stream stream) {
     if (engine_status bad = check("linear_geglu_forward", d, f, {y, x, h, weight}, dtype)) return bad;
+    if (norms && !lie_evenly({}, {norms->sum, norms->h, norms->weight, norms->next_weight}))
+        return fail(ENGINE_BAD_ARGUMENT, "norms that lie unevenly");
     if (n == 0 || f == 0) return ENGINE_OK;
     bf16 *out = static_cast<bf16 *>(y), *kept = static_cast<bf16 *>(x);
     const bf16 *in = static_cast<const bf16 *>(h), *by = static_cast<const bf16 *>(weight);
+    if (norms)
+        return few_rows::with_normed_tiles(n, d, [&](auto tiles) {
+            constexpr uint32_t TILES = decltype(tiles)::COUNT;
+            return LAUNCH((linear_geglu_normed_rows_kernel<TILES>), f / few_rows::OUTPUTS, few_rows::THREADS,
+                          (few_rows::normed_bytes<2, TILES>(n, d)), stream, out, kept, in, by, *norms, n, d, f);
+        });
     if (n > ENGINE_FEW_ROWS)
         return LAUNCH(linear_geglu_forward_kernel, tiles(n, f), THREADS, SHARED_BYTES<2>, stream, out, kept, in, by, n, d, f);
     return few_rows::with_tiles(n, [&](auto tiles) {

@@ -76,6 +76,13 @@ namespace ENGINE_NAMESPACE {
 
 constexpr uint32_t WARP = 32;
 
+/// Asks for the line of memory at an address, for the L2 cache.
+__device__ inline void prefetch_l2([[maybe_unused]] const void *address) {
+#ifdef __CUDACC__
+    asm volatile("prefetch.global.L2 [%0];" : : "l"(address));
+#endif
+}
+
 /// The interval that holds `at`: the last of those that begin at or before it. starts (intervals + 1) ascend from 0.
 template <class T> __device__ inline uint32_t interval_of(const T *starts, uint32_t intervals, T at) {
     uint32_t low = 0, high = intervals;

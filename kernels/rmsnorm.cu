@@ -11,8 +11,7 @@
 // Order     parts: a warp adds every fourth row, then the warps in order; the parts in order (sum_parts): no atomics, bit-equal reruns
 // Cost      forward 2 * N * D * sizeof(T) bytes, of a pair 4, backward 3 to 4, of a pair 6: memory bound. A warp per row, which finds
 //           the row in its cache the second time
-#include "reduce.cuh"
-#include "vector.cuh"
+#include "rmsnorm.cuh"
 
 namespace ENGINE_NAMESPACE {
 namespace {
@@ -20,27 +19,6 @@ namespace {
 constexpr uint32_t ROWS = 2; // of a block of the forward, a warp each: some hundred rows are to fill a GPU. Of few rows a block has one
 constexpr uint32_t WARPS = 4; // of a block of the backward, at most
 constexpr uint32_t SHARED_BYTES = 48 * 1024; // what a block gets without asking
-
-/// 1 / sqrt(mean(x^2) + eps) of a row, by a warp.
-template <class T, uint32_t W> __device__ inline float row_scale(const T *x, uint32_t d, float eps) {
-    float values[W], squares = 0;
-    for (uint32_t i = threadIdx.x % WARP * W; i < d; i += WARP * W) {
-        load(values, x + i);
-        for (uint32_t j = 0; j < W; j++) squares += values[j] * values[j];
-    }
-    return rsqrtf(warp_sum(squares) / d + eps);
-}
-
-/// y = x * scale * (1 + weight) of a row, by a warp.
-template <class T, uint32_t W> __device__ inline void norm_row(T *y, const T *x, const T *weight, float scale, uint32_t d) {
-    float values[W], factors[W];
-    for (uint32_t i = threadIdx.x % WARP * W; i < d; i += WARP * W) {
-        load(values, x + i);
-        load(factors, weight + i);
-        for (uint32_t j = 0; j < W; j++) values[j] *= scale * (1 + factors[j]);
-        store(y + i, values);
-    }
-}
 
 template <class T, uint32_t W>
 __global__ void __launch_bounds__(ROWS *WARP)
@@ -61,20 +39,8 @@ __global__ void __launch_bounds__(ROWS *WARP)
     if (row >= n) return;
     size_t offset = size_t(row) * d;
     float scale = row_scale<T, W>(x + offset, d, eps);
-    float values[W], factors[W], residual[W];
-    float squares = 0;
-    for (uint32_t i = lane * W; i < d; i += WARP * W) {
-        load(values, x + offset + i);
-        load(factors, weight + i);
-        load(residual, h + offset + i);
-        for (uint32_t j = 0; j < W; j++) {
-            values[j] = residual[j] + values[j] * scale * (1 + factors[j]);
-            float stored = to_float(from_float<T>(values[j]));
-            squares += stored * stored;
-        }
-        store(sum + offset + i, values);
-    }
-    float next_scale = rsqrtf(warp_sum(squares) / d + eps);
+    float squares = add_normed_row<T, W>(sum + offset, nullptr, h + offset, x + offset, weight, scale, d);
+    float next_scale = rsqrtf(squares / d + eps);
     if (lane == 0) rstd[row] = scale, rstd[size_t(n) + row] = next_scale;
     norm_row<T, W>(y + offset, sum + offset, next_weight, next_scale, d); // a lane reads what it has stored
 }

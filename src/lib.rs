@@ -117,9 +117,11 @@
 //!
 //! **Small products go on with what follows.** With few rows a product is bound by its weight's bytes and by its launch, whoever writes it. Where
 //! a device says so ([`device::driver::Driver::joins_small_products`]), the gated unit is the end of the product before it and its backward that of
-//! the product after it ([`ops::mlp`]); what decodes is multiplied by kernels that read a weight once, from memory to registers ([`ops::linear`]); and
-//! the attention of a decoded token norms and rotates what it needs itself, and puts the token's key into the cache, which nobody else sees
-//! ([`ops::decode`]). Large batches and the host have the ops one by one: a table's launcher that joins some is tested against them.
+//! the product after it ([`ops::mlp`]); what decodes is multiplied by kernels that read a weight once, from memory to registers ([`ops::linear`]); the
+//! norms between two blocks are left to the product that opens the next one, of which each block of threads norms all rows while its part of the
+//! weight is on its way ([`ops::residual::Stream`]); and the attention of a decoded token norms and rotates what it needs itself, and puts the
+//! token's key into the cache, which nobody else sees ([`ops::decode`]). Large batches and the host have the ops one by one: a table's launcher that
+//! joins some is tested against them.
 //!
 //! **Parts are added up by who reads them.** A batch of few blocks splits the heads of a group over blocks, which leave dk and dv in parts; the
 //! backward of rope adds them up as it loads them ([`ops::attention::KeyParts`]), in order.

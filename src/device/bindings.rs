@@ -10,6 +10,8 @@ pub const ENGINE_CLIP_RUN: u32 = 16384;
 pub const ENGINE_GRADIENT_TILE: u32 = 128;
 pub const ENGINE_MOST_WEIGHT_GRADIENTS: u32 = 80;
 pub const ENGINE_FEW_ROWS: u32 = 64;
+pub const ENGINE_NORMED_ROWS: u32 = 32;
+pub const ENGINE_NORMED_WIDTH: u32 = 1024;
 pub const ENGINE_SUM_PARTS_COLUMNS: u32 = 32;
 pub const ENGINE_FORMAT_BLOCK: u32 = 32;
 #[repr(u32)]
@@ -114,6 +116,19 @@ pub struct engine_rope {
     pub slots: *const u32,
     pub n: u32,
     pub heads: engine_heads,
+    pub eps: f64,
+}
+#[doc = " The norms between two blocks, and the residual stream: `sum = h + rmsnorm(x, weight)`, then `rmsnorm(sum, next_weight)`."]
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct engine_norm_pair {
+    #[doc = " (N, D) T, not where h or x is"]
+    pub sum: *mut ::std::os::raw::c_void,
+    #[doc = " (N, D) T"]
+    pub h: *const ::std::os::raw::c_void,
+    #[doc = " (D) T each"]
+    pub weight: *const ::std::os::raw::c_void,
+    pub next_weight: *const ::std::os::raw::c_void,
     pub eps: f64,
 }
 #[doc = " How `sample` draws: temperature, then top-k, then top-p, then a draw from what is left."]
@@ -381,12 +396,13 @@ pub struct engine_kernels {
             stream: engine_stream,
         ) -> engine_status,
     >,
-    #[doc = " `y = x weight^T` for at most ENGINE_FEW_ROWS rows of bf16.  linear\n\n y (N, O), x (N, I), weight (O, I) T. I and O are multiples of 8, addresses of 16."]
+    #[doc = " `y = x weight^T` for at most ENGINE_FEW_ROWS rows of bf16.  linear\n\n y (N, O), x (N, I), weight (O, I) T. I and O are multiples of 8, addresses of 16. With norms x is what the block before\n gives, and its norm of the sum is multiplied: as by `rmsnorm_pair_forward`, to the bit. Then N <= ENGINE_NORMED_ROWS, I <=\n ENGINE_NORMED_WIDTH."]
     pub linear_few_rows: ::std::option::Option<
         unsafe extern "C" fn(
             y: *mut ::std::os::raw::c_void,
             x: *const ::std::os::raw::c_void,
             weight: *const ::std::os::raw::c_void,
+            norms: *const engine_norm_pair,
             n: u32,
             i: u32,
             o: u32,
@@ -394,13 +410,14 @@ pub struct engine_kernels {
             stream: engine_stream,
         ) -> engine_status,
     >,
-    #[doc = " `x = h weight^T;  y = geglu(x)` of bf16.  linear_geglu\n\n y (N, F), h (N, D), weight (2F, D) T; x (N, 2F) T or null, when nobody wants it. D and F are multiples of 8, addresses of 16."]
+    #[doc = " `x = h weight^T;  y = geglu(x)` of bf16.  linear_geglu\n\n y (N, F), h (N, D), weight (2F, D) T; x (N, 2F) T or null, when nobody wants it. D and F are multiples of 8, addresses of 16.\n Norms of h as in linear_few_rows."]
     pub linear_geglu_forward: ::std::option::Option<
         unsafe extern "C" fn(
             y: *mut ::std::os::raw::c_void,
             x: *mut ::std::os::raw::c_void,
             h: *const ::std::os::raw::c_void,
             weight: *const ::std::os::raw::c_void,
+            norms: *const engine_norm_pair,
             n: u32,
             d: u32,
             f: u32,

@@ -5,23 +5,60 @@ use std::ffi::c_void;
 use super::geglu::{geglu_backward, geglu_forward};
 use super::launcher::{Scratch, run};
 use super::products;
+use super::rmsnorm::rmsnorm_pair_forward;
 use crate::device::DType;
-use crate::device::bindings::{engine_dtype, engine_status, engine_stream};
+use crate::device::bindings::{engine_dtype, engine_norm_pair, engine_status, engine_stream};
 use crate::device::driver::{Operand, Product};
 
 pub unsafe extern "C" fn linear_few_rows(
     y: *mut c_void,
     x: *const c_void,
     weight: *const c_void,
+    norms: *const engine_norm_pair,
     n: u32,
     i: u32,
     o: u32,
     dtype: engine_dtype,
-    _stream: engine_stream,
+    stream: engine_stream,
 ) -> engine_status {
-    let (n, i, o) = (n as usize, i as usize, o as usize);
     // SAFETY: the table's contract.
+    let (mut normed, status) = unsafe { Normed::new(x, norms, [n, i], dtype, stream) };
+    if status != engine_status::ENGINE_OK {
+        return status;
+    }
+    let (x, [n, i, o]) = (normed.address(x), [n, i, o].map(|size| size as usize));
+    // SAFETY: as above.
     run(|| unsafe { multiply(y, Operand::new(x, i), Operand::new(weight, i).t(), [n, o, i], dtype) })
+}
+
+/// Rows that norms give, if there are any.
+struct Normed(Option<Scratch>);
+
+impl Normed {
+    /// # Safety
+    /// All is there as kernels/engine.h says.
+    unsafe fn new(
+        x: *const c_void,
+        norms: *const engine_norm_pair,
+        [n, d]: [u32; 2],
+        dtype: engine_dtype,
+        stream: engine_stream,
+    ) -> (Self, engine_status) {
+        // SAFETY: the caller's promise: norms or null.
+        let Some(norms) = (unsafe { norms.as_ref() }) else { return (Self(None), engine_status::ENGINE_OK) };
+        let (mut y, mut rstd) = (Scratch::new(n as usize * d as usize), Scratch::new(2 * n as usize));
+        let engine_norm_pair { sum, h, weight, next_weight, eps } = *norms;
+        // SAFETY: the caller's promise; y and rstd are as large as x and its rows.
+        let status = unsafe {
+            rmsnorm_pair_forward(sum, y.address(), rstd.address(), h, x, weight, next_weight, n, d, eps, dtype, stream)
+        };
+        (Self(Some(y)), status)
+    }
+
+    /// Of the rows, or of x.
+    fn address(&mut self, x: *const c_void) -> *const c_void {
+        self.0.as_mut().map_or(x, |rows| rows.address())
+    }
 }
 
 pub unsafe extern "C" fn linear_geglu_forward(
@@ -29,6 +66,7 @@ pub unsafe extern "C" fn linear_geglu_forward(
     x: *mut c_void,
     h: *const c_void,
     weight: *const c_void,
+    norms: *const engine_norm_pair,
     n: u32,
     d: u32,
     f: u32,
@@ -39,7 +77,7 @@ pub unsafe extern "C" fn linear_geglu_forward(
     let x = if x.is_null() { own.address() } else { x };
     // SAFETY: the table's contract; `own` is as large as x.
     unsafe {
-        match linear_few_rows(x, h, weight, n, d, 2 * f, dtype, stream) {
+        match linear_few_rows(x, h, weight, norms, n, d, 2 * f, dtype, stream) {
             engine_status::ENGINE_OK => geglu_forward(y, x, n, f, dtype, stream),
             bad => bad,
         }

@@ -7,13 +7,15 @@
 //!           where the device joins small products
 
 use std::ffi::c_void;
+use std::ptr;
 
 use crate::autograd::{Gradients, Param, Tape, Var};
 use crate::device::Tensor;
-use crate::device::bindings::ENGINE_FEW_ROWS;
+use crate::device::bindings::{ENGINE_FEW_ROWS, engine_norm_pair};
 use crate::device::driver::{Operand, Product, engine_dtype};
 use crate::error::Result;
 use crate::launch;
+use crate::ops::residual::Stream;
 
 /// y (N, O) = x (N, I) weight (O, I)^T, without a bias.
 pub fn linear(tape: &mut Tape, x: &Var, weight: &Param) -> Result<Var> {
@@ -34,6 +36,20 @@ pub fn linear(tape: &mut Tape, x: &Var, weight: &Param) -> Result<Var> {
         ctx.give(&arrival, dx)
     });
     Ok(y)
+}
+
+/// [`linear`] of the norm of a residual stream: y (N, O) of a block that opens with it.
+pub fn opening_linear(tape: &mut Tape, stream: &mut Stream, weight: &Param) -> Result<Var> {
+    let does_the_norms = |x: &Tensor| is_for_few_rows(x, &weight.value, Store::Written);
+    if !stream.left().is_some_and(does_the_norms) {
+        let [_, x] = stream.normed(tape)?;
+        return linear(tape, &x, weight);
+    }
+    stream.open(tape, |x, norms| {
+        let mut y = Tensor::empty(x.device(), &[x.shape()[0], weight.shape()[0]], x.dtype())?;
+        forward_few_rows(&mut y, x, &weight.value, norms)?;
+        Ok(y)
+    })
 }
 
 /// What becomes of what a product's output held before.
@@ -61,19 +77,19 @@ fn is_for_few_rows(x: &Tensor, weight: &Tensor, store: Store) -> bool {
     is_small && is_known && x.device().driver().joins_small_products(x.dtype())
 }
 
-/// y (N, O) = x (N, I) weight (O, I)^T of few rows
-fn forward_few_rows(y: &mut Tensor, x: &Tensor, weight: &Tensor) -> Result<()> {
+/// y (N, O) = x (N, I) weight (O, I)^T of few rows, or of what the norms give for x
+fn forward_few_rows(y: &mut Tensor, x: &Tensor, weight: &Tensor, norms: *const engine_norm_pair) -> Result<()> {
     let (driver, dtype) = (x.device().driver(), engine_dtype(x.dtype()));
     let (n, i, o) = (x.shape()[0] as u32, x.shape()[1] as u32, weight.shape()[0] as u32);
     let (y, x, weight) = (y.address_mut()?, x.address(), weight.address());
     // SAFETY: as below.
-    unsafe { launch!(driver, linear_few_rows { n, i, o }(y, x, weight, n, i, o, dtype, driver.stream())) }
+    unsafe { launch!(driver, linear_few_rows { n, i, o }(y, x, weight, norms, n, i, o, dtype, driver.stream())) }
 }
 
 /// y (N, O) = or += x (N, I) weight (O, I)^T
 pub(super) fn forward(y: &mut Tensor, x: &Tensor, weight: &Tensor, store: Store) -> Result<()> {
     if is_for_few_rows(x, weight, store) {
-        return forward_few_rows(y, x, weight);
+        return forward_few_rows(y, x, weight, ptr::null());
     }
     let (m, n, k) = (y.shape()[0], y.shape()[1], x.shape()[1]);
     let (c, c_dtype) = (y.address_mut()?, y.dtype());

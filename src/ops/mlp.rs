@@ -8,13 +8,17 @@
 //! Backward  dpre = geglu_backward(dy down, pre);  dx = dpre gate_up;  ddown += dy^T h;  dgate_up += dpre^T x
 //! Numerics  joined, the gradient of h is not rounded
 
+use std::ptr;
+
 use crate::autograd::{Param, Tape, Var};
 use crate::device::Tensor;
+use crate::device::bindings::engine_norm_pair;
 use crate::device::driver::{MOST_SMALL_ROWS, engine_dtype};
 use crate::error::Result;
 use crate::launch;
 use crate::ops::geglu::geglu;
 use crate::ops::linear::{Store, backward_weight, backward_x, forward, linear};
+use crate::ops::residual::Stream;
 
 /// y (N, D) of x (N, D) through gate_up (2F, D), whose rows are those of the gate and then of the up, and down (D, F).
 pub fn mlp(tape: &mut Tape, x: &Var, gate_up: &Param, down: &Param) -> Result<Var> {
@@ -23,6 +27,20 @@ pub fn mlp(tape: &mut Tape, x: &Var, gate_up: &Param, down: &Param) -> Result<Va
     }
     let pre = linear(tape, x, gate_up)?;
     let h = geglu(tape, &pre)?;
+    linear(tape, &h, down)
+}
+
+/// [`mlp`] of the norm of a residual stream, which it opens with.
+pub fn opening_mlp(tape: &mut Tape, stream: &mut Stream, gate_up: &Param, down: &Param) -> Result<Var> {
+    if !stream.left().is_some_and(|x| is_joined(x, gate_up, down)) {
+        let [_, x] = stream.normed(tape)?;
+        return mlp(tape, &x, gate_up, down);
+    }
+    let h = stream.open(tape, |x, norms| {
+        let mut h = Tensor::empty(x.device(), &[x.shape()[0], down.shape()[1]], x.dtype())?;
+        forward_geglu(&mut h, None, x, &gate_up.value, norms)?;
+        Ok(h)
+    })?;
     linear(tape, &h, down)
 }
 
@@ -37,7 +55,7 @@ fn joined(tape: &mut Tape, x: &Var, gate_up: &Param, down: &Param) -> Result<Var
     let empty = |width: usize| Tensor::empty(tape.device(), &[n, width], x.value.dtype());
     let mut pre = if tape.is_recording() { Some(empty(2 * f)?) } else { None };
     let (mut h, mut y) = (empty(f)?, empty(d)?);
-    forward_geglu(&mut h, pre.as_mut(), &x.value, &gate_up.value)?;
+    forward_geglu(&mut h, pre.as_mut(), &x.value, &gate_up.value, ptr::null())?;
     forward(&mut y, &h, &down.value, Store::Written)?;
     let y = tape.output(y)?;
     let Some(pre) = pre else { return Ok(y) };
@@ -56,14 +74,22 @@ fn joined(tape: &mut Tape, x: &Var, gate_up: &Param, down: &Param) -> Result<Var
     Ok(y)
 }
 
-/// h (N, F) = geglu(pre), pre (N, 2F) = x (N, D) weight (2F, D)^T
-fn forward_geglu(h: &mut Tensor, pre: Option<&mut Tensor>, x: &Tensor, weight: &Tensor) -> Result<()> {
+/// h (N, F) = geglu(pre), pre (N, 2F) = x (N, D) weight (2F, D)^T, or of what the norms give for x
+fn forward_geglu(
+    h: &mut Tensor,
+    pre: Option<&mut Tensor>,
+    x: &Tensor,
+    weight: &Tensor,
+    norms: *const engine_norm_pair,
+) -> Result<()> {
     let (driver, dtype) = (x.device().driver(), engine_dtype(x.dtype()));
     let (n, d, f) = (x.shape()[0] as u32, x.shape()[1] as u32, h.shape()[1] as u32);
-    let pre = pre.map_or(Ok(std::ptr::null_mut()), Tensor::address_mut)?;
+    let pre = pre.map_or(Ok(ptr::null_mut()), Tensor::address_mut)?;
     let (h, x, weight) = (h.address_mut()?, x.address(), weight.address());
     // SAFETY: tensors of these shapes, alive until their pool hands them on in stream order.
-    unsafe { launch!(driver, linear_geglu_forward { n, d, f }(h, pre, x, weight, n, d, f, dtype, driver.stream())) }
+    unsafe {
+        launch!(driver, linear_geglu_forward { n, d, f }(h, pre, x, weight, norms, n, d, f, dtype, driver.stream()))
+    }
 }
 
 /// dpre (N, 2F) = geglu_backward(dy (N, D) weight (D, F), pre (N, 2F))

@@ -34,5 +34,6 @@ mod rope;
 mod round_blocks;
 mod sample;
 mod split_weights;
+mod stream;
 mod tape;
 mod weight_gradients;

@@ -1,7 +1,7 @@
 //! mlp: y = geglu(x gate_up^T) down^T, and the launchers that it is made of where there are few rows.
 
 use std::ffi::c_void;
-use std::ptr::null_mut;
+use std::ptr::{null, null_mut};
 
 use engine::device::bindings::ENGINE_FEW_ROWS;
 use engine::device::driver::engine_dtype;
@@ -26,12 +26,14 @@ const LAUNCHERS: [(&str, &str, Launch); 3] = [
     ("linear_few_rows", "weight", |device, [y, x, weight, _], [n, i, o], dtype| {
         let (driver, dtype) = (device.driver(), engine_dtype(dtype));
         // SAFETY: matrices that are large enough for what is not refused.
-        unsafe { launch!(driver, linear_few_rows { n, i, o }(y, x, weight, n, i, o, dtype, driver.stream())) }
+        unsafe { launch!(driver, linear_few_rows { n, i, o }(y, x, weight, null(), n, i, o, dtype, driver.stream())) }
     }),
     ("linear_geglu_forward", "unit", |device, [y, x, h, weight], [n, d, f], dtype| {
         let (driver, dtype) = (device.driver(), engine_dtype(dtype));
         // SAFETY: as above.
-        unsafe { launch!(driver, linear_geglu_forward { n, d, f }(y, x, h, weight, n, d, f, dtype, driver.stream())) }
+        unsafe {
+            launch!(driver, linear_geglu_forward { n, d, f }(y, x, h, weight, null(), n, d, f, dtype, driver.stream()))
+        }
     }),
     ("linear_geglu_backward", "unit", |device, [dx, dz, weight, x], [n, d, f], dtype| {
         let (driver, dtype) = (device.driver(), engine_dtype(dtype));

@@ -22,7 +22,7 @@ use crate::device::{DType, Device, Purpose, Tensor};
 use crate::error::Result;
 use crate::ops::embedding::{Noise, RowList, TokenIds, embedding};
 use crate::ops::linear::linear;
-use crate::ops::residual::NormPair;
+use crate::ops::residual::{NormPair, Stream};
 use crate::ops::rmsnorm::rmsnorm;
 use crate::ops::rope::{CacheSlots, Heads, NormRope, Rotation, RotationTable};
 
@@ -203,15 +203,22 @@ impl Gemma3 {
         let scale = (self.config.hidden_size as f64).sqrt();
         let h = embedding(tape, &batch.ids, &self.embedding(), scale)?;
         let x = rmsnorm(tape, &h, &self.at(self.opening(0)), self.config.rms_norm_eps)?;
-        let mut stream = [h, x];
+        let mut stream = Stream::new([h, x]);
         for i in 0..self.layers.len() {
             let layer = self.layer(i, batch);
-            stream = match cache.as_deref_mut() {
-                Some(cache) => layer.forward(tape, stream, Some(cache.slots(i, batch)))?,
-                None => tape.checkpointed("layer", stream, move |tape, stream| layer.forward(tape, stream, None))?,
+            if let Some(cache) = cache.as_deref_mut() {
+                layer.forward(tape, &mut stream, Some(cache.slots(i, batch)))?;
+                continue;
+            }
+            let through = move |tape: &mut Tape, stream: [Var; 2]| {
+                let mut stream = Stream::new(stream);
+                layer.forward(tape, &mut stream, None)?;
+                stream.normed(tape)
             };
+            let before = stream.normed(tape)?;
+            stream = Stream::new(tape.checkpointed("layer", before, through)?);
         }
-        let [_, hidden] = stream;
+        let [_, hidden] = stream.normed(tape)?;
         Ok(hidden)
     }
 

@@ -10,10 +10,10 @@ use crate::error::Result;
 use crate::ops::attention::attention;
 use crate::ops::decode::decode_attention;
 use crate::ops::geglu::geglu;
-use crate::ops::linear::linear;
+use crate::ops::linear::{linear, opening_linear};
 use crate::ops::lora::{Update, lora_linear};
-use crate::ops::mlp::mlp;
-use crate::ops::residual::{NormPair, residual_rmsnorm};
+use crate::ops::mlp::opening_mlp;
+use crate::ops::residual::{NormPair, Stream};
 use crate::ops::rope::{CacheSlots, NormRope, qkv_norm_rope, qkv_norm_rope_cached};
 
 /// Where the parameters of one layer are.
@@ -64,6 +64,17 @@ pub(super) struct Projection {
 }
 
 impl Projection {
+    /// The norm of the stream times the transpose of the weight.
+    fn opening(&self, tape: &mut Tape, stream: &mut Stream) -> Result<Var> {
+        match &self.update {
+            Some(_) => {
+                let [_, x] = stream.normed(tape)?;
+                self.of(tape, &x)
+            }
+            None => opening_linear(tape, stream, &self.weight),
+        }
+    }
+
     /// x times the transpose of the weight.
     fn of(&self, tape: &mut Tape, x: &Var) -> Result<Var> {
         match &self.update {
@@ -89,24 +100,17 @@ pub(super) struct Layer {
 }
 
 impl Layer {
-    /// Residual stream and its norm, which opens the next block, from those before the layer: (N, D) each. With a cache, keys and values are
-    /// stored in it and read from it.
-    pub fn forward(
-        &self,
-        tape: &mut Tape,
-        [mut h, mut x]: [Var; 2],
-        cache: Option<CacheSlots<'_>>,
-    ) -> Result<[Var; 2]> {
-        let o = self.attention_block(tape, &x, cache)?;
-        (h, x) = residual_rmsnorm(tape, &h, &o, &self.attention_norms)?;
-        let o = self.mlp_block(tape, &x)?;
-        (h, x) = residual_rmsnorm(tape, &h, &o, &self.mlp_norms)?;
-        Ok([h, x])
+    /// The residual stream (N, D) through the layer. With a cache, keys and values are stored in it and read from it.
+    pub fn forward(&self, tape: &mut Tape, stream: &mut Stream, cache: Option<CacheSlots<'_>>) -> Result<()> {
+        let o = self.attention_block(tape, stream, cache)?;
+        stream.close(tape, &o, &self.attention_norms)?;
+        let o = self.mlp_block(tape, stream)?;
+        stream.close(tape, &o, &self.mlp_norms)
     }
 
-    /// o_proj of the attention of x, the normed residual stream.
-    fn attention_block(&self, tape: &mut Tape, x: &Var, cache: Option<CacheSlots<'_>>) -> Result<Var> {
-        let qkv = self.qkv_proj.of(tape, x)?;
+    /// o_proj of the attention of the normed stream.
+    fn attention_block(&self, tape: &mut Tape, stream: &mut Stream, cache: Option<CacheSlots<'_>>) -> Result<Var> {
+        let qkv = self.qkv_proj.opening(tape, stream)?;
         let (how, mask, scale) = (&self.norm_rope, &self.mask, self.softmax_scale);
         let o = match cache {
             Some(cache) if mask.decoding => decode_attention(tape, &qkv, how, cache, mask, scale)?,
@@ -122,13 +126,13 @@ impl Layer {
         self.o_proj.of(tape, &o)
     }
 
-    /// down_proj of the gated units of x, the normed residual stream.
-    fn mlp_block(&self, tape: &mut Tape, x: &Var) -> Result<Var> {
+    /// down_proj of the gated units of the normed stream.
+    fn mlp_block(&self, tape: &mut Tape, stream: &mut Stream) -> Result<Var> {
         let (gate_up, down) = (&self.gate_up_proj, &self.down_proj);
         if gate_up.update.is_none() && down.update.is_none() {
-            return mlp(tape, x, &gate_up.weight, &down.weight);
+            return opening_mlp(tape, stream, &gate_up.weight, &down.weight);
         }
-        let x = gate_up.of(tape, x)?;
+        let x = gate_up.opening(tape, stream)?;
         let x = geglu(tape, &x)?;
         down.of(tape, &x)
     }
