@@ -11,7 +11,8 @@
 //!
 //! The operand with fewer lines is packed once for all tasks; the other one is the long one (weights of a forward, columns of
 //! logits) and each task packs its own part of it, in cache, right before it is used. A panel of it is packed once per
-//! product and used for all lines of the other side, so that packing is 1 to 4 % of the time, and no packed weight
+//! product and used for all lines of the other side, so that packing is 3 to 10 % of the time (of dx = dy W with few rows up to 20 %,
+//! most of it waiting for rows of W), and no packed weight
 //! ever goes to memory.
 //!
 //! Where c is small and k is long (the gradient of hidden states through the head: k = 262144), tasks are pieces of
