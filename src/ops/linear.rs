@@ -15,7 +15,7 @@ use crate::device::bindings::{ENGINE_FEW_ROWS, engine_norm_pair};
 use crate::device::driver::{Operand, Product, engine_dtype};
 use crate::error::Result;
 use crate::launch;
-use crate::ops::residual::Stream;
+use crate::ops::stream::Stream;
 
 /// y (N, O) = x (N, I) weight (O, I)^T, without a bias.
 pub fn linear(tape: &mut Tape, x: &Var, weight: &Param) -> Result<Var> {

@@ -18,7 +18,7 @@ use crate::error::Result;
 use crate::launch;
 use crate::ops::geglu::geglu;
 use crate::ops::linear::{Store, backward_weight, backward_x, forward, linear};
-use crate::ops::residual::Stream;
+use crate::ops::stream::Stream;
 
 /// y (N, D) of x (N, D) through gate_up (2F, D), whose rows are those of the gate and then of the up, and down (D, F).
 pub fn mlp(tape: &mut Tape, x: &Var, gate_up: &Param, down: &Param) -> Result<Var> {

@@ -21,3 +21,4 @@ pub mod results;
 pub mod rmsnorm;
 pub mod rope;
 pub mod sample;
+pub mod stream;

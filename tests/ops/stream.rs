@@ -11,7 +11,8 @@ use engine::error::Result;
 use engine::launch;
 use engine::ops::linear::{linear, opening_linear};
 use engine::ops::mlp::{mlp, opening_mlp};
-use engine::ops::residual::{NormPair, Stream, residual_rmsnorm};
+use engine::ops::residual::{NormPair, residual_rmsnorm};
+use engine::ops::stream::Stream;
 
 use crate::arrays::array;
 use crate::lists::{params, random, rng, tensor};

@@ -22,9 +22,10 @@ use crate::device::{DType, Device, Purpose, Tensor};
 use crate::error::Result;
 use crate::ops::embedding::{Noise, RowList, TokenIds, embedding};
 use crate::ops::linear::linear;
-use crate::ops::residual::{NormPair, Stream};
+use crate::ops::residual::NormPair;
 use crate::ops::rmsnorm::rmsnorm;
 use crate::ops::rope::{CacheSlots, Heads, NormRope, Rotation, RotationTable};
+use crate::ops::stream::Stream;
 
 /// Positions that the rotation tables begin with; they double as batches need more.
 const SHORTEST_ROTATION_TABLE: usize = 256;

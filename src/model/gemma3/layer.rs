@@ -13,8 +13,9 @@ use crate::ops::geglu::geglu;
 use crate::ops::linear::{linear, opening_linear};
 use crate::ops::lora::{Update, lora_linear};
 use crate::ops::mlp::opening_mlp;
-use crate::ops::residual::{NormPair, Stream};
+use crate::ops::residual::NormPair;
 use crate::ops::rope::{CacheSlots, NormRope, qkv_norm_rope, qkv_norm_rope_cached};
+use crate::ops::stream::Stream;
 
 /// Where the parameters of one layer are.
 pub(super) struct LayerHandles {
