@@ -30,7 +30,9 @@ template <class S, bool DECODE> struct Plan {
     static constexpr uint32_t PAIRS = BANDS * BAND; // rows of a block
     static constexpr uint32_t THREADS = BANDS * 2 * WARP;
     static constexpr uint32_t TOKENS = DECODE ? 1 : ENGINE_ATTENTION_TILE; // that share a list of tiles of keys
-    static constexpr size_t INPUT_BYTES = (PAIRS + 2 * TILE) * S::PITCH * sizeof(bf16);
+    // Of q. With nothing between its rows two blocks of 256 elements fit into the 100 KB of the smaller chips.
+    static constexpr uint32_t PITCH = DECODE || S::DIM < 256 ? S::PITCH : S::DIM;
+    static constexpr size_t INPUT_BYTES = (PAIRS * PITCH + 2 * TILE * S::PITCH) * sizeof(bf16);
     static constexpr size_t OUTPUT_BYTES = PAIRS * (S::PITCH + 4) * sizeof(float); // the sum, and two halves' stats
     static constexpr size_t SHARED_BYTES = INPUT_BYTES > OUTPUT_BYTES ? INPUT_BYTES : OUTPUT_BYTES;
 };
@@ -132,7 +134,7 @@ __device__ inline void attend(float (&o)[S::DIM / 8][4], Online &online, bf16 *s
                               const Place &place) {
     using P = Plan<S, DECODE>;
     static_assert(DECODE || !From::IS_FRESH);
-    bf16 *q = shared, *k = q + P::PAIRS * S::PITCH, *v = k + TILE * S::PITCH;
+    bf16 *q = shared, *k = q + P::PAIRS * P::PITCH, *v = k + TILE * S::PITCH;
     uint32_t dim = in.mask.heads.dim, kv_heads = in.mask.heads.kv;
     uint32_t own_slot = From::IS_FRESH ? in.mask.slots[pairs.first_token] : 0;
     // `own` is in the place of what the cache does not have yet.
@@ -158,7 +160,7 @@ __device__ inline void attend(float (&o)[S::DIM / 8][4], Online &online, bf16 *s
         load_keys(k, in.k, keys, nullptr);
         from.template queries<S, P>(q, pairs, in.wide);
     } else {
-        load_rows<S, P::PAIRS, P::THREADS>(q, in.q, dim, in.wide, [&](uint32_t r) {
+        load_rows<S, P::PAIRS, P::THREADS, P::PITCH>(q, in.q, dim, in.wide, [&](uint32_t r) {
             return r < pairs.count ? in.q + pairs.index(r) * dim : nullptr;
         });
         load_keys(k, in.k, keys, nullptr);
@@ -178,7 +180,7 @@ __device__ inline void attend(float (&o)[S::DIM / 8][4], Online &online, bf16 *s
         Weights p;
         if (seen) {
             float s[2][4];
-            multiply<S>(s, q + place.band * BAND * S::PITCH, k + place.half * BAND * S::PITCH, place.lane);
+            multiply<S, P::PITCH>(s, q + place.band * BAND * P::PITCH, k + place.half * BAND * S::PITCH, place.lane);
 #pragma unroll
             for (uint32_t i = 0; i < 8; i++) s[i / 4][i % 4] *= scale;
             hide(s, keys, rows, place, in.mask.window);
@@ -198,6 +200,7 @@ __device__ inline void attend(float (&o)[S::DIM / 8][4], Online &online, bf16 *s
 template <class S, bool DECODE, class Out, class From>
 __global__ void __launch_bounds__(Plan<S, DECODE>::THREADS)
     attention_kernel(Out out, const __grid_constant__ Inputs<bf16> in, const __grid_constant__ From from) {
+    wait_for_earlier_kernels();
     using P = Plan<S, DECODE>;
     DYNAMIC_SHARED(bf16, shared, P::SHARED_BYTES);
     Place place;

@@ -7,7 +7,7 @@
 // is two instructions of the tensor cores per 16 elements of a row, and a head_dim of 256 fits into registers.
 //
 // Products are written for fragments of mma.m16n8k16 (tensor_core.cuh). Rows lie in shared memory with 16 bytes between
-// them, which keeps ldmatrix and accesses of 16 bytes free of bank conflicts.
+// them, or with their chunks permuted, which keeps ldmatrix and accesses of 16 bytes free of bank conflicts.
 #pragma once
 
 #include "arrive.cuh"
@@ -51,9 +51,16 @@ __device__ inline float larger(float a, float b) { return a > b ? a : b; }
 
 // ---- tiles in shared memory
 
+/// Where an element is in rows that lie PITCH apart. With nothing between them (S::DIM) chunk c of row r is in the place of c ^ r % 8: what
+/// 8 rows have in a column is in different banks then, too.
+template <class S, uint32_t PITCH> __device__ inline uint32_t place_in_rows(uint32_t row, uint32_t column) {
+    static_assert(PITCH == S::PITCH || (PITCH == S::DIM && S::DIM % (8 * CHUNK) == 0));
+    return row * PITCH + (PITCH == S::DIM ? column ^ row % 8 * CHUNK : column);
+}
+
 /// Starts to copy ROWS rows of `dim` elements; row(r) is where row r begins, or null for a row of zeros. Without `wide`
 /// the rows are not 16-byte aligned, and the copy is done at once.
-template <class S, uint32_t ROWS, uint32_t THREADS, class Row>
+template <class S, uint32_t ROWS, uint32_t THREADS, uint32_t PITCH = S::PITCH, class Row>
 __device__ inline void load_rows(bf16 *to, const bf16 *anchor, uint32_t dim, bool wide, const Row &row) {
     constexpr uint32_t CHUNKS = S::DIM / CHUNK;
     static_assert(ROWS * CHUNKS % THREADS == 0);
@@ -61,7 +68,7 @@ __device__ inline void load_rows(bf16 *to, const bf16 *anchor, uint32_t dim, boo
     for (uint32_t i = 0; i < ROWS * CHUNKS / THREADS; i++) {
         uint32_t x = i * THREADS + threadIdx.x, column = x % CHUNKS * CHUNK;
         const bf16 *from = row(x / CHUNKS);
-        bf16 *target = to + x / CHUNKS * S::PITCH + column;
+        bf16 *target = to + place_in_rows<S, PITCH>(x / CHUNKS, column);
         if (wide) {
             bool held = from && column < dim;
             copy_async_16_or_zero(target, held ? from + column : anchor, held);
@@ -73,10 +80,9 @@ __device__ inline void load_rows(bf16 *to, const bf16 *anchor, uint32_t dim, boo
 
 // ---- products of a warp
 
-/// c (16, 16) = a (16, DIM) b (16, DIM)^T, both in shared memory.
-template <class S>
+/// c (16, 16) = a (16, DIM) b (16, DIM)^T, both in shared memory, rows of a A_PITCH apart.
+template <class S, uint32_t A_PITCH = S::PITCH>
 __device__ inline void multiply(float (&c)[2][4], const bf16 *a, const bf16 *b, uint32_t lane) {
-    const bf16 *a_row = a + lane % 16 * S::PITCH + lane / 16 * 8;
     const bf16 *b_row = b + (lane / 16 * 8 + lane % 8) * S::PITCH + lane / 8 % 2 * 8;
     float odd[2][4] = {}; // of every second step: four chains of sums hide the latency of one another
 #pragma unroll
@@ -85,7 +91,7 @@ __device__ inline void multiply(float (&c)[2][4], const bf16 *a, const bf16 *b, 
 #pragma unroll
     for (uint32_t d = 0; d < S::DIM; d += 16) {
         uint32_t a_fragment[4], b_fragment[4];
-        ldmatrix(a_fragment, a_row + d);
+        ldmatrix(a_fragment, a + place_in_rows<S, A_PITCH>(lane % 16, lane / 16 * 8 + d));
         ldmatrix(b_fragment, b_row + d);
 #pragma unroll
         for (uint32_t i = 0; i < 2; i++)
