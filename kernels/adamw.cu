@@ -59,6 +59,7 @@ template <class Weights, uint32_t W>
 __global__ void __launch_bounds__(THREADS)
     adamw_kernel(Weights weights, float *m, float *v, const float *gradients, const engine_step_results *results,
                  const engine_adamw_step *numbers, const uint64_t *starts, const float *decays, uint32_t groups, uint64_t n) {
+    wait_for_earlier_kernels();
     uint64_t i = (uint64_t(blockIdx.x) * THREADS + threadIdx.x) * W;
     if (i >= n || isnan(results->clip_factor)) return;
     Step step(*numbers, results->clip_factor);

@@ -12,6 +12,7 @@ namespace {
 constexpr uint32_t THREADS = 256;
 
 template <class T, uint32_t W> __global__ void __launch_bounds__(THREADS) add_kernel(T *sum, const T *term, uint64_t n) {
+    wait_for_earlier_kernels();
     uint64_t i = (uint64_t(blockIdx.x) * THREADS + threadIdx.x) * W;
     if (i + W <= n) {
         float a[W], b[W];

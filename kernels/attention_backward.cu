@@ -40,6 +40,7 @@ constexpr uint32_t DELTA_WARPS = 4;
 template <uint32_t W>
 __global__ void __launch_bounds__(DELTA_WARPS *WARP)
     attention_delta_kernel(float *delta, const bf16 *d_o, const bf16 *o, uint32_t rows, uint32_t dim) {
+    wait_for_earlier_kernels();
     uint32_t row = blockIdx.x * (blockDim.x / WARP) + threadIdx.x / WARP, lane = threadIdx.x % WARP;
     if (row >= rows) return;
     float x[W], y[W], sum = 0;
@@ -318,6 +319,7 @@ __device__ inline void key_gradients(bf16 *shared, const Gradients<bf16> &to, co
 template <class S>
 __global__ void __launch_bounds__(THREADS)
     attention_backward_kernel(Gradients<bf16> to, Inputs<bf16> in, uint32_t key_blocks) {
+    wait_for_earlier_kernels();
     DYNAMIC_SHARED(bf16, shared, SHARED_BYTES<S>);
     Place place;
     const engine_attention &mask = in.mask;

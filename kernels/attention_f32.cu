@@ -108,6 +108,7 @@ struct Query {
 template <uint32_t W>
 __global__ void __launch_bounds__(WARPS *WARP, 5) // without a wish ptxas aims at fewer registers on sm_80, and spills
     attention_f32_kernel(Output<float> out, SplitOutput<float> split, Inputs<float> in, uint32_t tile_tokens) {
+    wait_for_earlier_kernels();
     const engine_attention &mask = in.mask;
     uint32_t lane = threadIdx.x % WARP, dim = mask.heads.dim;
     float scale = static_cast<float>(mask.scale);
@@ -181,6 +182,7 @@ struct Slope {
 template <uint32_t W>
 __global__ void __launch_bounds__(WARPS *WARP)
     attention_f32_queries_kernel(Gradients<float> to, Inputs<float> in, const float *o) {
+    wait_for_earlier_kernels();
     const engine_attention &mask = in.mask;
     uint32_t dim = mask.heads.dim;
     float scale = static_cast<float>(mask.scale);
@@ -216,6 +218,7 @@ __global__ void __launch_bounds__(WARPS *WARP)
 /// dk and dv of a key from the queries of some heads, the blockIdx.y-th of them.
 template <uint32_t W>
 __global__ void __launch_bounds__(WARPS *WARP) attention_f32_keys_kernel(Gradients<float> to, Inputs<float> in) {
+    wait_for_earlier_kernels();
     const engine_attention &mask = in.mask;
     uint32_t lane = threadIdx.x % WARP, key = blockIdx.x * WARPS + threadIdx.x / WARP;
     uint32_t first_head = blockIdx.y * mask.heads_at_once, end_head = first_head + mask.heads_at_once;

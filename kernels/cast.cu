@@ -13,6 +13,7 @@ constexpr uint32_t THREADS = 256;
 
 template <class To, class From, uint32_t W>
 __global__ void __launch_bounds__(THREADS) cast_kernel(To *to, const From *from, uint64_t n) {
+    wait_for_earlier_kernels();
     uint64_t i = (uint64_t(blockIdx.x) * THREADS + threadIdx.x) * W;
     if (i + W <= n) {
         float values[W];

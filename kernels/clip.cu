@@ -17,6 +17,7 @@ constexpr uint32_t RUN = ENGINE_CLIP_RUN; // gradients of a block
 
 template <uint32_t W>
 __global__ void __launch_bounds__(THREADS) clip_partial_kernel(float *sums, const float *gradients, uint64_t n) {
+    wait_for_earlier_kernels();
     uint64_t first = uint64_t(blockIdx.x) * RUN, end = first + RUN < n ? first + RUN : n;
     float values[W];
     float squares = 0;
@@ -30,6 +31,7 @@ __global__ void __launch_bounds__(THREADS) clip_partial_kernel(float *sums, cons
 
 __global__ void __launch_bounds__(FACTOR_THREADS)
     clip_factor_kernel(engine_step_results *results, const float *sums, uint64_t count, double max_norm) {
+    wait_for_earlier_kernels();
     double squares = 0;
 #pragma unroll 4
     for (uint64_t i = threadIdx.x; i < count; i += FACTOR_THREADS) squares += sums[i];

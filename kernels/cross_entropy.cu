@@ -62,15 +62,6 @@ __device__ inline Online combine(Online a, Online b) {
     return {a.max, a.sum + b.sum, a.moment + b.moment, a.total, a.argmax};
 }
 
-__device__ inline Online combine_warp(Online own) {
-#pragma unroll
-    for (uint32_t distance = WARP / 2; distance > 0; distance /= 2)
-        own = combine(own, {__shfl_xor_sync(~0u, own.max, distance), __shfl_xor_sync(~0u, own.sum, distance),
-                            __shfl_xor_sync(~0u, own.moment, distance), __shfl_xor_sync(~0u, own.total, distance),
-                            __shfl_xor_sync(~0u, own.argmax, distance)});
-    return own;
-}
-
 /// What a row's gradient needs.
 struct Softmax {
     float max, sum;
@@ -80,7 +71,7 @@ struct Softmax {
 /// The first warp's part: folds the warps' knowledge, writes the row's sums, returns what the others wait for.
 __device__ inline Softmax row_loss(float *out, const Online &own, const float *target_logits, const uint32_t *ids,
                                    const float *weights, float smoothing, uint32_t first, uint32_t end, uint32_t v) {
-    Online row = combine_warp(own);
+    Online row = warp_reduce(own, combine);
     float log_sum = logf(row.sum);
     float spread = smoothing > 0 ? smoothing * (row.total / static_cast<float>(v) - row.max) : 0; // not 0 * -inf
     float loss = 0, weight = 0, correct = 0;
@@ -99,6 +90,7 @@ template <class T, uint32_t W>
 __global__ void __launch_bounds__(THREADS, 1) // one block at once: for two of them ptxas spills
     cross_entropy_kernel(T *logits, float *target_logits, float *row_sums, const uint32_t *starts, const uint32_t *ids,
                          const float *weights, const double *scale, float smoothing, uint32_t v, uint32_t kept) {
+    wait_for_earlier_kernels();
     DYNAMIC_SHARED_REST(T, keep, OWN_SHARED); // z[0 .. kept]; a thread reads what it wrote
     T *z = logits + size_t(blockIdx.x) * v;
     uint32_t first = starts[blockIdx.x], end = starts[blockIdx.x + 1];
@@ -111,7 +103,7 @@ __global__ void __launch_bounds__(THREADS, 1) // one block at once: for two of t
     static_assert(THREADS == WARP * WARP);
     SHARED(Online, partial, WARP);
     SHARED(Softmax, shared_softmax, 1);
-    row = combine_warp(row);
+    row = warp_reduce(row, combine);
     if (threadIdx.x % WARP == 0) partial[threadIdx.x / WARP] = row;
     __syncthreads(); // the target logits are there, too
     if (threadIdx.x < WARP) {
@@ -146,6 +138,7 @@ template <class T, uint32_t W> uint32_t kept_logits(uint32_t v) {
 
 /// The first four numbers of results += row_sums (R, 4) over the rows: every 64th row by a thread, and then the threads in order.
 __global__ void __launch_bounds__(SUMS) cross_entropy_sums_kernel(engine_step_results *results, const float *row_sums, uint32_t r) {
+    wait_for_earlier_kernels();
     SHARED(double, partial, SUMS);
     uint32_t own = threadIdx.x % 4;
     double sum = 0;

@@ -35,6 +35,7 @@ struct Mask {
 template <class T, uint32_t W>
 __global__ void __launch_bounds__(THREADS)
     dropout_kernel(T *y, const T *x, const uint32_t *key, uint64_t n, uint32_t product, uint32_t threshold, float scale) {
+    wait_for_earlier_kernels();
     uint64_t i = (uint64_t(blockIdx.x) * THREADS + threadIdx.x) * W;
     if (i >= n) return;
     Mask mask(key, product, threshold);

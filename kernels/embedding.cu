@@ -18,6 +18,7 @@ constexpr uint32_t THREADS = 128;
 template <class T, uint32_t W>
 __global__ void __launch_bounds__(THREADS)
     embedding_forward_kernel(T *h, const T *weight, const uint32_t *ids, uint32_t n, uint32_t d, uint32_t rows, float scale) {
+    wait_for_earlier_kernels();
     uint32_t lanes = THREADS / rows, row = blockIdx.x * rows + threadIdx.x / lanes;
     if (threadIdx.x / lanes >= rows || row >= n) return;
     uint32_t id = ids[row];
@@ -35,6 +36,7 @@ template <class T, uint32_t W>
 __global__ void __launch_bounds__(THREADS)
     embedding_backward_kernel(float *dweight, float *squares, const T *dh, const uint32_t *ids, const uint32_t *rows,
                               const uint32_t *starts, uint32_t d, float scale) {
+    wait_for_earlier_kernels();
     uint32_t first = starts[blockIdx.x], end = starts[blockIdx.x + 1];
     if (first == end) {
         if (squares && threadIdx.x == 0) squares[blockIdx.x] = 0;

@@ -15,6 +15,7 @@
 #define ENGINE_H
 
 #include <stddef.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 #ifdef __cplusplus
@@ -41,7 +42,7 @@ typedef enum engine_status {
     ENGINE_RACE = 4,
     /// An access beside an array, or one that is not aligned.
     ENGINE_OUT_OF_BOUNDS = 5,
-    /// A thread ended with an asynchronous copy that it never waited for.
+    /// A thread ended with an asynchronous copy that it never waited for, or did not wait for earlier kernels.
     ENGINE_MISSING_WAIT = 6,
 } engine_status;
 
@@ -236,6 +237,10 @@ typedef struct engine_kernels {
 
     /// What went wrong in the calling thread's last launch that failed.
     const char *(*last_error)(void);
+
+    /// Whether blocks of a kernel may take their places before the kernel before it has ended (programmatic dependent launch), on chips
+    /// that know it (compute capability 9.0 and up); of all devices of the process. They may unless somebody says otherwise.
+    void (*allow_programmatic_launch)(bool allowed);
 
     /// `y = x * rstd * (1 + weight),  rstd = 1 / sqrt(mean(x^2) + eps)`.  rmsnorm
     ///

@@ -17,6 +17,16 @@
 #include "tensor_core.cuh"
 
 namespace ENGINE_NAMESPACE {
+
+/// Whether these widths and addresses are those of rows of whole accesses of 16 bytes.
+inline bool lie_evenly(std::initializer_list<uint32_t> widths, std::initializer_list<const void *> addresses) {
+    for (uint32_t width : widths)
+        if (width % 8 != 0) return false;
+    for (const void *address : addresses)
+        if (reinterpret_cast<uintptr_t>(address) % 16 != 0) return false;
+    return true;
+}
+
 namespace few_rows {
 
 constexpr uint32_t WARPS = 8, THREADS = WARPS * WARP;
@@ -81,7 +91,7 @@ struct Normed {
     __device__ static void end() { __syncthreads(); } // the sums lie where the rows were
 };
 
-/// Asks for the block's rows of a weight: they come while it norms.
+/// Asks for the block's rows of a weight: they come while earlier kernels end, and while it norms.
 __device__ inline void ask_for(const bf16 *weight, uint32_t i) {
     constexpr uint32_t LINE = 64; // elements
     for (uint32_t at = threadIdx.x * LINE; at < OUTPUTS * i; at += THREADS * LINE) prefetch_l2(weight + at);
@@ -157,6 +167,9 @@ template <uint32_t WEIGHTS, uint32_t TILES, class Finish>
 __device__ inline void products(const bf16 *x, const bf16 *const (&weights)[WEIGHTS], uint32_t n, uint32_t i,
                                 const Finish &finish) {
     SHARED(float, partial, WEIGHTS * WARPS * TILE * TILES * OUTPUTS);
+#pragma unroll
+    for (uint32_t w = 0; w < WEIGHTS; w++) ask_for(weights[w], i);
+    wait_for_earlier_kernels();
     products_in<WEIGHTS, TILES>(partial, Ready{x}, weights, n, i, finish);
 }
 
@@ -167,6 +180,7 @@ __device__ inline void normed_products(const bf16 *x, const engine_norm_pair &no
     DYNAMIC_SHARED(bf16, shared, (normed_bytes<WEIGHTS, TILES>(TILE * TILES, ENGINE_NORMED_WIDTH)));
 #pragma unroll
     for (uint32_t w = 0; w < WEIGHTS; w++) ask_for(weights[w], i);
+    wait_for_earlier_kernels();
     Normed rows{x, norms, shared};
     products_in<WEIGHTS, TILES>(reinterpret_cast<float *>(shared), rows, weights, n, i, finish);
 }
@@ -184,23 +198,17 @@ template <class Launch> engine_status with_tiles(uint32_t n, const Launch &launc
     return n <= 2 * TILE ? launch(Tiles<2>()) : launch(Tiles<4>());
 }
 
-/// The same for rows that are normed.
-template <class Launch> engine_status with_normed_tiles(uint32_t n, uint32_t i, const Launch &launch) {
+/// The same for n rows of i that are normed.
+template <class Launch>
+engine_status with_normed_tiles(const engine_norm_pair &norms, uint32_t n, uint32_t i, const Launch &launch) {
     static_assert(ENGINE_NORMED_ROWS == 2 * TILE);
+    if (!lie_evenly({}, {norms.sum, norms.h, norms.weight, norms.next_weight}))
+        return fail(ENGINE_BAD_ARGUMENT, "norms that lie unevenly");
     if (n > ENGINE_NORMED_ROWS || i > ENGINE_NORMED_WIDTH)
         return fail(ENGINE_BAD_ARGUMENT, "%u rows of %u to be normed, at most %u of %u", n, i, ENGINE_NORMED_ROWS, ENGINE_NORMED_WIDTH);
     return n <= TILE ? launch(Tiles<1>()) : launch(Tiles<2>());
 }
 
 } // namespace few_rows
-
-/// Whether these widths and addresses are those of rows of whole accesses of 16 bytes.
-inline bool lie_evenly(std::initializer_list<uint32_t> widths, std::initializer_list<const void *> addresses) {
-    for (uint32_t width : widths)
-        if (width % 8 != 0) return false;
-    for (const void *address : addresses)
-        if (reinterpret_cast<uintptr_t>(address) % 16 != 0) return false;
-    return true;
-}
 
 } // namespace ENGINE_NAMESPACE

@@ -17,6 +17,7 @@ constexpr uint32_t THREADS = 256;
 
 template <class T, uint32_t W>
 __global__ void __launch_bounds__(THREADS) geglu_forward_kernel(T *y, const T *x, uint64_t elements, uint32_t f) {
+    wait_for_earlier_kernels();
     uint64_t i = (uint64_t(blockIdx.x) * THREADS + threadIdx.x) * W;
     if (i >= elements) return;
     uint64_t row = i / f;
@@ -31,6 +32,7 @@ __global__ void __launch_bounds__(THREADS) geglu_forward_kernel(T *y, const T *x
 template <class T, uint32_t W>
 __global__ void __launch_bounds__(THREADS)
     geglu_backward_kernel(T *dx, const T *dy, const T *x, uint64_t elements, uint32_t f) {
+    wait_for_earlier_kernels();
     uint64_t i = (uint64_t(blockIdx.x) * THREADS + threadIdx.x) * W;
     if (i >= elements) return;
     uint64_t at = i / f * f + i; // of the gate in x

@@ -9,14 +9,22 @@ namespace {
 
 using namespace few_rows;
 
+/// Rounds a product to its place in rows o apart.
+struct Store {
+    bf16 *y;
+    uint32_t o;
+
+    __device__ void operator()(uint32_t row, uint32_t output, const float (&sums)[1]) const {
+        y[size_t(row) * o + output] = from_float<bf16>(sums[0]);
+    }
+};
+
 template <uint32_t TILES>
 __global__ void __launch_bounds__(THREADS, BLOCKS)
     linear_few_rows_kernel(bf16 *y, const bf16 *x, const bf16 *weight, uint32_t n, uint32_t i, uint32_t o) {
     uint32_t first = blockIdx.x * OUTPUTS;
     const bf16 *const weights[1] = {weight + size_t(first) * i};
-    products<1, TILES>(x, weights, n, i, [&](uint32_t row, uint32_t output, const float (&sums)[1]) {
-        y[size_t(row) * o + first + output] = from_float<bf16>(sums[0]);
-    });
+    products<1, TILES>(x, weights, n, i, Store{y + first, o});
 }
 
 template <uint32_t TILES>
@@ -25,9 +33,7 @@ __global__ void __launch_bounds__(THREADS, BLOCKS)
                               uint32_t o) {
     uint32_t first = blockIdx.x * OUTPUTS;
     const bf16 *const weights[1] = {weight + size_t(first) * i};
-    normed_products<1, TILES>(x, norms, weights, n, i, [&](uint32_t row, uint32_t output, const float (&sums)[1]) {
-        y[size_t(row) * o + first + output] = from_float<bf16>(sums[0]);
-    });
+    normed_products<1, TILES>(x, norms, weights, n, i, Store{y + first, o});
 }
 
 } // namespace
@@ -37,11 +43,9 @@ engine_status linear_few_rows(void *y, const void *x, const void *weight, const 
     if (dtype != ENGINE_BF16) return fail(ENGINE_BAD_ARGUMENT, "linear_few_rows is for bf16");
     if (!lie_evenly({i, o}, {x, weight}))
         return fail(ENGINE_BAD_ARGUMENT, "a weight of %u x %u that lies unevenly", o, i);
-    if (norms && !lie_evenly({}, {norms->sum, norms->h, norms->weight, norms->next_weight}))
-        return fail(ENGINE_BAD_ARGUMENT, "norms that lie unevenly");
     if (n == 0 || o == 0) return ENGINE_OK;
     if (norms)
-        return with_normed_tiles(n, i, [&](auto tiles) {
+        return with_normed_tiles(*norms, n, i, [&](auto tiles) {
             constexpr uint32_t TILES = decltype(tiles)::COUNT;
             return LAUNCH((linear_normed_rows_kernel<TILES>), o / OUTPUTS, THREADS, (normed_bytes<1, TILES>(n, i)), stream,
                           static_cast<bf16 *>(y), static_cast<const bf16 *>(x), static_cast<const bf16 *>(weight), *norms, n,

@@ -129,6 +129,7 @@ template <class Visit> __device__ inline void for_each_run(uint32_t rows, uint32
 
 __global__ void __launch_bounds__(THREADS, 2)
     linear_geglu_forward_kernel(bf16 *y, bf16 *x, const bf16 *h, const bf16 *weight, uint32_t n, uint32_t d, uint32_t f) {
+    wait_for_earlier_kernels();
     DYNAMIC_SHARED(bf16, shared, SHARED_BYTES<2>);
     constexpr uint32_t STAGED = 2 * TILE + 8; // elements of a row of both halves of x
     uint32_t row = blockIdx.y * TILE, column = blockIdx.x * TILE;
@@ -164,6 +165,7 @@ __global__ void __launch_bounds__(THREADS, 2)
 __global__ void __launch_bounds__(THREADS, 2)
     linear_geglu_backward_kernel(bf16 *dx, const bf16 *dz, const bf16 *weight, const bf16 *x, uint32_t n, uint32_t d,
                                  uint32_t f) {
+    wait_for_earlier_kernels();
     DYNAMIC_SHARED(bf16, shared, SHARED_BYTES<1>);
     constexpr uint32_t STAGED = TILE + 8; // f32 numbers of a row of dy
     static_assert(TILE * STAGED * sizeof(float) <= SHARED_BYTES<1>);
@@ -240,13 +242,11 @@ dim3 tiles(uint32_t n, uint32_t f) { return dim3(ceil_div(f, TILE), ceil_div(n, 
 engine_status linear_geglu_forward(void *y, void *x, const void *h, const void *weight, const engine_norm_pair *norms,
                                    uint32_t n, uint32_t d, uint32_t f, engine_dtype dtype, engine_stream stream) {
     if (engine_status bad = check("linear_geglu_forward", d, f, {y, x, h, weight}, dtype)) return bad;
-    if (norms && !lie_evenly({}, {norms->sum, norms->h, norms->weight, norms->next_weight}))
-        return fail(ENGINE_BAD_ARGUMENT, "norms that lie unevenly");
     if (n == 0 || f == 0) return ENGINE_OK;
     bf16 *out = static_cast<bf16 *>(y), *kept = static_cast<bf16 *>(x);
     const bf16 *in = static_cast<const bf16 *>(h), *by = static_cast<const bf16 *>(weight);
     if (norms)
-        return few_rows::with_normed_tiles(n, d, [&](auto tiles) {
+        return few_rows::with_normed_tiles(*norms, n, d, [&](auto tiles) {
             constexpr uint32_t TILES = decltype(tiles)::COUNT;
             return LAUNCH((linear_geglu_normed_rows_kernel<TILES>), f / few_rows::OUTPUTS, few_rows::THREADS,
                           (few_rows::normed_bytes<2, TILES>(n, d)), stream, out, kept, in, by, *norms, n, d, f);

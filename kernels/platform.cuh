@@ -10,6 +10,9 @@
 
 #ifdef __CUDACC__
 
+#include <atomic>
+#include <type_traits>
+
 #include <cuda_runtime.h>
 
 #define SHARED(type, name, count) __shared__ type name[count]
@@ -23,11 +26,8 @@
     extern __shared__ __align__(16) unsigned char engine_dynamic_shared[]; \
     asm volatile("// dynamic_shared_rest %0" : : "n"(static_cast<int>(own))); \
     type *name = reinterpret_cast<type *>(engine_dynamic_shared)
-#define LAUNCH(kernel, grid, block, shared_bytes, stream, ...)                                              \
-    (!ENGINE_NAMESPACE::allow_shared_memory(#kernel, (kernel), (shared_bytes))                              \
-         ? ENGINE_LAUNCH_FAILED                                                                             \
-         : (kernel<<<(grid), (block), (shared_bytes), static_cast<cudaStream_t>(stream)>>>(__VA_ARGS__),    \
-            ENGINE_NAMESPACE::check_launch(#kernel)))
+#define LAUNCH(kernel, grid, block, shared_bytes, stream, ...) \
+    ENGINE_NAMESPACE::launch_kernel(#kernel, (kernel), (grid), (block), (shared_bytes), (stream), __VA_ARGS__)
 
 namespace ENGINE_NAMESPACE {
 
@@ -54,10 +54,35 @@ template <class Kernel> bool allow_shared_memory(const char *name, Kernel kernel
     return false;
 }
 
-inline engine_status check_launch(const char *kernel) {
-    cudaError_t error = cudaGetLastError();
+/// See `engine_kernels::allow_programmatic_launch`.
+inline std::atomic<bool> programmatic_launch_is_allowed = true;
+
+/// Whether this device's kernels are launched so.
+inline bool launches_programmatically() {
+    static const bool known = [] {
+        int device = 0, major = 0;
+        cudaGetDevice(&device);
+        cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+        return major >= 9;
+    }();
+    return known && programmatic_launch_is_allowed;
+}
+
+template <class... Parameters>
+engine_status launch_kernel(const char *name, void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
+                            engine_stream stream, std::type_identity_t<Parameters>... arguments) {
+    if (!allow_shared_memory(name, kernel, shared_bytes)) return ENGINE_LAUNCH_FAILED;
+    cudaLaunchAttribute early{};
+    early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    early.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchConfig_t config{};
+    config.gridDim = grid, config.blockDim = block, config.dynamicSmemBytes = shared_bytes;
+    config.stream = static_cast<cudaStream_t>(stream);
+    config.attrs = &early, config.numAttrs = launches_programmatically() ? 1 : 0;
+    cudaError_t error = cudaLaunchKernelEx(&config, kernel, arguments...);
     if (error == cudaSuccess) return ENGINE_OK;
-    return fail(ENGINE_LAUNCH_FAILED, "`%s`: %s", kernel, cudaGetErrorString(error));
+    cudaGetLastError(); // or the next launch would be blamed
+    return fail(ENGINE_LAUNCH_FAILED, "`%s`: %s", name, cudaGetErrorString(error));
 }
 
 } // namespace ENGINE_NAMESPACE
@@ -76,7 +101,21 @@ namespace ENGINE_NAMESPACE {
 
 constexpr uint32_t WARP = 32;
 
-/// Asks for the line of memory at an address, for the L2 cache.
+/// Waits until the kernels before this one in its stream have ended and memory is as they left it. From then on the next kernel's blocks
+/// may take the room that this one's leave, and wait here for its end: a launch costs less (programmatic dependent launch).
+///
+/// Every thread of a kernel calls it before it touches global memory, and the emulator has a fault for one that does not. Before it
+/// there is room for what needs nobody's results.
+__device__ inline void wait_for_earlier_kernels() {
+#ifndef __CUDACC__
+    emulator::wait_for_earlier_kernels();
+#elif __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" : : : "memory");
+    asm volatile("griddepcontrol.launch_dependents;" : : : "memory");
+#endif
+}
+
+/// Asks for the line of memory at an address, for the L2 cache. It may come before earlier kernels are done: the cache is one for all.
 __device__ inline void prefetch_l2([[maybe_unused]] const void *address) {
 #ifdef __CUDACC__
     asm volatile("prefetch.global.L2 [%0];" : : "l"(address));

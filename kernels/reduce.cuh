@@ -5,11 +5,27 @@
 
 namespace ENGINE_NAMESPACE {
 
+/// The value of the lane whose number differs in these bits: some words, that the emulator hands over at one meeting.
+template <class T> __device__ inline T shuffle_xor(const T &value, uint32_t bits) {
+#ifdef __CUDACC__
+    static_assert(sizeof(T) % sizeof(uint32_t) == 0);
+    uint32_t words[sizeof(T) / sizeof(uint32_t)];
+    memcpy(words, &value, sizeof(T));
+#pragma unroll
+    for (uint32_t &word : words) word = __shfl_xor_sync(~0u, word, bits);
+    T other;
+    memcpy(&other, words, sizeof(T));
+    return other;
+#else
+    return __shfl_xor_sync(~0u, value, bits);
+#endif
+}
+
 /// combine(own, other's) over the 32 lanes, the same in every lane. `combine` must not care which comes first.
 template <class T, class Combine> __device__ inline T warp_reduce(T value, const Combine &combine) {
 #pragma unroll
     for (uint32_t distance = WARP / 2; distance > 0; distance /= 2)
-        value = combine(value, __shfl_xor_sync(~0u, value, distance));
+        value = combine(value, shuffle_xor(value, distance));
     return value;
 }
 

@@ -23,6 +23,7 @@ constexpr uint32_t SHARED_BYTES = 48 * 1024; // what a block gets without asking
 template <class T, uint32_t W>
 __global__ void __launch_bounds__(ROWS *WARP)
     rmsnorm_forward_kernel(T *y, float *rstd, const T *x, const T *weight, uint32_t n, uint32_t d, float eps) {
+    wait_for_earlier_kernels();
     uint32_t row = blockIdx.x * (blockDim.x / WARP) + threadIdx.x / WARP, lane = threadIdx.x % WARP;
     if (row >= n) return;
     size_t offset = size_t(row) * d;
@@ -35,6 +36,7 @@ template <class T, uint32_t W>
 __global__ void __launch_bounds__(ROWS *WARP)
     rmsnorm_pair_forward_kernel(T *sum, T *y, float *rstd, const T *h, const T *x, const T *weight, const T *next_weight,
                                 uint32_t n, uint32_t d, float eps) {
+    wait_for_earlier_kernels();
     uint32_t row = blockIdx.x * (blockDim.x / WARP) + threadIdx.x / WARP, lane = threadIdx.x % WARP;
     if (row >= n) return;
     size_t offset = size_t(row) * d;
@@ -102,6 +104,7 @@ template <class T, uint32_t W>
 __global__ void __launch_bounds__(WARPS *WARP)
     rmsnorm_backward_kernel(T *dx, float *parts, const float *rstd, const T *dh, const T *dy, const T *x, const T *weight,
                             uint32_t n, uint32_t d, uint32_t rows) {
+    wait_for_earlier_kernels();
     DYNAMIC_SHARED(float, sums, SHARED_BYTES); // (warps, D)
     uint32_t begin = blockIdx.x * rows, end = n - begin < rows ? n : begin + rows;
     float *own = Own{sums}.begin<W>(d);
@@ -118,6 +121,7 @@ __global__ void __launch_bounds__(WARPS *WARP)
     rmsnorm_pair_backward_kernel(T *dh, T *dx, float *parts, float *next_parts, const float *rstd, const T *dsum, const T *dy,
                                  const T *sum, const T *x, const T *weight, const T *next_weight, uint32_t n, uint32_t d,
                                  uint32_t rows) {
+    wait_for_earlier_kernels();
     DYNAMIC_SHARED(float, sums, SHARED_BYTES); // (2, warps, D)
     uint32_t begin = blockIdx.x * rows, end = n - begin < rows ? n : begin + rows;
     Own first{sums}, next{sums + blockDim.x / WARP * d};

@@ -47,6 +47,7 @@ template <class T> struct Arrived {
 
 template <class T, uint32_t W>
 __global__ void __launch_bounds__(ROWS *WARP) rope_forward_kernel(T *q, T *k, T *v, const T *qkv, engine_rope rope) {
+    wait_for_earlier_kernels();
     const engine_heads &heads = rope.heads;
     uint32_t all = heads.query + 2 * heads.kv, dim = heads.dim, half = dim / 2;
     uint64_t index = uint64_t(blockIdx.x) * ROWS + threadIdx.x / WARP;
@@ -113,6 +114,7 @@ template <class T, uint32_t W>
 __global__ void __launch_bounds__(WARPS *WARP)
     rope_backward_kernel(T *dqkv, float *q_parts, float *k_parts, const T *dq, const void *dk, const void *dv, const T *qkv,
                          engine_rope rope, uint32_t split, uint32_t rows) {
+    wait_for_earlier_kernels();
     DYNAMIC_SHARED(float, sums, SHARED_BYTES); // (2, warps, Dh)
     const engine_heads &heads = rope.heads;
     uint32_t dim = heads.dim, half = dim / 2, all = heads.query + 2 * heads.kv;

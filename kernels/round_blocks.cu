@@ -71,6 +71,7 @@ template <class T>
 __global__ void __launch_bounds__(THREADS)
     round_blocks_kernel(T *to, const float *from, const uint64_t *starts, const uint64_t *blocks, const uint32_t *formats,
                         uint32_t groups, uint64_t count) {
+    wait_for_earlier_kernels();
     uint64_t block = uint64_t(blockIdx.x) * (THREADS / WARP) + threadIdx.x / WARP;
     if (block >= count) return;
     uint32_t group = interval_of(blocks, groups, block);

@@ -190,6 +190,7 @@ __device__ inline uint64_t block_max(uint64_t value) {
 /// best (R, parts): the largest of each `part` logits of a row, the last part being what is left. Block (row, part).
 template <class T, uint32_t W>
 __global__ void __launch_bounds__(THREADS, 1) argmax_kernel(uint64_t *best, const T *logits, uint32_t v, uint32_t part) {
+    wait_for_earlier_kernels();
     uint32_t first = blockIdx.y * part, count = v - first < part ? v - first : part;
     uint64_t own = block_max(largest(Row<T, W>{logits + size_t(blockIdx.x) * v + first, count}));
     // The key stays, and of the inverted index `first` is taken away.
@@ -198,6 +199,7 @@ __global__ void __launch_bounds__(THREADS, 1) argmax_kernel(uint64_t *best, cons
 
 /// tokens (R) from best (R, parts), a warp per row.
 __global__ void __launch_bounds__(WARP) argmax_parts_kernel(uint32_t *tokens, const uint64_t *best, uint32_t parts) {
+    wait_for_earlier_kernels();
     uint64_t own = threadIdx.x < parts ? best[size_t(blockIdx.x) * parts + threadIdx.x] : 0;
     own = warp_reduce(own, [](uint64_t a, uint64_t b) { return a > b ? a : b; });
     if (threadIdx.x == 0) tokens[blockIdx.x] = ~static_cast<uint32_t>(own);
@@ -206,6 +208,7 @@ __global__ void __launch_bounds__(WARP) argmax_parts_kernel(uint32_t *tokens, co
 template <class T, uint32_t W>
 __global__ void __launch_bounds__(THREADS, 1)
     sample_kernel(uint32_t *tokens, const T *logits, const float *uniforms, engine_sampling sampling, uint32_t v) {
+    wait_for_earlier_kernels();
     SHARED(Candidate, list, CANDIDATES);
     Row<T, W> row{logits + size_t(blockIdx.x) * v, v};
     uint64_t own = largest(row);

@@ -23,6 +23,7 @@ __device__ void split_some(bf16 *copy, uint16_t *lower, const float *from, uint6
 template <uint32_t W>
 __global__ void __launch_bounds__(THREADS)
     split_kernel(bf16 *copy, uint16_t *lower, const float *from, uint64_t n, uint32_t step) {
+    wait_for_earlier_kernels();
     uint64_t i = (uint64_t(blockIdx.x) * THREADS + threadIdx.x) * W;
     if (i + W <= n) return split_some<W>(copy, lower, from, i, step);
     for (; i < n; i++) split_some<1>(copy, lower, from, i, step);
@@ -39,6 +40,7 @@ __device__ void join_some(float *to, const bf16 *copy, const uint16_t *lower, ui
 template <uint32_t W>
 __global__ void __launch_bounds__(THREADS)
     join_kernel(float *to, const bf16 *copy, const uint16_t *lower, uint64_t n, uint32_t step) {
+    wait_for_earlier_kernels();
     uint64_t i = (uint64_t(blockIdx.x) * THREADS + threadIdx.x) * W;
     if (i + W <= n) return join_some<W>(to, copy, lower, i, step);
     for (; i < n; i++) join_some<1>(to, copy, lower, i, step);

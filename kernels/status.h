@@ -21,4 +21,7 @@ inline engine_status too_much_shared_memory(const char *kernel, size_t bytes, si
 /// The message of this thread's last failure; empty when there was none.
 const char *last_error();
 
+/// See `engine_kernels`.
+void allow_programmatic_launch(bool allowed);
+
 } // namespace ENGINE_NAMESPACE

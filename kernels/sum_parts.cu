@@ -17,6 +17,7 @@ static_assert(COLUMNS == WARP);
 __global__ void __launch_bounds__(SLICES *COLUMNS)
     sum_parts_kernel(float *gradients, float *squares, const float *parts, const uint32_t *starts, const uint64_t *offsets,
                      uint32_t vectors, uint32_t columns, uint32_t count, bool accumulate) {
+    wait_for_earlier_kernels();
     SHARED(float, sums, SLICES * COLUMNS);
     uint32_t slice = threadIdx.x / COLUMNS, column = blockIdx.x * COLUMNS + threadIdx.x % COLUMNS;
     bool exists = column < columns;

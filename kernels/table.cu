@@ -3,7 +3,7 @@
 #include <cstdio>
 #include <type_traits>
 
-#include "status.h"
+#include "platform.cuh"
 
 namespace ENGINE_NAMESPACE {
 
@@ -53,6 +53,12 @@ engine_status fail(engine_status status, const char *format, ...) {
 
 const char *last_error() { return message; }
 
+void allow_programmatic_launch([[maybe_unused]] bool allowed) {
+#ifdef __CUDACC__
+    programmatic_launch_is_allowed = allowed;
+#endif
+}
+
 namespace {
 
 const engine_kernels table = {
@@ -62,6 +68,7 @@ const engine_kernels table = {
     .device = "emulated",
 #endif
     .last_error = last_error,
+    .allow_programmatic_launch = allow_programmatic_launch,
     .rmsnorm_forward = rmsnorm_forward,
     .rmsnorm_backward = rmsnorm_backward,
     .rmsnorm_pair_forward = rmsnorm_pair_forward,

@@ -68,6 +68,7 @@ __device__ inline void multiply(float (&sums)[4][4][4], const bf16 *dy, const bf
 
 __global__ void __launch_bounds__(THREADS, 2)
     weight_gradients_kernel(float *squares, const __grid_constant__ Weights weights) {
+    wait_for_earlier_kernels();
     DYNAMIC_SHARED(bf16, shared, SHARED_BYTES);
     uint32_t number = interval_of(weights.starts, weights.count, blockIdx.x);
     const engine_weight_gradient &of = weights.at[number];

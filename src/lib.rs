@@ -119,9 +119,14 @@
 //! a device says so ([`device::driver::Driver::joins_small_products`]), the gated unit is the end of the product before it and its backward that of
 //! the product after it ([`ops::mlp`]); what decodes is multiplied by kernels that read a weight once, from memory to registers ([`ops::linear`]); the
 //! norms between two blocks are left to the product that opens the next one, of which each block of threads norms all rows while its part of the
-//! weight is on its way ([`ops::residual::Stream`]); and the attention of a decoded token norms and rotates what it needs itself, and puts the
+//! weight is on its way ([`ops::stream::Stream`]); and the attention of a decoded token norms and rotates what it needs itself, and puts the
 //! token's key into the cache, which nobody else sees ([`ops::decode`]). Large batches and the host have the ops one by one: a table's launcher that
 //! joins some is tested against them.
+//!
+//! **A kernel takes its place while the one before it ends.** Launches are programmatic dependent ones where the chip knows them
+//! ([`cuda::programmatic_launch`]): blocks come as soon as there is room for them, and each thread waits for the end of earlier kernels before it
+//! touches memory; a product of few rows asks for its weights before that. A wait that is missing would be a race between two kernels, which no test of values
+//! shows for sure, so the emulator has a fault for every access before it.
 //!
 //! **Parts are added up by who reads them.** A batch of few blocks splits the heads of a group over blocks, which leave dk and dv in parts; the
 //! backward of rope adds them up as it loads them ([`ops::attention::KeyParts`]), in order.

@@ -7,6 +7,7 @@
 //   - two threads touch the same memory with nothing that orders them, and one of them writes (memory.cpp);
 //   - a thread reads or writes the guard bands around an array;
 //   - a thread ends with a copy that it never waited for;
+//   - a thread touches global memory before it waits for the kernels before this one, which may still be running;
 //   - the launch gives more dynamic shared memory than the kernel declares, or than a block has on the smallest chip.
 //
 // Kernels include this through platform.cuh. One difference to CUDA: SHARED(type, name, count) in place of __shared__.
@@ -51,6 +52,7 @@ using Site = std::source_location;
 struct Place {
     dim3 thread, block, block_size, grid_size;
     uint32_t index; // of the thread in its block
+    bool has_waited = false; // for the kernels before this one
 };
 extern __thread const Place *here;
 
@@ -66,6 +68,9 @@ size_t most_shared_memory();
 void *dynamic_shared(size_t bytes);
 
 void block_barrier(const Site &site);
+
+/// The running fiber may touch global memory from here on.
+void wait_for_earlier_kernels();
 
 constexpr size_t SLOT_BYTES = 64;
 /// Meets the other 31 lanes. True for the last to arrive, who must do the warp's work on the slots and release it;

@@ -13,8 +13,8 @@ struct Moment {
     uint32_t thread = 0;
 };
 
-/// The running fiber's moment.
-Moment now();
+/// The running fiber's moment. It changes only while the fiber is not running.
+extern constinit thread_local Moment now;
 
 /// Of a fiber. Some lines more than a power of 2: the tops of all stacks would share a few sets of the cache.
 constexpr size_t STACK_BYTES = 64 * 1024 + 5 * 64;

@@ -92,7 +92,6 @@ thread_local Pages pages;
 
 /// What launches touch of global memory, while somebody counts: each granule once per kernel for reads, once for writes.
 struct Traffic {
-    bool counting = false;
     uint64_t read = 0, written = 0; // bytes
     std::unordered_set<uintptr_t> seen[2]; // granules that the running kernel has read, written
 
@@ -102,10 +101,14 @@ struct Traffic {
     }
 };
 thread_local Traffic traffic;
+// Asked at every access: nothing that has to be constructed first.
+__thread bool counting_traffic = false;
+__thread uintptr_t arena = 0;
 
+/// Looked at for every array after every launch: by the machine's fastest comparison, of the band with itself one byte on.
 bool poisoned(uintptr_t begin, size_t bytes) {
     auto *band = reinterpret_cast<const uint8_t *>(begin);
-    return std::all_of(band, band + bytes, [](uint8_t byte) { return byte == POISON; });
+    return bytes == 0 || (band[0] == POISON && std::memcmp(band, band + 1, bytes - 1) == 0);
 }
 
 bool guards_intact(const Region &region) {
@@ -120,7 +123,6 @@ void check_guards(const std::vector<Region> &regions) {
 }
 
 const Region *find(uintptr_t address) {
-    auto arena = reinterpret_cast<uintptr_t>(shared.arena);
     if (address - arena < Shared::ARENA) {
         for (const Region &array : shared.arrays)
             if (array.covers(address)) return &array;
@@ -198,8 +200,16 @@ bool within(const Region &region, uintptr_t begin, size_t bytes, bool write) {
     return !counts.ordered(earlier, current);
 }
 
+/// Whether the running fiber may touch the region: earlier kernels may still be at work on global memory; a fault when not.
+bool is_settled(const Region &region, bool write) {
+    if (region.shared || here->has_waited) return true;
+    fault(ENGINE_MISSING_WAIT, "thread %u of block %u %s global memory before it waits for earlier kernels", here->index,
+          here->block.x, write ? "writes" : "reads");
+    return false;
+}
+
 void report_race(const Region &region, uintptr_t address, const Moment &first, const char *did, const char *does) {
-    Moment current = now();
+    const Moment &current = now;
     fault(ENGINE_RACE, "race: thread %u of block %u %s byte %zu of %s memory, which thread %u of %s block %s", current.thread,
           here->block.x, does, size_t(address - region.begin), region.shared ? "shared" : "global", first.thread,
           first.block == current.block ? "the same" : "another", did);
@@ -220,20 +230,28 @@ void note_write(const Region &region, uintptr_t address, Cell &cell, const Momen
 
 } // namespace
 
-void memory_access(const void *address, size_t bytes, bool write) {
-    if (!here || bytes == 0) return;
-    auto begin = reinterpret_cast<uintptr_t>(address);
-    if (begin - stack_begin < STACK_BYTES || begin - reinterpret_cast<uintptr_t>(here) < sizeof(Place)) return;
+/// An access to what is not the fiber's own.
+[[gnu::noinline]] static void shared_access(uintptr_t begin, size_t bytes, bool write) {
     const Region *region = find(begin);
-    if (!region || !within(*region, begin, bytes, write)) return;
-    Moment current = now();
+    if (!region || !within(*region, begin, bytes, write) || !is_settled(*region, write)) return;
+    const Moment &current = now;
     size_t first = (begin - region->begin) / GRANULE, last = (begin + bytes - 1 - region->begin) / GRANULE;
     for (size_t i = first; i <= last; i++) {
         uintptr_t at = region->begin + i * GRANULE;
         write ? note_write(*region, at, region->cells[i], current) : note_read(*region, at, region->cells[i], current);
-        if (traffic.counting && !region->shared) traffic.note(at, write);
+        if (counting_traffic && !region->shared) traffic.note(at, write);
     }
 }
+
+/// Most accesses of all end here: it has to be short.
+[[gnu::always_inline]] static inline void check_access(const void *address, size_t bytes, bool write) {
+    auto begin = reinterpret_cast<uintptr_t>(address);
+    if (!here || bytes == 0 || begin - stack_begin < STACK_BYTES || begin - reinterpret_cast<uintptr_t>(here) < sizeof(Place))
+        return;
+    shared_access(begin, bytes, write);
+}
+
+void memory_access(const void *address, size_t bytes, bool write) { check_access(address, bytes, write); }
 
 void memory_begin_launch(uint32_t block) {
     launch_first_block = block;
@@ -242,7 +260,7 @@ void memory_begin_launch(uint32_t block) {
 }
 
 void fence() {
-    Moment current = now();
+    const Moment &current = now;
     counts.begin(current.block);
     for (Counts::Seen &seen : counts.seen)
         if (seen.by_thread == current.thread && seen.fence.block == 0) seen.fence = current;
@@ -253,8 +271,8 @@ void fence() {
 uint32_t count(uint32_t *counter, uint32_t most) {
     auto begin = reinterpret_cast<uintptr_t>(counter);
     const Region *region = find(begin);
-    if (!region || !within(*region, begin, sizeof *counter, true)) return 0;
-    Moment current = now();
+    if (!region || !within(*region, begin, sizeof *counter, true) || !is_settled(*region, true)) return 0;
+    const Moment &current = now;
     counts.begin(current.block);
     for (const Counts::Shown &shown : counts.shown)
         if (shown.counter == counter) counts.seen.push_back({shown.fence, current.thread, {}});
@@ -270,6 +288,7 @@ void shared_check_guards() { check_guards(shared.arrays); }
 void buffers_check_guards() { check_guards(buffers); }
 
 void shared_reset() {
+    arena = reinterpret_cast<uintptr_t>(shared.arena);
     std::memset(shared.arena, POISON, shared.used + SHARED_GUARD);
     shared.used = 0;
     shared.arrays.clear();
@@ -287,7 +306,7 @@ void *shared_take(size_t bytes) {
 
 } // namespace emulator
 
-using emulator::memory_access;
+using emulator::check_access;
 
 extern "C" void *engine_emulator_allocate(size_t bytes) {
     using namespace emulator;
@@ -325,7 +344,7 @@ extern "C" engine_status engine_emulator_free(void *buffer) {
 
 extern "C" void engine_emulator_count_traffic(bool counting) {
     emulator::traffic = {};
-    emulator::traffic.counting = counting;
+    emulator::counting_traffic = counting;
 }
 
 extern "C" void engine_emulator_traffic(uint64_t *read, uint64_t *written) {
@@ -339,16 +358,16 @@ void __tsan_func_entry(void *) {}
 void __tsan_func_exit() {}
 void __tsan_vptr_update(void *, void *) {}
 void __tsan_vptr_read(void *) {}
-void __tsan_read_range(void *address, size_t bytes) { memory_access(address, bytes, false); }
-void __tsan_write_range(void *address, size_t bytes) { memory_access(address, bytes, true); }
+void __tsan_read_range(void *address, size_t bytes) { check_access(address, bytes, false); }
+void __tsan_write_range(void *address, size_t bytes) { check_access(address, bytes, true); }
 
 #define ACCESSES(bytes)                                                                                     \
-    void __tsan_read##bytes(void *address) { memory_access(address, bytes, false); }                        \
-    void __tsan_write##bytes(void *address) { memory_access(address, bytes, true); }                        \
-    void __tsan_unaligned_read##bytes(void *address) { memory_access(address, bytes, false); }              \
-    void __tsan_unaligned_write##bytes(void *address) { memory_access(address, bytes, true); }              \
-    void __tsan_volatile_read##bytes(void *address) { memory_access(address, bytes, false); }               \
-    void __tsan_volatile_write##bytes(void *address) { memory_access(address, bytes, true); }
+    void __tsan_read##bytes(void *address) { check_access(address, bytes, false); }                         \
+    void __tsan_write##bytes(void *address) { check_access(address, bytes, true); }                         \
+    void __tsan_unaligned_read##bytes(void *address) { check_access(address, bytes, false); }               \
+    void __tsan_unaligned_write##bytes(void *address) { check_access(address, bytes, true); }               \
+    void __tsan_volatile_read##bytes(void *address) { check_access(address, bytes, false); }                \
+    void __tsan_volatile_write##bytes(void *address) { check_access(address, bytes, true); }
 ACCESSES(1)
 ACCESSES(2)
 ACCESSES(4)
@@ -356,17 +375,17 @@ ACCESSES(8)
 ACCESSES(16)
 
 void *__tsan_memcpy(void *to, const void *from, size_t bytes) {
-    memory_access(from, bytes, false);
-    memory_access(to, bytes, true);
+    check_access(from, bytes, false);
+    check_access(to, bytes, true);
     return std::memcpy(to, from, bytes);
 }
 void *__tsan_memmove(void *to, const void *from, size_t bytes) {
-    memory_access(from, bytes, false);
-    memory_access(to, bytes, true);
+    check_access(from, bytes, false);
+    check_access(to, bytes, true);
     return std::memmove(to, from, bytes);
 }
 void *__tsan_memset(void *to, int value, size_t bytes) {
-    memory_access(to, bytes, true);
+    check_access(to, bytes, true);
     return std::memset(to, value, bytes);
 }
 }

@@ -79,6 +79,7 @@ NAME(add);
 const engine_kernels table = {
     .device = "emulated",
     .last_error = last_error,
+    .allow_programmatic_launch = allow_programmatic_launch,
     QUEUED(rmsnorm_forward),
     QUEUED(rmsnorm_backward),
     QUEUED(rmsnorm_pair_forward),

@@ -14,6 +14,7 @@ namespace emulator {
 
 __thread const Place *here = nullptr;
 __thread uintptr_t stack_begin = 0;
+constinit thread_local Moment now;
 
 namespace {
 
@@ -59,7 +60,11 @@ struct Stacks {
         if (fresh == MAP_FAILED) throw std::bad_alloc();
         memory = static_cast<std::byte *>(fresh);
         count = wanted;
+        for (size_t i = 0; i < count; i++) mark(i);
     }
+    /// What lies at a stack's end unless it overflowed.
+    void mark(size_t i) const { std::memcpy((*this)[i], &STACK_CANARY, sizeof STACK_CANARY); }
+    bool is_marked(size_t i) const { return std::memcmp((*this)[i], &STACK_CANARY, sizeof STACK_CANARY) == 0; }
     std::byte *operator[](size_t i) const { return memory + i * STACK_BYTES; }
     void release() {
         if (memory) munmap(memory, count * STACK_BYTES);
@@ -89,6 +94,9 @@ struct Run {
     Context scheduler;
     std::vector<Fiber> fibers;
     std::vector<Warp> warps;
+    std::vector<uint32_t> order; // of the fibers in this round
+    size_t turn = 0;             // whose it is
+    bool progress = true;        // somebody ran in this round
     Fiber *current = nullptr;
     Meeting barrier;
     uint32_t barriers = 0;
@@ -108,11 +116,48 @@ thread_local Stacks stacks;
 thread_local Random random_numbers{0x9e3779b97f4a7c15};
 thread_local uint32_t blocks_run = 0;
 
-/// Back to the scheduler, until it picks this fiber again.
+void report_stuck();
+
+/// The next that can run, in the order of the round; when all had their turn, in a new one. Null: the block is done, or stuck.
+Fiber *next_fiber() {
+    while (!run->stuck) {
+        while (run->turn < run->order.size()) {
+            Fiber &fiber = run->fibers[run->order[run->turn++]];
+            if (fiber.state != State::Ready) continue;
+            run->progress = true;
+            return &fiber;
+        }
+        if (run->done == run->fibers.size()) return nullptr;
+        if (!run->progress) {
+            report_stuck();
+            return nullptr;
+        }
+        random_numbers.shuffle(run->order);
+        run->turn = 0, run->progress = false;
+    }
+    return nullptr;
+}
+
+/// From one fiber straight to the next, and from the last one back to the scheduler.
+void go_on(Context &from) {
+    Fiber *next = next_fiber();
+    if (!next) {
+        here = nullptr;
+        return Context::change(from, run->scheduler);
+    }
+    uint32_t i = next->place.index;
+    run->current = next;
+    here = &next->place;
+    stack_begin = reinterpret_cast<uintptr_t>(stacks[i]);
+    now = {run->block_id, run->barriers, run->warps[i / 32].meetings, i};
+    if (&from != &next->context) Context::change(from, next->context);
+}
+
+/// The others go on, until it is this fiber's turn again.
 void yield(State state) {
     Fiber &self = *run->current;
     self.state = state;
-    Context::change(self.context, run->scheduler);
+    go_on(self.context);
 }
 
 [[noreturn]] void abandon() {
@@ -151,26 +196,6 @@ void report_stuck() {
     run->stuck = true;
 }
 
-/// Runs every fiber of the block to its end.
-void run_fibers(std::vector<uint32_t> &order) {
-    while (run->done < run->fibers.size() && !run->stuck) {
-        random_numbers.shuffle(order);
-        bool progress = false;
-        for (uint32_t i : order) {
-            Fiber &fiber = run->fibers[i];
-            if (fiber.state != State::Ready) continue;
-            progress = true;
-            run->current = &fiber;
-            here = &fiber.place;
-            stack_begin = reinterpret_cast<uintptr_t>(stacks[i]);
-            Context::change(run->scheduler, fiber.context);
-            if (run->stuck) break;
-        }
-        if (!progress) report_stuck();
-    }
-    here = nullptr;
-}
-
 dim3 unflatten(uint32_t i, dim3 size) { return dim3(i % size.x, i / size.x % size.y, i / size.x / size.y); }
 
 void run_block(dim3 block, dim3 grid_size, dim3 block_size, size_t dynamic_bytes) {
@@ -182,21 +207,16 @@ void run_block(dim3 block, dim3 grid_size, dim3 block_size, size_t dynamic_bytes
     run->dynamic = shared_take(dynamic_bytes);
     run->dynamic_bytes = dynamic_bytes;
     for (Warp &warp : run->warps) warp.meeting = {}, warp.meetings = 0;
-    std::vector<uint32_t> order(run->fibers.size());
-    std::iota(order.begin(), order.end(), 0);
-    for (uint32_t i : order) {
+    for (uint32_t i = 0; i < run->fibers.size(); i++) {
         Fiber &fiber = run->fibers[i];
         fiber.place = {unflatten(i, block_size), block, block_size, grid_size, i};
         fiber.state = State::Ready;
         fiber.open.clear();
         fiber.pending.clear();
-        std::memcpy(stacks[i], &STACK_CANARY, sizeof STACK_CANARY);
         fiber.context.prepare(stacks[i], STACK_BYTES, fiber_main);
     }
-    run_fibers(order);
-    for (uint32_t i : order)
-        if (std::memcmp(stacks[i], &STACK_CANARY, sizeof STACK_CANARY) != 0)
-            fault(ENGINE_OUT_OF_BOUNDS, "the stack of thread %u overflowed", i);
+    run->turn = run->order.size(), run->progress = true;
+    go_on(run->scheduler);
     shared_check_guards();
 }
 
@@ -209,11 +229,6 @@ void copy_now(const std::vector<Copy> &group) {
 }
 
 } // namespace
-
-Moment now() {
-    uint32_t index = run->current->place.index;
-    return {run->block_id, run->barriers, run->warps[index / 32].meetings, index};
-}
 
 void fault(engine_status status, const char *format, ...) {
     if (!run || run->status != ENGINE_OK) return;
@@ -281,7 +296,14 @@ void require_full_mask(uint32_t mask, const Site &site) {
     abandon();
 }
 
-void copy_async(void *to, const void *from, size_t bytes) { run->current->open.push_back({to, from, bytes}); }
+void wait_for_earlier_kernels() { run->current->place.has_waited = true; }
+
+void copy_async(void *to, const void *from, size_t bytes) {
+    Fiber &self = *run->current;
+    if (!self.place.has_waited)
+        fault(ENGINE_MISSING_WAIT, "thread %u begins a copy before it waits for earlier kernels", self.place.index);
+    self.open.push_back({to, from, bytes});
+}
 
 void copy_commit() {
     Fiber &self = *run->current;
@@ -325,6 +347,8 @@ engine_status run_launch(const Launch &launch, const void *call) {
     run->thread = launch.thread, run->call = call;
     run->fibers.resize(threads);
     run->warps.resize(threads / 32);
+    run->order.resize(threads);
+    std::iota(run->order.begin(), run->order.end(), 0);
     stacks.reserve(threads);
     memory_begin_launch(blocks_run + 1);
     std::vector<uint32_t> order(grid.x * grid.y * grid.z);
@@ -333,6 +357,11 @@ engine_status run_launch(const Launch &launch, const void *call) {
     for (uint32_t i : order) {
         run_block(unflatten(i, grid), grid, block, launch.shared_bytes);
         if (run->stuck) break;
+    }
+    for (uint32_t i = 0; i < threads; i++) {
+        if (stacks.is_marked(i)) continue;
+        fault(ENGINE_OUT_OF_BOUNDS, "the stack of thread %u overflowed", i);
+        stacks.mark(i);
     }
     buffers_check_guards();
     run = nullptr;

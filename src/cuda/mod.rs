@@ -102,6 +102,8 @@ pub struct Settings {
     pub debug_sync: bool,
     /// See [`timed_products`].
     pub timed_products: bool,
+    /// See [`programmatic_launch`].
+    pub programmatic_launch: bool,
     /// Where choices of algorithms are kept; None: nowhere.
     pub folder: Option<PathBuf>,
 }
@@ -116,6 +118,7 @@ impl Settings {
         Ok(Self {
             debug_sync: debug_sync(value("ENGINE_DEBUG_SYNC").as_deref())?,
             timed_products: timed_products(value("ENGINE_PRODUCTS").as_deref())?,
+            programmatic_launch: programmatic_launch(value("ENGINE_PROGRAMMATIC_LAUNCH").as_deref())?,
             folder: cache::folder("products"),
         })
     }
@@ -128,7 +131,8 @@ pub fn open_with(kernels: Kernels, machine: &Machine, gpu: &Gpu, settings: Setti
     if let Some(fault) = gpu.fault_of_free(free) {
         return Err(fault);
     }
-    let Settings { debug_sync, timed_products, folder } = settings;
+    let Settings { debug_sync, timed_products, programmatic_launch, folder } = settings;
+    kernels.allow_programmatic_launch(programmatic_launch);
     let choosing = Choosing { platform: machine.platform(gpu), timed: timed_products, folder };
     let products = Products::new(stream.clone(), choosing)?;
     Ok(Device::with_driver(Box::new(Cuda {
@@ -167,6 +171,17 @@ pub fn timed_products(value: Option<&str>) -> Result<bool> {
         Some(value) => Err(Error::usage(format!("ENGINE_PRODUCTS is `{value}`")).hint(
             "`timed` measures which algorithm of cuBLASLt's is the fastest, `heuristic` takes the one that it expects to be",
         )),
+    }
+}
+
+/// What the environment's `ENGINE_PROGRAMMATIC_LAUNCH` says: whether a kernel's blocks may take their places before the kernel before it
+/// has ended. They wait for its end, and the results are the same.
+pub fn programmatic_launch(value: Option<&str>) -> Result<bool> {
+    match value {
+        None | Some("" | "1") => Ok(true),
+        Some("0") => Ok(false),
+        Some(value) => Err(Error::usage(format!("ENGINE_PROGRAMMATIC_LAUNCH is `{value}`"))
+            .hint("`1` lets a kernel begin while the one before it ends, where the GPU knows how; `0` does not")),
     }
 }
 

@@ -37,7 +37,7 @@ pub enum engine_status {
     ENGINE_RACE = 4,
     #[doc = " An access beside an array, or one that is not aligned."]
     ENGINE_OUT_OF_BOUNDS = 5,
-    #[doc = " A thread ended with an asynchronous copy that it never waited for."]
+    #[doc = " A thread ended with an asynchronous copy that it never waited for, or did not wait for earlier kernels."]
     ENGINE_MISSING_WAIT = 6,
 }
 #[doc = " A cudaStream_t; ignored by the emulator and the host, which run everything at once."]
@@ -195,6 +195,8 @@ pub struct engine_kernels {
     pub device: *const ::std::os::raw::c_char,
     #[doc = " What went wrong in the calling thread's last launch that failed."]
     pub last_error: ::std::option::Option<unsafe extern "C" fn() -> *const ::std::os::raw::c_char>,
+    #[doc = " Whether blocks of a kernel may take their places before the kernel before it has ended (programmatic dependent launch), on chips\n that know it (compute capability 9.0 and up); of all devices of the process. They may unless somebody says otherwise."]
+    pub allow_programmatic_launch: ::std::option::Option<unsafe extern "C" fn(allowed: bool)>,
     #[doc = " `y = x * rstd * (1 + weight),  rstd = 1 / sqrt(mean(x^2) + eps)`.  rmsnorm\n\n y, x (N, D) T; weight (D) T; rstd (N) A."]
     pub rmsnorm_forward: ::std::option::Option<
         unsafe extern "C" fn(

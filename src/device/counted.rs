@@ -142,6 +142,7 @@ unsafe impl Sync for Table {}
 static TABLE: Table = Table(engine_kernels {
     device: c"counted".as_ptr(),
     last_error: None,
+    allow_programmatic_launch: None,
     rmsnorm_forward: Some(NoOp::NO_OP),
     rmsnorm_backward: Some(NoOp::NO_OP),
     rmsnorm_pair_forward: Some(NoOp::NO_OP),

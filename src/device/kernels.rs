@@ -45,6 +45,14 @@ impl Kernels {
         unsafe { CStr::from_ptr(self.table.device) }.to_str().unwrap_or("unknown")
     }
 
+    /// Whether a kernel's blocks may take their places before the kernel before it has ended, where chips know that.
+    pub fn allow_programmatic_launch(&self, allowed: bool) {
+        if let Some(allow) = self.table.allow_programmatic_launch {
+            // SAFETY: sets a flag of the launchers.
+            unsafe { allow(allowed) };
+        }
+    }
+
     /// An error for a status that is not OK: `op` with its shapes, and what the launcher says.
     pub fn check(&self, status: engine_status, op: &str) -> Result<()> {
         if status == engine_status::ENGINE_OK {

@@ -12,6 +12,9 @@ thread_local! {
     static LAST_ERROR: RefCell<CString> = RefCell::default();
 }
 
+/// Nothing: a launch on the host ends before the next one begins.
+pub(super) unsafe extern "C" fn allow_programmatic_launch(_allowed: bool) {}
+
 /// What went wrong in this thread's last launch that failed.
 pub(super) unsafe extern "C" fn last_error() -> *const c_char {
     LAST_ERROR.with_borrow(|message| message.as_ptr())

@@ -1,6 +1,6 @@
 //! The table of launchers as the host implements it.
 
-use super::launcher::last_error;
+use super::launcher::{allow_programmatic_launch, last_error};
 use super::{adamw, add, attention, cast, clip, cross_entropy, dropout, embedding, geglu, halves, linear};
 use super::{rmsnorm, rope, round_blocks, sample, sum_parts, weight_gradients};
 use crate::device::bindings::engine_kernels;
@@ -18,6 +18,7 @@ unsafe impl Sync for Table {}
 static TABLE: Table = Table(engine_kernels {
     device: c"cpu".as_ptr(),
     last_error: Some(last_error),
+    allow_programmatic_launch: Some(allow_programmatic_launch),
     rmsnorm_forward: Some(rmsnorm::rmsnorm_forward),
     rmsnorm_backward: Some(rmsnorm::rmsnorm_backward),
     rmsnorm_pair_forward: Some(rmsnorm::rmsnorm_pair_forward),

@@ -2,7 +2,7 @@
 
 use cudarc::driver::sys::CUresult;
 use engine::cuda::faults::described;
-use engine::cuda::{debug_sync, timed_products};
+use engine::cuda::{debug_sync, programmatic_launch, timed_products};
 use engine::device::OutOfMemory;
 use engine::err;
 
@@ -68,6 +68,16 @@ fn products_are_timed_unless_the_environment_says_otherwise() {
     let error = timed_products(Some("fast")).unwrap_err();
     assert_eq!(error.exit_code(), 2);
     assert!(error.report().contains("ENGINE_PRODUCTS is `fast`"), "{}", error.report());
+}
+
+#[test]
+fn kernels_begin_early_unless_the_environment_says_otherwise() {
+    for (value, early) in [(None, true), (Some(""), true), (Some("1"), true), (Some("0"), false)] {
+        assert_eq!(programmatic_launch(value).unwrap(), early);
+    }
+    let error = programmatic_launch(Some("no")).unwrap_err();
+    assert_eq!(error.exit_code(), 2);
+    assert!(error.report().contains("ENGINE_PROGRAMMATIC_LAUNCH is `no`"), "{}", error.report());
 }
 
 #[test]

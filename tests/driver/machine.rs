@@ -62,7 +62,8 @@ pub fn stand_in() -> &'static StandIn {
     })
 }
 
-pub const USUAL: Settings = Settings { debug_sync: false, timed_products: true, folder: None };
+pub const USUAL: Settings =
+    Settings { debug_sync: false, timed_products: true, programmatic_launch: true, folder: None };
 
 /// A GPU that no other test has.
 pub struct Gpu {

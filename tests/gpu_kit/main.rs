@@ -26,7 +26,7 @@ const RED: &str = "#!/usr/bin/env bash\necho 'test result: FAILED. 2 passed; 1 f
 const EMPTY: &str = "#!/usr/bin/env bash\necho 'test result: ok. 0 passed; 0 failed'\n";
 /// As `timeout` ends what takes too long, in `decode`.
 const BENCHES: &str = r#"#!/usr/bin/env bash
-echo "bench $ENGINE_BENCH $* sync ${ENGINE_DEBUG_SYNC:-0}" >>calls
+echo "bench $ENGINE_BENCH $* sync ${ENGINE_DEBUG_SYNC:-0} early ${ENGINE_PROGRAMMATIC_LAUNCH:-1}" >>calls
 case $ENGINE_BENCH in
 bill)
     printf '## a step\n\n4.957 ms, 448 nodes\n\n| op | nodes |\n|---|---:|\n| adamw | 1 |\n\n'
@@ -39,7 +39,10 @@ step)
     printf 'Benchmarking step/checkpoint/bf16/32k: Analyzing\n'
     printf 'step/checkpoint/bf16/32k\n                        time:   [110.00 ms 120.00 ms 130.00 ms]\n'
     ;;
-decode) exit 124 ;;
+decode)
+    [[ ${ENGINE_PROGRAMMATIC_LAUNCH:-1} == 0 ]] || exit 124
+    echo 'decode/20             time:   [0.4111 ms 0.4222 ms 0.4333 ms]'
+    ;;
 esac
 "#;
 const SANITIZER: &str = r#"#!/usr/bin/env bash
@@ -131,6 +134,7 @@ fn every_part_runs_whatever_became_of_those_before_and_a_page_is_made_of_them() 
         ("bill", "passed"),
         ("step", "passed"),
         ("decode", "FAILED at its limit"),
+        ("decode-serial", "passed"),
         ("bench-ops", "passed"),
     ];
     assert_eq!(words.len(), expected.len(), "{summary}");
@@ -140,8 +144,9 @@ fn every_part_runs_whatever_became_of_those_before_and_a_page_is_made_of_them() 
     let calls = kit.read("calls");
     for call in [
         "sanitizer memcheck, products heuristic\nops --test-threads 1 --skip=the_gradient_equals",
-        "bench bill --bench sync 1\n",
-        "bench step --bench sync 0\n",
+        "bench bill --bench sync 1 early 1\n",
+        "bench step --bench sync 0 early 1\n",
+        "bench decode --bench sync 0 early 0\n",
     ] {
         assert!(calls.contains(call), "{call}: {calls}");
     }
@@ -159,6 +164,7 @@ fn every_part_runs_whatever_became_of_those_before_and_a_page_is_made_of_them() 
         "Launching and waiting took 7.5 us a call, which is left out.",
         "| step/checkpoint/bf16/32k | 120.00 ms |",
         "## decode\n\nnothing was measured",
+        "| decode/20 | 0.4222 ms |",
     ] {
         assert!(page.contains(&line.replace(" --liger", " liger")), "{line}\n{page}");
     }
@@ -199,7 +205,7 @@ fn a_page_says_what_is_missing_and_takes_lines_that_were_cut_off() {
     assert!(report(logs.path(), into.path()).status.success());
     let page = fs::read_to_string(into.path().join("2026-12-01-unknown-card.md")).unwrap();
     assert!(page.contains("| engine | bf16 | 5.00 | |\n"), "{page}");
-    assert_eq!(page.matches("nothing was measured").count(), 4, "{page}");
+    assert_eq!(page.matches("nothing was measured").count(), 5, "{page}");
     let table = fs::read_to_string(into.path().join("compare.csv")).unwrap();
     assert_eq!(table.lines().count(), 1, "{table}");
 }

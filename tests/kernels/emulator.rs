@@ -56,7 +56,7 @@ fn expected(name: &str) -> Vec<f32> {
     match name {
         "reverse" => input.into_iter().rev().collect(),
         "sum" => vec![input.iter().sum(); 64],
-        "copy" | "bounds" => input,
+        "copy" | "bounds" | "early" => input,
         "product" => product(),
         _ => vec![1.0; 64],
     }
@@ -118,6 +118,19 @@ fn an_asynchronous_copy_is_not_there_before_its_wait() {
 #[test]
 fn a_wait_that_never_comes_is_caught() {
     check("copy", 2, ENGINE_MISSING_WAIT, "never waited for");
+}
+
+#[test]
+fn what_comes_before_earlier_kernels_are_waited_for_is_caught() {
+    for (fault, words) in [
+        (1, "reads global memory before it waits for earlier kernels"),
+        (2, "writes global memory before it waits"),
+        (3, "thread 0 of block 0 writes global memory before it waits"),
+        (4, "begins a copy before it waits"),
+        (5, "thread 7 of block 0 reads global memory before it waits"),
+    ] {
+        check("early", fault, ENGINE_MISSING_WAIT, words);
+    }
 }
 
 #[test]
