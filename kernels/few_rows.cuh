@@ -167,8 +167,9 @@ template <uint32_t WEIGHTS, uint32_t TILES, class Finish>
 __device__ inline void products(const bf16 *x, const bf16 *const (&weights)[WEIGHTS], uint32_t n, uint32_t i,
                                 const Finish &finish) {
     SHARED(float, partial, WEIGHTS * WARPS * TILE * TILES * OUTPUTS);
+    if (BEGINS_EARLY)
 #pragma unroll
-    for (uint32_t w = 0; w < WEIGHTS; w++) ask_for(weights[w], i);
+        for (uint32_t w = 0; w < WEIGHTS; w++) ask_for(weights[w], i);
     wait_for_earlier_kernels();
     products_in<WEIGHTS, TILES>(partial, Ready{x}, weights, n, i, finish);
 }

@@ -20,7 +20,7 @@ struct Store {
 };
 
 template <uint32_t TILES>
-__global__ void __launch_bounds__(THREADS, BLOCKS)
+__global__ void __launch_bounds__(THREADS, TILES < 4 ? 4 : BLOCKS) // without a wish ptxas takes registers for three
     linear_few_rows_kernel(bf16 *y, const bf16 *x, const bf16 *weight, uint32_t n, uint32_t i, uint32_t o) {
     uint32_t first = blockIdx.x * OUTPUTS;
     const bf16 *const weights[1] = {weight + size_t(first) * i};

@@ -101,6 +101,13 @@ namespace ENGINE_NAMESPACE {
 
 constexpr uint32_t WARP = 32;
 
+/// Whether this chip's kernels may begin before those before them have ended.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+constexpr bool BEGINS_EARLY = false;
+#else
+constexpr bool BEGINS_EARLY = true;
+#endif
+
 /// Waits until the kernels before this one in its stream have ended and memory is as they left it. From then on the next kernel's blocks
 /// may take the room that this one's leave, and wait here for its end: a launch costs less (programmatic dependent launch).
 ///
