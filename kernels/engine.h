@@ -238,8 +238,8 @@ typedef struct engine_kernels {
     /// What went wrong in the calling thread's last launch that failed.
     const char *(*last_error)(void);
 
-    /// Whether blocks of a kernel may take their places before the kernel before it has ended (programmatic dependent launch), on chips
-    /// that know it (compute capability 9.0 and up); of all devices of the process. They may unless somebody says otherwise.
+    /// Whether blocks of a kernel may take their places before the kernel before it has ended (programmatic dependent launch), where its code
+    /// was made for that (compute_90a); of all devices of the process. They may unless somebody says otherwise.
     void (*allow_programmatic_launch)(bool allowed);
 
     /// `y = x * rstd * (1 + weight),  rstd = 1 / sqrt(mean(x^2) + eps)`.  rmsnorm

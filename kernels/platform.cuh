@@ -57,15 +57,14 @@ template <class Kernel> bool allow_shared_memory(const char *name, Kernel kernel
 /// See `engine_kernels::allow_programmatic_launch`.
 inline std::atomic<bool> programmatic_launch_is_allowed = true;
 
-/// Whether this device's kernels are launched so.
-inline bool launches_programmatically() {
-    static const bool known = [] {
-        int device = 0, major = 0;
-        cudaGetDevice(&device);
-        cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
-        return major >= 9;
-    }();
-    return known && programmatic_launch_is_allowed;
+/// Whether a kernel is launched so: only if the code that this device has of it waits for earlier kernels, which is that made for 9.0.
+/// Others may have been made of older PTX, whatever the chip.
+template <class Kernel> bool launches_programmatically(Kernel kernel) {
+    if (!programmatic_launch_is_allowed) return false;
+    cudaFuncAttributes code{};
+    if (cudaFuncGetAttributes(&code, kernel) == cudaSuccess) return code.ptxVersion >= 90;
+    cudaGetLastError(); // the launch will say what is wrong
+    return false;
 }
 
 template <class... Parameters>
@@ -78,7 +77,7 @@ engine_status launch_kernel(const char *name, void (*kernel)(Parameters...), dim
     cudaLaunchConfig_t config{};
     config.gridDim = grid, config.blockDim = block, config.dynamicSmemBytes = shared_bytes;
     config.stream = static_cast<cudaStream_t>(stream);
-    config.attrs = &early, config.numAttrs = launches_programmatically() ? 1 : 0;
+    config.attrs = &early, config.numAttrs = launches_programmatically(kernel) ? 1 : 0;
     cudaError_t error = cudaLaunchKernelEx(&config, kernel, arguments...);
     if (error == cudaSuccess) return ENGINE_OK;
     cudaGetLastError(); // or the next launch would be blamed
@@ -101,7 +100,7 @@ namespace ENGINE_NAMESPACE {
 
 constexpr uint32_t WARP = 32;
 
-/// Whether this chip's kernels may begin before those before them have ended.
+/// Whether kernels of this code may begin before those before them have ended.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
 constexpr bool BEGINS_EARLY = false;
 #else

@@ -123,7 +123,7 @@
 //! token's key into the cache, which nobody else sees ([`ops::decode`]). Large batches and the host have the ops one by one: a table's launcher that
 //! joins some is tested against them.
 //!
-//! **A kernel takes its place while the one before it ends.** Launches are programmatic dependent ones where the chip knows them
+//! **A kernel takes its place while the one before it ends.** Launches are programmatic dependent ones where the code is made for that, on an H100
 //! ([`cuda::programmatic_launch`]): blocks come as soon as there is room for them, and each thread waits for the end of earlier kernels before it
 //! touches memory; a product of few rows asks for its weights before that. A wait that is missing would be a race between two kernels, which no test of values
 //! shows for sure, so the emulator has a fault for every access before it.

@@ -181,7 +181,7 @@ pub fn programmatic_launch(value: Option<&str>) -> Result<bool> {
         None | Some("" | "1") => Ok(true),
         Some("0") => Ok(false),
         Some(value) => Err(Error::usage(format!("ENGINE_PROGRAMMATIC_LAUNCH is `{value}`"))
-            .hint("`1` lets a kernel begin while the one before it ends, where the GPU knows how; `0` does not")),
+            .hint("`1` lets a kernel begin while the one before it ends, on an H100; `0` does not")),
     }
 }
 

@@ -195,7 +195,7 @@ pub struct engine_kernels {
     pub device: *const ::std::os::raw::c_char,
     #[doc = " What went wrong in the calling thread's last launch that failed."]
     pub last_error: ::std::option::Option<unsafe extern "C" fn() -> *const ::std::os::raw::c_char>,
-    #[doc = " Whether blocks of a kernel may take their places before the kernel before it has ended (programmatic dependent launch), on chips\n that know it (compute capability 9.0 and up); of all devices of the process. They may unless somebody says otherwise."]
+    #[doc = " Whether blocks of a kernel may take their places before the kernel before it has ended (programmatic dependent launch), where its code\n was made for that (compute_90a); of all devices of the process. They may unless somebody says otherwise."]
     pub allow_programmatic_launch: ::std::option::Option<unsafe extern "C" fn(allowed: bool)>,
     #[doc = " `y = x * rstd * (1 + weight),  rstd = 1 / sqrt(mean(x^2) + eps)`.  rmsnorm\n\n y, x (N, D) T; weight (D) T; rstd (N) A."]
     pub rmsnorm_forward: ::std::option::Option<
