@@ -87,3 +87,17 @@ fn the_files_that_the_readme_names_exist() {
         assert!(root.join(name).exists(), "README.md names `{name}`");
     }
 }
+
+/// A crate that the tests want with more features is another crate to cargo: what depends on it, this one first, would be compiled once
+/// for `cargo run` and once more for `cargo test`.
+#[test]
+fn the_tests_ask_for_no_features_of_what_the_engine_depends_on() {
+    let manifest = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml")).unwrap();
+    let manifest: toml::Table = manifest.parse().unwrap();
+    let names = |key: &str| manifest[key].as_table().unwrap().keys().cloned().collect::<Vec<_>>();
+    let own = names("dependencies");
+    assert!(own.len() > 20);
+    for name in names("dev-dependencies") {
+        assert!(!own.contains(&name), "`{name}` is in both: put its features into [dependencies]");
+    }
+}
