@@ -154,12 +154,8 @@ pub fn logits_bytes(total: usize) -> usize {
 
 /// What the environment's `ENGINE_DEBUG_SYNC` says: whether to wait for every op. It is slow, and no graphs are captured.
 pub fn debug_sync(value: Option<&str>) -> Result<bool> {
-    match value {
-        None | Some("" | "0") => Ok(false),
-        Some("1") => Ok(true),
-        Some(value) => Err(Error::usage(format!("ENGINE_DEBUG_SYNC is `{value}`"))
-            .hint("`1` waits for every op and names the one that fails, `0` does not")),
-    }
+    let hint = "`1` waits for every op and names the one that fails, `0` does not";
+    switch("ENGINE_DEBUG_SYNC", value, false, hint)
 }
 
 /// What the environment's `ENGINE_PRODUCTS` says: whether algorithms of products are chosen by timing, or by the library's own
@@ -177,11 +173,17 @@ pub fn timed_products(value: Option<&str>) -> Result<bool> {
 /// What the environment's `ENGINE_PROGRAMMATIC_LAUNCH` says: whether a kernel's blocks may take their places before the kernel before it
 /// has ended. They wait for its end, and the results are the same.
 pub fn programmatic_launch(value: Option<&str>) -> Result<bool> {
+    let hint = "`1` lets a kernel begin while the one before it ends, on an H100; `0` does not";
+    switch("ENGINE_PROGRAMMATIC_LAUNCH", value, true, hint)
+}
+
+/// What a variable that is 0 or 1 says, or `otherwise` where it is not set.
+fn switch(name: &str, value: Option<&str>, otherwise: bool, hint: &str) -> Result<bool> {
     match value {
-        None | Some("" | "1") => Ok(true),
+        None | Some("") => Ok(otherwise),
         Some("0") => Ok(false),
-        Some(value) => Err(Error::usage(format!("ENGINE_PROGRAMMATIC_LAUNCH is `{value}`"))
-            .hint("`1` lets a kernel begin while the one before it ends, on an H100; `0` does not")),
+        Some("1") => Ok(true),
+        Some(value) => Err(Error::usage(format!("{name} is `{value}`")).hint(hint)),
     }
 }
 
