@@ -19,8 +19,6 @@ impl Avx2 {
 impl Unit for Avx2 {
     const PAIRS: bool = false;
     const LANES: usize = 8;
-    const ROWS: usize = 6;
-    const COLS: usize = 16;
     // In bf16 each row of weights needs two registers more, for its halves.
     const DOTS: [(usize, usize); 2] = [(2, 5), (3, 4)];
     type Sums = __m256;

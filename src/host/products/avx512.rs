@@ -55,8 +55,6 @@ macro_rules! unit {
         impl Unit for $unit {
             const PAIRS: bool = $pairs;
             const LANES: usize = 16;
-            const ROWS: usize = 12;
-            const COLS: usize = 32;
             const DOTS: [(usize, usize); 2] = [($weights, $rows), (6, 4)];
             type Sums = __m512;
             type Words = __m512i;

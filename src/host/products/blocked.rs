@@ -3,7 +3,9 @@
 //! # How the blocks were chosen
 //!
 //! A tile of ROWS x COLS sums stays in registers: 12 x 32 of the 32 registers of AVX-512 (24 chains hide a latency of 6 at one
-//! product a cycle, and ask for 14 loads in 24 cycles), 6 x 16 of AVX2's 16 (12 chains, latency 4, two products a cycle).
+//! product a cycle, and ask for 14 loads in 24 cycles), 6 x 16 of AVX2's 16 (12 chains, latency 4, two products a cycle), 8 x 12
+//! of NEON's 32 (24 chains, latency 4, up to four products a cycle; 11 loads for 24 products), and the same of `bfmmla`'s
+//! squares (24 chains, 10 loads). AMX has 32 x 32 in 4 of its 8 registers: 4 loads for 4 products, which take twice as long.
 //! A panel of b has at most [`PANEL_BYTES`], of which the second level gives 5 bytes a cycle where it could give 32: of AVX2's 16
 //! columns 640 words, of AVX-512's 32 columns 320, which are 640 terms as bf16 pairs: a layer's width in one piece, and most
 //! batches' rows. A sum that has all its terms in one piece goes to c at once; shorter panels, which would stay in the first
@@ -18,7 +20,8 @@
 //! Where c is small and k is long (the gradient of hidden states through the head: k = 262144), tasks are pieces of
 //! [`PIECE`] terms instead: each has all of c in a buffer of its own, and these are added in order.
 //!
-//! The order of every sum follows from k alone: the same bits on any number of threads, and with every unit.
+//! The order of every sum follows from k alone: the same bits on any number of threads, and with every vector unit. Units that
+//! multiply small matrices (AMX, `bfmmla`) add several products before they add them to a sum: bits of their own.
 
 use std::ffi::c_void;
 use std::ops::Range;
@@ -27,8 +30,8 @@ use half::bf16;
 use rayon::prelude::*;
 
 use super::buffer::Buffer;
-use super::compiled::Compiled;
-use super::pack::{Lines, words};
+use super::compiled::{Compiled, Tiles};
+use super::pack::{Layout, Lines, step, words};
 use super::tile::{Finish, Tile};
 use crate::device::DType;
 use crate::device::driver::Product;
@@ -55,8 +58,7 @@ const TASK_ROWS: usize = 1024;
 /// One side of a product.
 struct Side {
     lines: Lines,
-    /// Lines of a panel.
-    width: usize,
+    layout: Layout,
     /// All panels, block after block of terms, when they are packed for all tasks.
     packed: Option<Buffer>,
 }
@@ -81,18 +83,20 @@ unsafe impl<U: Sync, const WIDE: bool> Sync for Blocked<U, WIDE> {}
 
 /// # Safety
 /// The matrices are there, a and b in f32 (WIDE) or bf16.
-pub(super) unsafe fn blocked<U: Compiled, const WIDE: bool>(unit: U, product: &Product) {
+pub(super) unsafe fn blocked<U: Tiles, const WIDE: bool>(unit: U, product: &Product) {
     assert!(!(WIDE && U::PAIRS), "pairs are of bf16");
     let Product { m, n, k, .. } = *product;
-    let side = |lines: Lines, width| Side { lines, width, packed: None };
+    let side = |lines: Lines, width, together| Side { lines, layout: Layout { width, together }, packed: None };
     let words = PANEL_BYTES / size_of::<u32>() / U::COLS;
-    let most = if U::PAIRS { 2 * words } else { words };
+    let of_word = if U::PAIRS { 2 } else { 1 };
+    let most = of_word * words;
     let split = m * n <= SMALL && k >= 2 * PIECE;
     let terms = if split { PIECE } else { k };
-    let block = terms.div_ceil(terms.div_ceil(most).max(1)).next_multiple_of(2).max(2);
+    let whole = (of_word * const { step::<U>() }).next_multiple_of(2);
+    let block = terms.div_ceil(terms.div_ceil(most).max(1)).next_multiple_of(whole).max(whole);
     let narrow = product.c_dtype == DType::Bf16;
-    let (a, b) =
-        (side(Lines::rows(product.a, WIDE, m, k), U::ROWS), side(Lines::columns(product.b, WIDE, n, k), U::COLS));
+    let a = side(Lines::rows(product.a, WIDE, m, k), U::ROWS, U::TOGETHER[0]);
+    let b = side(Lines::columns(product.b, WIDE, n, k), U::COLS, U::TOGETHER[1]);
     let mut job = Blocked::<U, WIDE> { unit, a, b, block, c: product.c, narrow, accumulate: product.accumulate };
     // SAFETY: the caller's promise.
     unsafe {
@@ -110,24 +114,24 @@ pub(super) unsafe fn blocked<U: Compiled, const WIDE: bool>(unit: U, product: &P
 
 impl Side {
     fn panels(&self) -> usize {
-        self.lines.lines.div_ceil(self.width)
+        self.lines.lines.div_ceil(self.layout.width)
     }
 
     /// # Safety
     /// The operand is there.
-    unsafe fn pack_all<U: Compiled, const WIDE: bool>(&mut self, block: usize) {
+    unsafe fn pack_all<U: Tiles, const WIDE: bool>(&mut self, block: usize) {
         let k = self.lines.terms;
-        let each = |terms: usize| self.panels() * self.width * words::<U, WIDE>(terms);
+        let each = |terms: usize| self.panels() * self.layout.width * words::<U, WIDE>(terms);
         let mut packed = Buffer::new(blocks(0..k, block).map(|terms| each(terms.len())).sum());
         let mut rest = packed.words();
         for terms in blocks(0..k, block) {
             let (part, after) = rest.split_at_mut(each(terms.len()));
             rest = after;
-            let panel = self.width * words::<U, WIDE>(terms.len());
+            let panel = self.layout.width * words::<U, WIDE>(terms.len());
             part.par_chunks_mut((TOGETHER * panel).max(1)).enumerate().for_each(|(group, to)| {
                 let panels = group * TOGETHER..((group + 1) * TOGETHER).min(self.panels());
                 // SAFETY: the caller's promise.
-                unsafe { self.lines.pack::<U, WIDE>(panels, self.width, terms.clone(), to) };
+                unsafe { self.lines.pack::<U, WIDE>(panels, self.layout, terms.clone(), to) };
             });
         }
         self.packed = Some(packed);
@@ -137,26 +141,26 @@ impl Side {
     ///
     /// # Safety
     /// As [`Side::pack_all`]; `own` has room for them.
-    unsafe fn panels_of<U: Compiled, const WIDE: bool>(
+    unsafe fn panels_of<U: Tiles, const WIDE: bool>(
         &self,
         panels: Range<usize>,
         terms: &Range<usize>,
         own: &mut [u32],
     ) -> *const u32 {
-        let panel = self.width * words::<U, WIDE>(terms.len());
+        let panel = self.layout.width * words::<U, WIDE>(terms.len());
         if let Some(packed) = &self.packed {
-            let before = self.panels() * self.width * words::<U, WIDE>(terms.start);
+            let before = self.panels() * self.layout.width * words::<U, WIDE>(terms.start);
             let first = before + panels.start * panel;
             return packed.read()[first..first + panels.len() * panel].as_ptr();
         }
         // SAFETY: the caller's promise.
-        unsafe { self.lines.pack::<U, WIDE>(panels, self.width, terms.clone(), own) };
+        unsafe { self.lines.pack::<U, WIDE>(panels, self.layout, terms.clone(), own) };
         own.as_ptr()
     }
 
     /// Words that a task needs to pack so many panels.
-    fn own_words<U: Compiled, const WIDE: bool>(&self, panels: usize, block: usize) -> usize {
-        if self.packed.is_some() { 0 } else { panels * self.width * words::<U, WIDE>(block) }
+    fn own_words<U: Tiles, const WIDE: bool>(&self, panels: usize, block: usize) -> usize {
+        if self.packed.is_some() { 0 } else { panels * self.layout.width * words::<U, WIDE>(block) }
     }
 }
 
@@ -174,7 +178,7 @@ enum Into<'a> {
     Sums(&'a mut [f32]),
 }
 
-impl<U: Compiled, const WIDE: bool> Blocked<U, WIDE> {
+impl<U: Tiles, const WIDE: bool> Blocked<U, WIDE> {
     /// Panels of a in a group that stays in cache.
     fn group(&self) -> usize {
         (ROWS_BYTES / (4 * words::<U, WIDE>(self.block) * U::ROWS)).max(1)
@@ -234,7 +238,7 @@ impl<U: Compiled, const WIDE: bool> Blocked<U, WIDE> {
                     total.iter_mut().zip(&piece[t * tile..][..tile]).for_each(|(total, sum)| *total += sum);
                 }
                 // SAFETY: the caller's promise; no other task has this tile.
-                unsafe { self.unit.finish(&self.finish(t / cols, t % cols), total.as_ptr()) };
+                unsafe { self.unit.vectors().finish(&self.finish(t / cols, t % cols), total.as_ptr()) };
             });
         });
     }
@@ -290,7 +294,7 @@ impl<U: Compiled, const WIDE: bool> Blocked<U, WIDE> {
             for (row, sums) in rows.zip(sums.chunks_exact(cols.len() * tile)) {
                 for (col, sums) in cols.clone().zip(sums.chunks_exact(tile)) {
                     // SAFETY: as above.
-                    unsafe { self.unit.finish(&self.finish(row, col), sums.as_ptr()) };
+                    unsafe { self.unit.vectors().finish(&self.finish(row, col), sums.as_ptr()) };
                 }
             }
         }
@@ -303,6 +307,7 @@ impl<U: Compiled, const WIDE: bool> Blocked<U, WIDE> {
         let size = if self.narrow { size_of::<bf16>() } else { size_of::<f32>() };
         let first = self.c.cast::<u8>().wrapping_add((r * n + c) * size).cast();
         let (rows, cols) = (U::ROWS.min(m - r), U::COLS.min(n - c));
-        Finish { c: first, stride: n, rows, cols, narrow: self.narrow, accumulate: self.accumulate }
+        let (narrow, accumulate) = (self.narrow, self.accumulate);
+        Finish { c: first, stride: n, sums_stride: U::COLS, rows, cols, narrow, accumulate }
     }
 }

@@ -8,31 +8,41 @@
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use super::compiled::Compiled;
-use super::portable::{Portable, PortablePairs};
+use super::compiled::Tiles;
+use super::pack::Layout;
 use super::tile::Tile;
-use super::unit::Unit;
-#[cfg(target_arch = "x86_64")]
-use super::{avx2, avx512};
 
 /// `with_unit!(kernel, function(arguments))`: calls a function with the kernel's unit and the arguments.
 macro_rules! with_unit {
-    ($kernel:expr, $($function:ident)::+ ($($argument:expr),*)) => {
-        match $kernel {
-            #[cfg(target_arch = "x86_64")]
-            Kernel::Avx512Bf16 => {
-                $($function)::+(avx512::Avx512Bf16::new().expect("no AVX512-BF16 here"), $($argument),*)
-            }
-            #[cfg(target_arch = "x86_64")]
-            Kernel::Avx512 => $($function)::+(avx512::Avx512::new().expect("no AVX-512 here"), $($argument),*),
-            #[cfg(target_arch = "x86_64")]
-            Kernel::Avx2 => $($function)::+(avx2::Avx2::new().expect("no AVX2 here"), $($argument),*),
-            #[cfg(not(target_arch = "x86_64"))]
-            Kernel::Avx512Bf16 | Kernel::Avx512 | Kernel::Avx2 => panic!("only x86-64 has this kernel"),
-            Kernel::Portable => $($function)::+(Portable, $($argument),*),
-            Kernel::PortablePairs => $($function)::+(PortablePairs, $($argument),*),
+    ($kernel:expr, $($function:ident)::+ ($($argument:expr),*)) => {{
+        #[allow(unused_imports)] // not every machine has all
+        use $crate::host::products::*;
+        macro_rules! of {
+            ($unit:expr) => {
+                $($function)::+($unit.expect("this machine does not have that kernel"), $($argument),*)
+            };
         }
-    };
+        match $kernel {
+            #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+            Kernel::Amx => of!(amx::Amx::new()),
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Avx512Bf16 => of!(avx512::Avx512Bf16::new()),
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Avx512 => of!(avx512::Avx512::new()),
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Avx2 => of!(avx2::Avx2::new()),
+            #[cfg(target_arch = "aarch64")]
+            Kernel::NeonBf16 => of!(neon::NeonBf16::new()),
+            #[cfg(target_arch = "aarch64")]
+            Kernel::Neon => of!(Some(neon::Neon)),
+            Kernel::Portable => of!(Some(portable::Portable)),
+            Kernel::PortablePairs => of!(Some(portable::PortablePairs)),
+            Kernel::PortableAmx => of!(Some(portable_squares::OfAmx {})),
+            Kernel::PortableBfmmla => of!(Some(portable_squares::OfBfmmla {})),
+            #[allow(unreachable_patterns)]
+            other => panic!("no machine of this kind has the kernel {}", other.name()),
+        }
+    }};
 }
 pub(super) use with_unit;
 
@@ -42,52 +52,85 @@ pub const VARIABLE: &str = "ENGINE_CPU_PRODUCTS";
 /// What multiplies, best first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kernel {
+    /// 16 rows of 16 pairs of bf16 by 16 columns an instruction.
+    Amx,
     /// 16 pairs of bf16 an instruction.
     Avx512Bf16,
     /// 16 lanes of f32.
     Avx512,
     /// 8 lanes of f32.
     Avx2,
+    /// 2 rows of 2 pairs of bf16 by 2 columns an instruction.
+    NeonBf16,
+    /// 4 lanes of f32.
+    Neon,
     /// Plain Rust.
     Portable,
     /// Plain Rust that does what `Avx512Bf16` does, slowly: never chosen, for tests on machines without it.
     PortablePairs,
+    /// The same for `Amx`.
+    PortableAmx,
+    /// Plain Rust with the tiles of `NeonBf16`.
+    PortableBfmmla,
 }
 
 impl Kernel {
-    pub const ALL: [Self; 5] = [Self::Avx512Bf16, Self::Avx512, Self::Avx2, Self::Portable, Self::PortablePairs];
+    pub const ALL: [Self; 10] = [
+        Self::Amx,
+        Self::Avx512Bf16,
+        Self::Avx512,
+        Self::Avx2,
+        Self::NeonBf16,
+        Self::Neon,
+        Self::Portable,
+        Self::PortablePairs,
+        Self::PortableAmx,
+        Self::PortableBfmmla,
+    ];
 
     /// As [`VARIABLE`] names it.
     pub fn name(self) -> &'static str {
         match self {
+            Self::Amx => "amx",
             Self::Avx512Bf16 => "avx512bf16",
             Self::Avx512 => "avx512",
             Self::Avx2 => "avx2",
+            Self::NeonBf16 => "neonbf16",
+            Self::Neon => "neon",
             Self::Portable => "portable",
             Self::PortablePairs => "portable-pairs",
+            Self::PortableAmx => "portable-amx",
+            Self::PortableBfmmla => "portable-bfmmla",
         }
     }
 
     /// Whether this machine has its instructions.
     pub fn is_available(self) -> bool {
         match self {
+            #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+            Self::Amx => super::amx::Amx::new().is_some(),
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512Bf16 => avx512::Avx512Bf16::new().is_some(),
+            Self::Avx512Bf16 => super::avx512::Avx512Bf16::new().is_some(),
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512 => avx512::Avx512::new().is_some(),
+            Self::Avx512 => super::avx512::Avx512::new().is_some(),
             #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => avx2::Avx2::new().is_some(),
-            #[cfg(not(target_arch = "x86_64"))]
-            Self::Avx512Bf16 | Self::Avx512 | Self::Avx2 => false,
-            Self::Portable | Self::PortablePairs => true,
+            Self::Avx2 => super::avx2::Avx2::new().is_some(),
+            #[cfg(target_arch = "aarch64")]
+            Self::NeonBf16 => super::neon::NeonBf16::new().is_some(),
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => true,
+            Self::Portable | Self::PortablePairs | Self::PortableAmx | Self::PortableBfmmla => true,
+            #[allow(unreachable_patterns)]
+            _ => false,
         }
     }
 
     /// What multiplies numbers in f32 with the same registers.
     pub fn in_f32(self) -> Self {
         match self {
-            Self::Avx512Bf16 => Self::Avx512,
-            Self::PortablePairs => Self::Portable,
+            Self::Amx | Self::Avx512Bf16 => Self::Avx512,
+            Self::NeonBf16 => Self::Neon,
+            Self::PortablePairs | Self::PortableAmx | Self::PortableBfmmla => Self::Portable,
             other => other,
         }
     }
@@ -113,10 +156,10 @@ impl Kernel {
     }
 
     fn measured() -> Self {
-        let mut trials: Vec<(Self, Trial)> = Self::ALL[..3]
-            .iter()
+        let candidates = Self::ALL.into_iter().take_while(|kernel| *kernel != Self::Portable);
+        let mut trials: Vec<(Self, Trial)> = candidates
             .filter(|kernel| kernel.is_available())
-            .filter_map(|&kernel| Some((kernel, with_unit!(kernel, Trial::new())?)))
+            .filter_map(|kernel| Some((kernel, with_unit!(kernel, Trial::new())?)))
             .collect();
         // In turn, so that what else runs disturbs all alike.
         for _ in 0..ROUNDS {
@@ -153,7 +196,7 @@ struct Trial {
 
 impl Trial {
     /// None when the kernel does not compute what it should.
-    fn new<U: Compiled + 'static>(unit: U) -> Option<Self> {
+    fn new<U: Tiles + 'static>(unit: U) -> Option<Self> {
         let a: Vec<u32> = (0..STEPS * U::ROWS).map(|i| word::<U>(i as u32)).collect();
         let b: Vec<u32> = (0..STEPS * U::COLS).map(|i| word::<U>(!(i as u32))).collect();
         let expected = plain_sums::<U>(&a, &b);
@@ -167,8 +210,8 @@ impl Trial {
         let mut sums = vec![f32::NAN; expected.len()];
         run(&mut sums);
         let terms = if U::PAIRS { 2 * STEPS } else { STEPS };
-        // Each of `terms` additions rounds by half of 2^-23 of a sum that is below `terms`.
-        let tolerance = (terms * terms) as f64 * f64::from(f32::EPSILON) / 2.0;
+        // Each of `terms` additions rounds by at most 2^-23 of a sum that is below `terms`.
+        let tolerance = (terms * terms) as f64 * f64::from(f32::EPSILON);
         let right = sums.iter().zip(&expected).all(|(sum, plain)| (f64::from(*sum) - plain).abs() <= tolerance);
         let flop = 2.0 * (terms * expected.len()) as f64;
         right.then_some(Self { run: Box::new(run), sums, flop, best: Duration::MAX })
@@ -188,21 +231,23 @@ impl Trial {
 }
 
 /// A word of numbers in -1..1 that look random.
-fn word<U: Unit>(i: u32) -> u32 {
+fn word<U: Tiles>(i: u32) -> u32 {
     let number = |i: u32| (i.wrapping_mul(2_654_435_769) as i32 as f32 / 2f32.powi(31)).to_bits() & 0xffff_0000;
     if U::PAIRS { number(2 * i) | number(2 * i + 1) >> 16 } else { number(i) }
 }
 
 /// The tile's sums, in f64.
-fn plain_sums<U: Unit>(a: &[u32], b: &[u32]) -> Vec<f64> {
+fn plain_sums<U: Tiles>(a: &[u32], b: &[u32]) -> Vec<f64> {
     let number = |word: u32| f64::from(f32::from_bits(word));
     let product = |a: u32, b: u32| {
         let second = number(a & 0xffff_0000) * number(b & 0xffff_0000);
         if U::PAIRS { second + number(a << 16) * number(b << 16) } else { second }
     };
+    let [of_a, of_b] =
+        [(U::ROWS, U::TOGETHER[0]), (U::COLS, U::TOGETHER[1])].map(|(width, together)| Layout { width, together });
     let sum = |at: usize| {
         let (row, col) = (at / U::COLS, at % U::COLS);
-        (0..STEPS).map(|step| product(a[step * U::ROWS + row], b[step * U::COLS + col])).sum()
+        (0..STEPS).map(|step| product(a[of_a.place(step, row)], b[of_b.place(step, col)])).sum()
     };
     (0..U::ROWS * U::COLS).map(sum).collect()
 }

@@ -5,19 +5,15 @@ use super::avx2::Avx2;
 #[cfg(target_arch = "x86_64")]
 use super::avx512::{Avx512, Avx512Bf16};
 use super::dots::{Dots, dots};
+#[cfg(target_arch = "aarch64")]
+use super::neon::{Neon, NeonBf16};
 use super::portable::{Portable, PortablePairs};
 use super::spin::spin;
-use super::tile::{Finish, Tile, tile};
+use super::tile::{Finish, Tile, vectors};
 use super::unit::Unit;
 
-/// A unit with its loops.
+/// A vector unit with its loops.
 pub(super) trait Compiled: Unit {
-    /// [`tile`] of ROWS by COLS.
-    ///
-    /// # Safety
-    /// As that.
-    unsafe fn tile(self, job: &Tile);
-
     /// [`Finish::store`].
     ///
     /// # Safety
@@ -29,31 +25,42 @@ pub(super) trait Compiled: Unit {
     /// # Safety
     /// As that.
     unsafe fn dots<const WIDE: bool>(self, job: &Dots);
+}
 
-    /// [`spin`].
-    fn spin(self, steps: usize);
+/// What computes the tiles of a blocked product: a vector unit, or one that multiplies small matrices.
+pub(super) trait Tiles: Copy + Send + Sync {
+    /// Whether a word is a pair of bf16.
+    const PAIRS: bool;
+    /// Rows and columns of a tile: its sums fill most registers.
+    const ROWS: usize;
+    const COLS: usize;
+    /// Words of a line that lie together in a panel of a, and of b ([`Layout`](super::pack::Layout)).
+    const TOGETHER: [usize; 2] = [1, 1];
+    /// What all else is done with.
+    type Vectors: Compiled;
+
+    fn vectors(self) -> Self::Vectors;
+
+    /// Computes a tile of ROWS by COLS, and does what was asked for with it.
+    ///
+    /// # Safety
+    /// Panels, sums and c are there as [`Tile`] says.
+    unsafe fn tile(self, job: &Tile);
+
+    /// `steps` rounds of multiply-adds that never leave the registers: how many FLOP they were.
+    fn spin(self, steps: usize) -> usize;
 }
 
 macro_rules! compiled {
     ($unit:ident $(, $features:literal)?) => {
         impl Compiled for $unit {
-            unsafe fn tile(self, job: &Tile) {
-                $(#[target_feature(enable = $features)])?
-                unsafe fn compiled(unit: $unit, job: &Tile) {
-                    // SAFETY: the caller's promise.
-                    unsafe { tile::<$unit, { $unit::ROWS }, { $unit::COLS / $unit::LANES }>(unit, job) };
-                }
-                // SAFETY: whoever holds a unit may use it; the caller's promise.
-                unsafe { compiled(self, job) };
-            }
-
             unsafe fn finish(self, to: &Finish, sums: *const f32) {
                 $(#[target_feature(enable = $features)])?
                 unsafe fn compiled(unit: $unit, to: &Finish, sums: *const f32) {
                     // SAFETY: the caller's promise.
                     unsafe { to.store(unit, sums) };
                 }
-                // SAFETY: as above.
+                // SAFETY: whoever holds a unit may use it; the caller's promise.
                 unsafe { compiled(self, to, sums) };
             }
 
@@ -72,24 +79,67 @@ macro_rules! compiled {
                 // SAFETY: as above.
                 unsafe { compiled::<WIDE>(self, job) };
             }
+        }
+    };
+}
 
-            fn spin(self, steps: usize) {
+/// A vector unit whose tiles have so many rows, and columns in so many vectors.
+macro_rules! tiles {
+    ($unit:ident, $rows:literal x $vectors:literal $(, $features:literal)?) => {
+        impl Tiles for $unit {
+            const PAIRS: bool = <Self as Unit>::PAIRS;
+            const ROWS: usize = $rows;
+            const COLS: usize = $vectors * Self::LANES;
+            type Vectors = Self;
+
+            fn vectors(self) -> Self {
+                self
+            }
+
+            unsafe fn tile(self, job: &Tile) {
                 $(#[target_feature(enable = $features)])?
-                unsafe fn compiled(unit: $unit, steps: usize) {
-                    spin(unit, steps);
+                unsafe fn compiled(unit: $unit, job: &Tile) {
+                    job.fetch();
+                    // SAFETY: the caller's promise.
+                    unsafe {
+                        vectors::<$unit, $rows, $vectors>(unit, job);
+                        job.finish(unit);
+                    }
+                }
+                // SAFETY: whoever holds a unit may use it; the caller's promise.
+                unsafe { compiled(self, job) };
+            }
+
+            fn spin(self, steps: usize) -> usize {
+                $(#[target_feature(enable = $features)])?
+                unsafe fn compiled(unit: $unit, steps: usize) -> usize {
+                    spin(unit, steps)
                 }
                 // SAFETY: as above.
-                unsafe { compiled(self, steps) };
+                unsafe { compiled(self, steps) }
             }
         }
     };
 }
 
 compiled!(Portable);
+tiles!(Portable, 4 x 1);
 compiled!(PortablePairs);
+tiles!(PortablePairs, 12 x 2);
 #[cfg(target_arch = "x86_64")]
-compiled!(Avx2, "avx2,fma");
-#[cfg(target_arch = "x86_64")]
-compiled!(Avx512, "avx512f");
-#[cfg(target_arch = "x86_64")]
-compiled!(Avx512Bf16, "avx512f,avx512bf16");
+mod x86 {
+    use super::*;
+    compiled!(Avx2, "avx2,fma");
+    tiles!(Avx2, 6 x 2, "avx2,fma");
+    compiled!(Avx512, "avx512f");
+    tiles!(Avx512, 12 x 2, "avx512f");
+    compiled!(Avx512Bf16, "avx512f,avx512bf16");
+    tiles!(Avx512Bf16, 12 x 2, "avx512f,avx512bf16");
+}
+#[cfg(target_arch = "aarch64")]
+mod arm {
+    use super::*;
+    compiled!(Neon);
+    tiles!(Neon, 8 x 3);
+    compiled!(NeonBf16, "bf16");
+}

@@ -6,7 +6,8 @@
 //! | bf16, f32 | all others | `blocked` |
 //! | f64 | all | the `gemm` crate |
 //!
-//! Both of ours are written once over a vector unit (`unit`), and a unit is a [`choice::Kernel`]: which one multiplies is
+//! Both of ours are written once: skinny products over a vector unit (`unit`), blocked ones over what computes tiles
+//! (`compiled`): a vector unit, or one that multiplies small matrices. One of each is a [`choice::Kernel`]: which one multiplies is
 //! decided by a measurement when the first product is asked for. How blocks and tiles were chosen is at the head of each file.
 //! `cargo bench --bench ops -- linear_products` prints what share of the registers' own rate ([`peak`]) is reached.
 
@@ -15,6 +16,8 @@ use super::launcher::{elements, elements_mut};
 use crate::device::DType;
 use crate::device::driver::{Operand, Product};
 
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod amx;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
@@ -24,17 +27,19 @@ mod buffer;
 pub mod choice;
 mod compiled;
 mod dots;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod pack;
 pub mod peak;
 mod portable;
+mod portable_squares;
 mod skinny;
 mod spin;
 mod tile;
 mod unit;
 
 use choice::{Kernel, with_unit};
-use compiled::Compiled;
-use portable::{Portable, PortablePairs};
+use compiled::Tiles;
 use skinny::{MOST_ROWS, Skinny};
 
 /// # Safety
@@ -77,7 +82,7 @@ fn as_skinny(product: &Product) -> Skinny {
 ///
 /// # Safety
 /// As [`multiply`].
-unsafe fn wide<U: Compiled>(unit: U, product: &Product) {
+unsafe fn wide<U: Tiles>(unit: U, product: &Product) {
     // SAFETY: the caller's promise.
     unsafe { ours::<U, true>(unit, product) };
 }
@@ -86,18 +91,18 @@ unsafe fn wide<U: Compiled>(unit: U, product: &Product) {
 ///
 /// # Safety
 /// As [`multiply`].
-unsafe fn narrow<U: Compiled>(unit: U, product: &Product) {
+unsafe fn narrow<U: Tiles>(unit: U, product: &Product) {
     // SAFETY: the caller's promise.
     unsafe { ours::<U, false>(unit, product) };
 }
 
 /// # Safety
 /// As [`multiply`]; WIDE: a and b are in f32, else in bf16.
-unsafe fn ours<U: Compiled, const WIDE: bool>(unit: U, product: &Product) {
+unsafe fn ours<U: Tiles, const WIDE: bool>(unit: U, product: &Product) {
     // SAFETY: the caller's promise.
     unsafe {
         if is_skinny(product) {
-            skinny::skinny::<U, WIDE>(unit, &as_skinny(product));
+            skinny::skinny::<U::Vectors, WIDE>(unit.vectors(), &as_skinny(product));
         } else {
             blocked::blocked::<U, WIDE>(unit, product);
         }

@@ -1,14 +1,15 @@
 //! Packing: some lines of an operand become panels that a tile reads from front to back.
 //!
-//! A line is a row of a or a column of b. A panel is `width` lines: for each word of terms, the word of every line. Where
-//! terms lie side by side, 4 lines by 4 pairs are transposed in registers (SSE2, which every x86-64 has); where lines do,
+//! A line is a row of a or a column of b. A panel is `width` lines: for each word of terms, the word of every line; or for some
+//! words, those of every line, where a unit multiplies small matrices ([`Layout`]). Where
+//! terms lie side by side, 4 lines by 4 pairs are transposed in registers (SSE2, which every x86-64 has, or NEON); where lines do,
 //! two rows of terms are interleaved. Operands in f32 (WIDE) are packed in the same way with one term for each pair: a word is
 //! a term then. Missing lines and terms are 0.
 
 use std::ops::Range;
 
+use super::compiled::Tiles;
 use super::tile::fetch;
-use super::unit::Unit;
 use crate::device::driver::Operand;
 
 /// The lines of an operand, in bf16 or f32.
@@ -29,11 +30,27 @@ unsafe impl Sync for Lines {}
 // SAFETY: as above.
 unsafe impl Send for Lines {}
 
-/// Panels of `width` lines each, and the terms that are packed, in whole words of memory: pairs, or single ones in f32.
+/// How words lie in a panel.
+#[derive(Clone, Copy)]
+pub(super) struct Layout {
+    /// Lines of a panel.
+    pub width: usize,
+    /// Words of a line that lie side by side; behind them are as many of the next line.
+    pub together: usize,
+}
+
+impl Layout {
+    /// Where a word of a line lies.
+    pub const fn place(self, word: usize, line: usize) -> usize {
+        (word / self.together * self.width + line) * self.together + word % self.together
+    }
+}
+
+/// Panels, and the terms that are packed, in whole words of memory: pairs, or single ones in f32.
 #[derive(Clone, Copy)]
 struct Part {
     panels: (usize, usize),
-    width: usize,
+    layout: Layout,
     from: usize,
     words: usize,
 }
@@ -60,25 +77,26 @@ impl Lines {
         self.address.wrapping_add((outer * self.stride + inner) * self.size)
     }
 
-    /// Packs some panels of `width` lines, one after the other; in bf16 `terms` begin at an even one. There is room for
-    /// `width` times [`words`] in each.
+    /// Packs some panels, one after the other; in bf16 `terms` begin at an even one. There is room for `width` times [`words`]
+    /// in each.
     ///
     /// # Safety
     /// The operand is there; WIDE says whether it is in f32.
-    pub unsafe fn pack<U: Unit, const WIDE: bool>(
+    pub unsafe fn pack<U: Tiles, const WIDE: bool>(
         self,
         panels: Range<usize>,
-        width: usize,
+        layout: Layout,
         terms: Range<usize>,
         to: &mut [u32],
     ) {
+        let width = layout.width;
         let panel = width * words::<U, WIDE>(terms.len());
         assert!(to.len() >= panels.len() * panel && terms.end <= self.terms);
         assert!(self.size * terms_of_word(WIDE) == size_of::<u32>() && (WIDE || terms.start.is_multiple_of(2)));
         // Panels and words that lack nothing, four lines at a time; the last four of a panel may overlap those before.
         let whole = panels.start..(self.lines / width).clamp(panels.start, panels.end);
         let in_memory = terms.len() / terms_of_word(WIDE);
-        let part = Part { panels: (whole.start, whole.len()), width, from: terms.start, words: in_memory };
+        let part = Part { panels: (whole.start, whole.len()), layout, from: terms.start, words: in_memory };
         assert!(width == U::COLS || width == U::ROWS);
         let fast = width >= 4;
         if fast {
@@ -86,20 +104,23 @@ impl Lines {
             unsafe {
                 if self.along_terms {
                     self.turned::<U, WIDE>(part, panel, to);
+                } else if has_squares::<U>(layout) {
+                    self.woven_squares(part, panel, to);
                 } else {
                     self.woven::<U, WIDE>(part, panel, to);
                 }
             }
         }
-        let done = if self.along_terms { part.words / 4 * 4 } else { part.words };
+        let fours = self.along_terms || has_squares::<U>(layout);
+        let done = if fours { part.words / 4 * 4 } else { part.words };
         for p in panels.clone() {
             let to = &mut to[(p - panels.start) * panel..][..panel];
-            for at in if fast && whole.contains(&p) { done } else { 0 }..terms.len().div_ceil(terms_of_word(WIDE)) {
+            for at in if fast && whole.contains(&p) { done } else { 0 }..memory_words::<U, WIDE>(terms.len()) {
                 for line in 0..width {
                     let term = terms.start + at * terms_of_word(WIDE);
                     // SAFETY: as above.
                     let word = unsafe { self.word::<WIDE>(p * width + line, term, terms.end) };
-                    put::<U, WIDE>(to, width, at, line, word);
+                    put::<U, WIDE>(to, layout, at, line, word);
                 }
             }
         }
@@ -127,22 +148,28 @@ impl Lines {
     /// # Safety
     /// As [`Lines::pack`]; these lines and words are there.
     #[inline(always)]
-    unsafe fn turned<U: Unit, const WIDE: bool>(self, part: Part, panel: usize, to: &mut [u32]) {
+    unsafe fn turned<U: Tiles, const WIDE: bool>(self, part: Part, panel: usize, to: &mut [u32]) {
         let all = part.words / 4 * 4;
         for p in 0..part.panels.1 {
             let to = to[p * panel..].as_mut_ptr();
-            let first = (part.panels.0 + p) * part.width;
+            let width = part.layout.width;
+            let first = (part.panels.0 + p) * width;
             for words in (0..all).step_by(LINE_WORDS) {
-                for line in fours(part.width) {
+                for line in fours(width) {
                     let at = |i: usize, word: usize| self.at(first + line + i, part.from + word * terms_of_word(WIDE));
                     // The next panel's lines of memory, where these are in this panel.
-                    (0..4).for_each(|i| fetch(at(i + part.width, words)));
+                    (0..4).for_each(|i| fetch(at(i + width, words)));
                     for word in (words..(words + LINE_WORDS).min(all)).step_by(4) {
                         // SAFETY: the caller's promise: 4 words of each of 4 lines.
-                        let columns = unsafe { four::transposed([0, 1, 2, 3].map(|i| at(i, word).cast())) };
-                        for (i, column) in columns.into_iter().enumerate() {
+                        let lines = unsafe { [0, 1, 2, 3].map(|i| four::load(at(i, word).cast())) };
+                        if has_squares::<U>(part.layout) {
+                            // SAFETY: the panel has room for them.
+                            unsafe { put_square(to, part.layout, word, line, lines) };
+                            continue;
+                        }
+                        for (i, column) in four::transposed(lines).into_iter().enumerate() {
                             // SAFETY: the panel has `width` words for each word of memory, or twice as many.
-                            unsafe { put_four::<U, WIDE>(to, part.width, word + i, line, column) };
+                            unsafe { put_four::<U, WIDE>(to, width, word + i, line, column) };
                         }
                     }
                 }
@@ -153,9 +180,10 @@ impl Lines {
     /// Asks for the rows of a word's terms: they lie too far apart for the machine to guess.
     #[inline(always)]
     fn fetch<const WIDE: bool>(self, part: Part, term: usize) {
-        let bytes = part.panels.1 * part.width * self.size;
+        let width = part.layout.width;
+        let bytes = part.panels.1 * width * self.size;
         for term in term..term + terms_of_word(WIDE) {
-            let row = self.address.wrapping_add((term * self.stride + part.panels.0 * part.width) * self.size);
+            let row = self.address.wrapping_add((term * self.stride + part.panels.0 * width) * self.size);
             (0..bytes).step_by(64).for_each(|byte| fetch(row.wrapping_add(byte)));
         }
     }
@@ -166,22 +194,48 @@ impl Lines {
     /// # Safety
     /// As [`Lines::turned`].
     #[inline(always)]
-    unsafe fn woven<U: Unit, const WIDE: bool>(self, part: Part, panel: usize, to: &mut [u32]) {
+    unsafe fn woven<U: Tiles, const WIDE: bool>(self, part: Part, panel: usize, to: &mut [u32]) {
+        let width = part.layout.width;
         for word in 0..part.words {
             let term = |word: usize| part.from + word * terms_of_word(WIDE);
-            let [first, second] = [0, 1].map(|i| self.at(part.panels.0 * part.width, term(word) + i));
+            let [first, second] = [0, 1].map(|i| self.at(part.panels.0 * width, term(word) + i));
             self.fetch::<WIDE>(part, term(word + AHEAD));
             for p in 0..part.panels.1 {
                 let to = to[p * panel..].as_mut_ptr();
-                for line in fours(part.width) {
-                    let at = (p * part.width + line) * self.size;
+                for line in fours(width) {
+                    let at = (p * width + line) * self.size;
                     let (first, second) = (first.wrapping_add(at), second.wrapping_add(at));
                     // SAFETY: the caller's promise: 4 lines of a term, or of two.
                     let words = unsafe {
                         if WIDE { four::load(first.cast()) } else { four::woven(first.cast(), second.cast()) }
                     };
                     // SAFETY: as in `turned`.
-                    unsafe { put_four::<U, WIDE>(to, part.width, word, line, words) };
+                    unsafe { put_four::<U, WIDE>(to, width, word, line, words) };
+                }
+            }
+        }
+    }
+
+    /// [`Lines::woven`] in bf16 where words lie together: 4 words at a time, which are transposed; fewer than 4 are left.
+    ///
+    /// # Safety
+    /// As [`Lines::turned`].
+    #[inline(always)]
+    unsafe fn woven_squares(self, part: Part, panel: usize, to: &mut [u32]) {
+        let width = part.layout.width;
+        for word in (0..part.words / 4 * 4).step_by(4) {
+            (0..4).for_each(|i| self.fetch::<false>(part, part.from + 2 * (word + i + AHEAD)));
+            for p in 0..part.panels.1 {
+                let to = to[p * panel..].as_mut_ptr();
+                for line in fours(width) {
+                    let first = (part.panels.0 + p) * width + line;
+                    // SAFETY: the caller's promise: 4 lines of 8 terms.
+                    let words = [0, 1, 2, 3].map(|i| unsafe {
+                        let term = part.from + 2 * (word + i);
+                        four::woven(self.at(first, term).cast(), self.at(first, term + 1).cast())
+                    });
+                    // SAFETY: the panel has room for them.
+                    unsafe { put_square(to, part.layout, word, line, four::transposed(words)) };
                 }
             }
         }
@@ -200,24 +254,56 @@ fn fours(width: usize) -> impl Iterator<Item = usize> {
     (0..width).step_by(4).map(move |line| line.min(width - 4))
 }
 
+/// Words of a line that a panel has a multiple of.
+pub(super) const fn step<U: Tiles>() -> usize {
+    let [a, b] = U::TOGETHER;
+    if a > b { a } else { b }
+}
+
+/// Whether words of a line lie together in a panel.
+#[inline(always)]
+fn has_squares<U: Tiles>(layout: Layout) -> bool {
+    (const { step::<U>() > 1 }) && layout.together > 1
+}
+
+/// Words of memory of a line of so many terms, and those that a panel has more.
+fn memory_words<U: Tiles, const WIDE: bool>(terms: usize) -> usize {
+    terms.div_ceil(terms_of_word(WIDE)).next_multiple_of(const { step::<U>() })
+}
+
 /// Words of a line of so many terms.
-pub(super) fn words<U: Unit, const WIDE: bool>(terms: usize) -> usize {
-    if WIDE {
-        terms
-    } else if U::PAIRS {
-        terms.div_ceil(2)
-    } else {
-        2 * terms.div_ceil(2)
-    }
+pub(super) fn words<U: Tiles, const WIDE: bool>(terms: usize) -> usize {
+    memory_words::<U, WIDE>(terms) * if WIDE || U::PAIRS { 1 } else { 2 }
 }
 
 /// Writes a word of memory as the unit reads it: a pair of bf16 is two words where it multiplies f32.
-fn put<U: Unit, const WIDE: bool>(panel: &mut [u32], width: usize, pair: usize, line: usize, word: u32) {
+fn put<U: Tiles, const WIDE: bool>(panel: &mut [u32], layout: Layout, pair: usize, line: usize, word: u32) {
     if WIDE || U::PAIRS {
-        panel[pair * width + line] = word;
+        panel[layout.place(pair, line)] = word;
     } else {
-        panel[2 * pair * width + line] = word & 0xffff_0000;
-        panel[(2 * pair + 1) * width + line] = word << 16;
+        panel[layout.place(2 * pair, line)] = word & 0xffff_0000;
+        panel[layout.place(2 * pair + 1, line)] = word << 16;
+    }
+}
+
+/// Writes 4 words of each of 4 lines, which lie together by 2, or by 4 and more.
+///
+/// # Safety
+/// The panel has room for them.
+#[inline(always)]
+unsafe fn put_square(panel: *mut u32, layout: Layout, word: usize, line: usize, lines: [four::Four; 4]) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if layout.together == 2 {
+            for i in [0, 2] {
+                let [first, last] = four::by_halves(lines[i], lines[i + 1]);
+                four::store(panel.add(layout.place(word, line + i)), first);
+                four::store(panel.add(layout.place(word + 2, line + i)), last);
+            }
+        } else {
+            let store = |i: usize| four::store(panel.add(layout.place(word, line + i)), lines[i]);
+            (0..4).for_each(store);
+        }
     }
 }
 
@@ -226,7 +312,7 @@ fn put<U: Unit, const WIDE: bool>(panel: &mut [u32], width: usize, pair: usize, 
 /// # Safety
 /// The panel has room for them.
 #[inline(always)]
-unsafe fn put_four<U: Unit, const WIDE: bool>(
+unsafe fn put_four<U: Tiles, const WIDE: bool>(
     panel: *mut u32,
     width: usize,
     pair: usize,
@@ -251,13 +337,10 @@ mod four {
 
     pub type Four = __m128i;
 
-    /// # Safety
-    /// 4 words are at each address.
     #[inline(always)]
-    pub unsafe fn transposed(rows: [*const u32; 4]) -> [Four; 4] {
-        // SAFETY: the caller's promise; every x86-64 has SSE2, here and below.
+    pub fn transposed([a, b, c, d]: [Four; 4]) -> [Four; 4] {
+        // SAFETY: every x86-64 has SSE2, here and below.
         unsafe {
-            let [a, b, c, d] = rows.map(|row| _mm_loadu_si128(row.cast()));
             let (ab, cd) = (_mm_unpacklo_epi32(a, b), _mm_unpacklo_epi32(c, d));
             let (ab_high, cd_high) = (_mm_unpackhi_epi32(a, b), _mm_unpackhi_epi32(c, d));
             [
@@ -267,6 +350,13 @@ mod four {
                 _mm_unpackhi_epi64(ab_high, cd_high),
             ]
         }
+    }
+
+    /// The first two words of both, and the last two.
+    #[inline(always)]
+    pub fn by_halves(a: Four, b: Four) -> [Four; 2] {
+        // SAFETY: as above.
+        unsafe { [_mm_unpacklo_epi64(a, b), _mm_unpackhi_epi64(a, b)] }
     }
 
     /// Pairs of 4 numbers each.
@@ -308,16 +398,83 @@ mod four {
     }
 }
 
+/// Four words at once.
+#[cfg(target_arch = "aarch64")]
+mod four {
+    use std::arch::aarch64::*;
+
+    pub type Four = uint32x4_t;
+
+    #[inline(always)]
+    pub fn transposed([a, b, c, d]: [Four; 4]) -> [Four; 4] {
+        // SAFETY: every aarch64 has NEON, here and below.
+        let [ab, cd, ab_high, cd_high] =
+            unsafe { [vzip1q_u32(a, b), vzip1q_u32(c, d), vzip2q_u32(a, b), vzip2q_u32(c, d)] };
+        let ([first, second], [third, fourth]) = (by_halves(ab, cd), by_halves(ab_high, cd_high));
+        [first, second, third, fourth]
+    }
+
+    /// The first two words of both, and the last two.
+    #[inline(always)]
+    pub fn by_halves(a: Four, b: Four) -> [Four; 2] {
+        // SAFETY: as above.
+        unsafe {
+            let (a, b) = (vreinterpretq_u64_u32(a), vreinterpretq_u64_u32(b));
+            [vreinterpretq_u32_u64(vzip1q_u64(a, b)), vreinterpretq_u32_u64(vzip2q_u64(a, b))]
+        }
+    }
+
+    /// Pairs of 4 numbers each.
+    ///
+    /// # Safety
+    /// They are there.
+    #[inline(always)]
+    pub unsafe fn woven(first: *const u16, second: *const u16) -> Four {
+        // SAFETY: the caller's promise.
+        unsafe { vorrq_u32(vmovl_u16(vld1_u16(first)), vshlq_n_u32::<16>(vmovl_u16(vld1_u16(second)))) }
+    }
+
+    #[inline(always)]
+    pub fn seconds(pairs: Four) -> Four {
+        // SAFETY: as above.
+        unsafe { vandq_u32(pairs, vdupq_n_u32(0xffff_0000)) }
+    }
+
+    #[inline(always)]
+    pub fn firsts(pairs: Four) -> Four {
+        // SAFETY: as above.
+        unsafe { vshlq_n_u32::<16>(pairs) }
+    }
+
+    /// # Safety
+    /// 4 words are there.
+    #[inline(always)]
+    pub unsafe fn load(from: *const u32) -> Four {
+        // SAFETY: the caller's promise. Bytes: words in bf16 lie at even addresses.
+        unsafe { vreinterpretq_u32_u8(vld1q_u8(from.cast())) }
+    }
+
+    /// # Safety
+    /// There is room for 4 words.
+    #[inline(always)]
+    pub unsafe fn store(to: *mut u32, words: Four) {
+        // SAFETY: the caller's promise.
+        unsafe { vst1q_u8(to.cast(), vreinterpretq_u8_u32(words)) };
+    }
+}
+
 /// Four words at once, in plain Rust.
-#[cfg(not(target_arch = "x86_64"))]
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 mod four {
     pub type Four = [u32; 4];
 
-    /// # Safety
-    /// 4 words are at each address.
-    pub unsafe fn transposed(rows: [*const u32; 4]) -> [Four; 4] {
-        // SAFETY: the caller's promise.
-        [0, 1, 2, 3].map(|i| rows.map(|row| unsafe { row.add(i).read_unaligned() }))
+    pub fn transposed(rows: [Four; 4]) -> [Four; 4] {
+        [0, 1, 2, 3].map(|i| rows.map(|row| row[i]))
+    }
+
+    /// The first two words of both, and the last two.
+    pub fn by_halves(a: Four, b: Four) -> [Four; 2] {
+        [[a[0], a[1], b[0], b[1]], [a[2], a[3], b[2], b[3]]]
     }
 
     /// Pairs of 4 numbers each.

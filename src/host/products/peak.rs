@@ -6,11 +6,7 @@ use std::time::Instant;
 use rayon::prelude::*;
 
 use super::choice::{Kernel, with_unit};
-use super::compiled::Compiled;
-use super::portable::{Portable, PortablePairs};
-use super::spin::CHAINS;
-#[cfg(target_arch = "x86_64")]
-use super::{avx2, avx512};
+use super::compiled::Tiles;
 use crate::host::simd::vectorized;
 
 /// FLOP a second that one core does with this kernel, the best of several tries.
@@ -29,15 +25,12 @@ pub fn flop_rate_of_all(kernel: Kernel) -> f64 {
     rayon::broadcast(|_| flop_rate(kernel)).into_iter().sum()
 }
 
-fn rate<U: Compiled>(unit: U) -> f64 {
-    const STEPS: usize = 20_000;
-    let flop = (STEPS * CHAINS * U::LANES * if U::PAIRS { 4 } else { 2 }) as f64;
-    let seconds = |_| {
+fn rate(unit: impl Tiles) -> f64 {
+    let rate = |_| {
         let started = Instant::now();
-        unit.spin(STEPS);
-        started.elapsed().as_secs_f64()
+        unit.spin(20_000) as f64 / started.elapsed().as_secs_f64()
     };
-    flop / (0..10).map(seconds).fold(f64::INFINITY, f64::min)
+    (0..10).map(rate).fold(0.0, f64::max)
 }
 
 /// Bytes a second that all cores read from memory: the best of several passes over `bytes`, which no cache should hold.

@@ -15,27 +15,25 @@ pub(super) struct PortablePairs;
 
 /// a * b + c; in one rounding where the machine always can, for elsewhere that is a call of a function.
 #[inline(always)]
-fn fused(a: f32, b: f32, c: f32) -> f32 {
+pub(super) fn fused(a: f32, b: f32, c: f32) -> f32 {
     if cfg!(any(target_arch = "aarch64", target_feature = "fma")) { a.mul_add(b, c) } else { a * b + c }
 }
 
 #[inline(always)]
-fn second(pair: u32) -> f32 {
+pub(super) fn second(pair: u32) -> f32 {
     f32::from_bits(pair & 0xffff_0000)
 }
 
 #[inline(always)]
-fn first(pair: u32) -> f32 {
+pub(super) fn first(pair: u32) -> f32 {
     f32::from_bits(pair << 16)
 }
 
 macro_rules! portable {
-    ($unit:ty, $pairs:expr, $lanes:expr, $rows:expr, $vectors:expr, $weights:expr, $dot_rows:expr, |$sum:ident, $a:ident, $b:ident| $add:expr) => {
+    ($unit:ty, $pairs:expr, $lanes:expr, $weights:expr, $dot_rows:expr, |$sum:ident, $a:ident, $b:ident| $add:expr) => {
         impl Unit for $unit {
             const PAIRS: bool = $pairs;
             const LANES: usize = $lanes;
-            const ROWS: usize = $rows;
-            const COLS: usize = $vectors * $lanes;
             const DOTS: [(usize, usize); 2] = [($weights, $dot_rows); 2];
             type Sums = [f32; $lanes];
             type Words = [u32; $lanes];
@@ -108,7 +106,5 @@ macro_rules! portable {
     };
 }
 
-portable!(Portable, false, 8, 4, 1, 2, 2, |sum, a, b| fused(f32::from_bits(a), f32::from_bits(b), *sum));
-portable!(PortablePairs, true, 16, 12, 2, 6, 4, |sum, a, b| {
-    fused(first(a), first(b), fused(second(a), second(b), *sum))
-});
+portable!(Portable, false, 8, 2, 2, |sum, a, b| fused(f32::from_bits(a), f32::from_bits(b), *sum));
+portable!(PortablePairs, true, 16, 6, 4, |sum, a, b| fused(first(a), first(b), fused(second(a), second(b), *sum)));

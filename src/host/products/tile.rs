@@ -9,9 +9,9 @@ use crate::host::simd::Scalar;
 
 /// One tile of a product.
 pub(super) struct Tile {
-    /// Words that are summed over.
+    /// Words that are summed over: a multiple of those that lie together.
     pub steps: usize,
-    /// (steps, ROWS) words
+    /// (steps, ROWS) words, as [`Layout`](super::pack::Layout) places them
     pub a: *const u32,
     /// (steps, COLS) words
     pub b: *const u32,
@@ -28,8 +28,9 @@ pub(super) struct Tile {
 pub(super) struct Finish {
     /// Its first element.
     pub c: *mut c_void,
-    /// Elements from one row of c to the next.
+    /// Elements from one row of c to the next, and from one row of the tile's sums to the next.
     pub stride: usize,
+    pub sums_stride: usize,
     /// Of the tile's rows and columns, those that c has.
     pub rows: usize,
     pub cols: usize,
@@ -39,15 +40,12 @@ pub(super) struct Finish {
     pub accumulate: bool,
 }
 
-/// `sums (R, V * LANES) = or += a b`; and what was asked for with them. R * V sums stay in registers all the while.
+/// `sums (R, V * LANES) = or += a b`; R * V sums stay in registers all the while.
 ///
 /// # Safety
-/// Panels, sums and c are there as [`Tile`] says.
+/// Panels and sums are there as [`Tile`] says.
 #[inline(always)]
-pub(super) unsafe fn tile<U: Unit, const R: usize, const V: usize>(unit: U, job: &Tile) {
-    if let Some(finish) = job.finish {
-        finish.fetch();
-    }
+pub(super) unsafe fn vectors<U: Unit, const R: usize, const V: usize>(unit: U, job: &Tile) {
     let at = |r: usize, v: usize| job.sums.wrapping_add((r * V + v) * U::LANES);
     let mut sums = [[unit.zero(); V]; R];
     if job.add {
@@ -81,9 +79,27 @@ pub(super) unsafe fn tile<U: Unit, const R: usize, const V: usize>(unit: U, job:
             unsafe { unit.store(at(r, v), sums) };
         }
     }
-    if let Some(finish) = job.finish {
-        // SAFETY: the caller's promise.
-        unsafe { finish.store(unit, job.sums) };
+}
+
+impl Tile {
+    /// Before the sums are computed: asks for c's lines, which come from memory meanwhile.
+    #[inline(always)]
+    pub fn fetch(&self) {
+        if let Some(finish) = self.finish {
+            finish.fetch();
+        }
+    }
+
+    /// After that: puts them where they should go.
+    ///
+    /// # Safety
+    /// Sums and c are there as [`Tile`] says.
+    #[inline(always)]
+    pub unsafe fn finish<U: Unit>(&self, unit: U) {
+        if let Some(finish) = self.finish {
+            // SAFETY: the caller's promise.
+            unsafe { finish.store(unit, self.sums) };
+        }
     }
 }
 
@@ -116,7 +132,7 @@ impl Finish {
         let whole = self.cols / U::LANES * U::LANES;
         for row in 0..self.rows {
             let c = self.c.cast::<C>().wrapping_add(row * self.stride);
-            let sums = sums.wrapping_add(row * U::COLS);
+            let sums = sums.wrapping_add(row * self.sums_stride);
             for col in (0..whole).step_by(U::LANES) {
                 // SAFETY: the caller's promise.
                 unsafe {
@@ -186,7 +202,12 @@ pub(super) fn fetch_far(at: *const u8) {
         use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
         _mm_prefetch::<_MM_HINT_T1>(at.cast());
     }
-    #[cfg(not(target_arch = "x86_64"))]
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: a prefetch never faults.
+    unsafe {
+        std::arch::asm!("prfm pldl2keep, [{at}]", at = in(reg) at, options(nostack, preserves_flags, readonly));
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     let _ = at;
 }
 
@@ -199,6 +220,11 @@ pub(super) fn fetch(at: *const u8) {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
         _mm_prefetch::<_MM_HINT_T0>(at.cast());
     }
-    #[cfg(not(target_arch = "x86_64"))]
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: a prefetch never faults.
+    unsafe {
+        std::arch::asm!("prfm pldl1keep, [{at}]", at = in(reg) at, options(nostack, preserves_flags, readonly));
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     let _ = at;
 }

@@ -1,8 +1,9 @@
 //! A vector unit as the products see it: sums in f32, and words that are multiplied.
 //!
 //! A word is 32 bits. For a unit of pairs it is two neighbouring terms in bf16, and one instruction adds both products; for
-//! the others it is one f32. In both the second term of a pair is added before the first, as `vdpbf16ps` does, so that all
-//! units give the same sums to the bit (the instruction flushes what is smaller than 2^-126, the others do not).
+//! the others it is one f32. In both the second term of a pair is added before the first, as `vdpbf16ps` does, so that
+//! units give the same sums to the bit (the instruction flushes what is smaller than 2^-126, the others do not). Those of
+//! `bfdot` differ: it adds the two products first, and rounds to odd.
 
 use half::bf16;
 
@@ -12,9 +13,6 @@ pub(super) trait Unit: Copy + Send + Sync {
     const PAIRS: bool;
     /// Words of a vector.
     const LANES: usize;
-    /// Rows and columns of a tile of a blocked product: its sums fill most registers.
-    const ROWS: usize;
-    const COLS: usize;
     /// Rows of weights, and of x, of a tile of dot products: with weights in bf16, and in f32.
     const DOTS: [(usize, usize); 2];
     /// LANES sums in f32.
