@@ -110,6 +110,14 @@ impl Driver for Emulated {
         Ok(())
     }
 
+    fn choices(&self) -> Option<String> {
+        Some(products::choice::Kernel::chosen().name().to_owned())
+    }
+
+    fn choose(&self, choices: &str) -> bool {
+        products::choice::Kernel::choose(choices)
+    }
+
     unsafe fn product(&self, product: &Product) -> Result<()> {
         let product = *product;
         // SAFETY: the caller's promise.

@@ -139,6 +139,10 @@
 //! counted: a step of the run's own code on it tells what the steps will hold ([`session::Footprint`]). [`device::profiled`] is one that
 //! keeps account of time, for `--profile`.
 //!
+//! **The CPU's products are one loop over what a chip multiplies with.** A blocked product packs panels and asks for tiles; a vector unit, AMX
+//! or `bfmmla` says how words lie in a panel and computes a tile ([`host::products`]). Which one does is measured, of those that computed one
+//! rightly. Vector units give the same bits as plain Rust; AMX and `bfmmla` add several products at once, and give others.
+//!
 //! **Products by timing.** cuBLASLt proposes algorithms by what it expects of them. The first products of a device that matter are timed with the first few,
 //! before anything is captured; choices are kept on disk for a GPU, a driver and a library ([`cuda::choices`]). They are part of a
 //! checkpoint ([`device::driver::Driver::choices`]), for the order of sums follows from them. The margin by which an algorithm must win

@@ -152,6 +152,14 @@ impl Driver for Profiled {
         self.driver().free_bytes()
     }
 
+    fn choices(&self) -> Option<String> {
+        self.driver().choices()
+    }
+
+    fn choose(&self, choices: &str) -> bool {
+        self.driver().choose(choices)
+    }
+
     fn after_launch(&self, op: &str, sizes: &[(&str, u64)]) -> Result<()> {
         let bytes = bytes_of(op, sizes);
         self.profile.borrow_mut().add(Op::Other(op.to_owned()), self.started.get(), 0.0, bytes);

@@ -115,6 +115,14 @@ impl Driver for Host {
         Ok(())
     }
 
+    fn choices(&self) -> Option<String> {
+        Some(products::choice::Kernel::chosen().name().to_owned())
+    }
+
+    fn choose(&self, choices: &str) -> bool {
+        products::choice::Kernel::choose(choices)
+    }
+
     unsafe fn product(&self, product: &Product) -> Result<()> {
         // SAFETY: the caller's promise.
         unsafe { products::multiply(product) };

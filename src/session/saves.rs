@@ -260,7 +260,8 @@ impl SavedRun {
         let choices = self.state.choices.as_ref()?;
         let same = self.state.identity.device() == device.driver().name();
         (same && !device.driver().choose(choices)).then(|| {
-            "the run was computed with another driver or another cuBLASLt: its numbers will differ in the last bits"
+            "the run was computed with other instructions of a CPU, another driver or another cuBLASLt: its numbers will differ \
+             in the last bits"
                 .into()
         })
     }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::{folder_with, metrics, names, of_steps, path, quickstart, run, test_rows, train};
+use crate::{folder_with, metrics, names, of_steps, path, quickstart, run, test_rows, train, train_command};
 
 /// Twenty rows in batches of five: four updates an epoch.
 const FOUR_STEPS: [&str; 4] = ["--per-device-train-batch-size", "5", "--max-steps", "8"];
@@ -88,6 +88,32 @@ fn a_run_that_goes_on_from_a_checkpoint_ends_equal_to_the_bit() {
         assert!(model(&whole) == model(&output), "{flags:?}");
         assert_eq!(timeless(&whole), timeless(&output), "{flags:?}");
     }
+}
+
+#[test]
+fn a_run_goes_on_with_the_instructions_it_began_with() {
+    let folder = tempfile::tempdir().unwrap();
+    let (whole, output) = (folder.path().join("whole"), folder.path().join("out"));
+    // Of a machine whose best is this.
+    let by = |output: &Path, kernel: Option<&str>, more: &[&str]| {
+        let steps = ["--save-strategy", "steps", "--save-steps", "3"];
+        let mut command = train_command(output, &[&FOUR_STEPS[..], &steps, more].concat());
+        command.env_remove("ENGINE_CPU_PRODUCTS").envs(kernel.map(|kernel| ("ENGINE_CPU_PRODUCTS", kernel)));
+        let run: crate::Run = command.output().unwrap().into();
+        assert_eq!(run.code, 0, "{}", run.stderr);
+        run
+    };
+    by(&whole, Some("portable"), &[]);
+    by(&output, Some("portable"), &[]);
+    let stop = || fs::remove_dir_all(output.join("checkpoint-8")).unwrap();
+    let other = "with other instructions of a CPU";
+    stop();
+    let second = by(&output, None, &["--resume-from-checkpoint"]);
+    assert!(!second.stderr.contains(other), "{}", second.stderr);
+    assert!(model(&whole) == model(&output));
+    stop();
+    let third = by(&output, Some("portable-pairs"), &["--resume-from-checkpoint"]);
+    assert!(third.stderr.contains(other), "{}", third.stderr);
 }
 
 #[test]

@@ -5,7 +5,7 @@
 //! kernels is in order of preference, and one further down is taken only where it is clearly faster: two runs on one
 //! machine must not choose differently because something else was running.
 
-use std::sync::OnceLock;
+use std::sync::{PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use super::compiled::Tiles;
@@ -48,6 +48,9 @@ pub(super) use with_unit;
 
 /// The environment variable that names the kernel: for tests, and to compare.
 pub const VARIABLE: &str = "ENGINE_CPU_PRODUCTS";
+
+/// What multiplies in this process, once that is known.
+static CHOSEN: RwLock<Option<Kernel>> = RwLock::new(None);
 
 /// What multiplies, best first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,11 +143,28 @@ impl Kernel {
     /// # Panics
     /// When that names none, or one that this machine does not have.
     pub fn chosen() -> Self {
-        static CHOSEN: OnceLock<Kernel> = OnceLock::new();
-        *CHOSEN.get_or_init(|| match std::env::var(VARIABLE) {
+        if let Some(kernel) = *CHOSEN.read().unwrap_or_else(PoisonError::into_inner) {
+            return kernel;
+        }
+        let mut chosen = CHOSEN.write().unwrap_or_else(PoisonError::into_inner);
+        *chosen.get_or_insert_with(|| match std::env::var(VARIABLE) {
             Ok(name) => Self::named(&name),
             Err(_) => Self::measured(),
         })
+    }
+
+    /// From now on this process multiplies with the kernel of this name: a run that goes on is then equal to the bit. False: this
+    /// machine does not have it, or [`VARIABLE`] names another.
+    pub fn choose(name: &str) -> bool {
+        let kernel = Self::ALL.into_iter().find(|kernel| kernel.name() == name && kernel.is_available());
+        let Some(kernel) = kernel.filter(|kernel| with_unit!(*kernel, Trial::new()).is_some()) else {
+            return false;
+        };
+        let is_free = std::env::var(VARIABLE).is_ok_and(|other| other == name) || std::env::var_os(VARIABLE).is_none();
+        if is_free {
+            *CHOSEN.write().unwrap_or_else(PoisonError::into_inner) = Some(kernel);
+        }
+        is_free
     }
 
     fn named(name: &str) -> Self {
