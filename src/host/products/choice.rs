@@ -253,7 +253,7 @@ impl Trial {
 /// A word of numbers in -1..1 that look random.
 fn word<U: Tiles>(i: u32) -> u32 {
     let number = |i: u32| (i.wrapping_mul(2_654_435_769) as i32 as f32 / 2f32.powi(31)).to_bits() & 0xffff_0000;
-    if U::PAIRS { number(2 * i) | number(2 * i + 1) >> 16 } else { number(i) }
+    if U::PAIRS { number(i) | number(i.rotate_right(16)) >> 16 } else { number(i) }
 }
 
 /// The tile's sums, in f64.
