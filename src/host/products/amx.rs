@@ -11,8 +11,8 @@ use std::arch::x86_64::__cpuid_count;
 use std::sync::OnceLock;
 
 use super::avx512::Avx512Bf16;
-use super::compiled::Tiles;
 use super::tile::Tile;
+use super::tiles::Tiles;
 
 /// AMX with bf16, and AVX512-BF16 for all that is not a tile.
 #[derive(Clone, Copy)]

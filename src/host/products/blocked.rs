@@ -30,9 +30,9 @@ use half::bf16;
 use rayon::prelude::*;
 
 use super::buffer::Buffer;
-use super::compiled::{Compiled, Tiles};
 use super::pack::{Layout, Lines, step, words};
 use super::tile::{Finish, Tile};
+use super::tiles::{Compiled, Tiles};
 use crate::device::DType;
 use crate::device::driver::Product;
 use crate::host::simd::vectorized;

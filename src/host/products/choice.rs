@@ -8,15 +8,13 @@
 use std::sync::{PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use super::compiled::Tiles;
 use super::pack::Layout;
 use super::tile::Tile;
+use super::tiles::Tiles;
 
 /// `with_unit!(kernel, function(arguments))`: calls a function with the kernel's unit and the arguments.
 macro_rules! with_unit {
     ($kernel:expr, $($function:ident)::+ ($($argument:expr),*)) => {{
-        #[allow(unused_imports)] // not every machine has all
-        use $crate::host::products::*;
         macro_rules! of {
             ($unit:expr) => {
                 $($function)::+($unit.expect("this machine does not have that kernel"), $($argument),*)
@@ -24,21 +22,21 @@ macro_rules! with_unit {
         }
         match $kernel {
             #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-            Kernel::Amx => of!(amx::Amx::new()),
+            Kernel::Amx => of!($crate::host::products::amx::Amx::new()),
             #[cfg(target_arch = "x86_64")]
-            Kernel::Avx512Bf16 => of!(avx512::Avx512Bf16::new()),
+            Kernel::Avx512Bf16 => of!($crate::host::products::avx512::Avx512Bf16::new()),
             #[cfg(target_arch = "x86_64")]
-            Kernel::Avx512 => of!(avx512::Avx512::new()),
+            Kernel::Avx512 => of!($crate::host::products::avx512::Avx512::new()),
             #[cfg(target_arch = "x86_64")]
-            Kernel::Avx2 => of!(avx2::Avx2::new()),
+            Kernel::Avx2 => of!($crate::host::products::avx2::Avx2::new()),
             #[cfg(target_arch = "aarch64")]
-            Kernel::NeonBf16 => of!(neon::NeonBf16::new()),
+            Kernel::NeonBf16 => of!($crate::host::products::neon::NeonBf16::new()),
             #[cfg(target_arch = "aarch64")]
-            Kernel::Neon => of!(Some(neon::Neon)),
-            Kernel::Portable => of!(Some(portable::Portable)),
-            Kernel::PortablePairs => of!(Some(portable::PortablePairs)),
-            Kernel::PortableAmx => of!(Some(portable_squares::OfAmx {})),
-            Kernel::PortableBfmmla => of!(Some(portable_squares::OfBfmmla {})),
+            Kernel::Neon => of!(Some($crate::host::products::neon::Neon)),
+            Kernel::Portable => of!(Some($crate::host::products::portable::Portable)),
+            Kernel::PortablePairs => of!(Some($crate::host::products::portable::PortablePairs)),
+            Kernel::PortableAmx => of!(Some($crate::host::products::portable_squares::OfAmx {})),
+            Kernel::PortableBfmmla => of!(Some($crate::host::products::portable_squares::OfBfmmla {})),
             #[allow(unreachable_patterns)]
             other => panic!("no machine of this kind has the kernel {}", other.name()),
         }

@@ -7,7 +7,7 @@
 //! | f64 | all | the `gemm` crate |
 //!
 //! Both of ours are written once: skinny products over a vector unit (`unit`), blocked ones over what computes tiles
-//! (`compiled`): a vector unit, or one that multiplies small matrices. One of each is a [`choice::Kernel`]: which one multiplies is
+//! (`tiles`): a vector unit, or one that multiplies small matrices. One of each is a [`choice::Kernel`]: which one multiplies is
 //! decided by a measurement when the first product is asked for. How blocks and tiles were chosen is at the head of each file.
 //! `cargo bench --bench ops -- linear_products` prints what share of the registers' own rate ([`peak`]) is reached.
 
@@ -27,6 +27,7 @@ mod buffer;
 pub mod choice;
 mod compiled;
 mod dots;
+mod four;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod pack;
@@ -36,11 +37,12 @@ mod portable_squares;
 mod skinny;
 mod spin;
 mod tile;
+mod tiles;
 mod unit;
 
 use choice::{Kernel, with_unit};
-use compiled::Tiles;
 use skinny::{MOST_ROWS, Skinny};
+use tiles::Tiles;
 
 /// # Safety
 /// The matrices lie in the host's memory as `product` says.

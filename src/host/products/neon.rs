@@ -10,8 +10,8 @@ use std::arch::{asm, is_aarch64_feature_detected};
 
 use half::bf16;
 
-use super::compiled::Tiles;
 use super::tile::Tile;
+use super::tiles::Tiles;
 use super::unit::Unit;
 
 /// f32; every aarch64 has it.

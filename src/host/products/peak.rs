@@ -6,7 +6,7 @@ use std::time::Instant;
 use rayon::prelude::*;
 
 use super::choice::{Kernel, with_unit};
-use super::compiled::Tiles;
+use super::tiles::Tiles;
 use crate::host::simd::vectorized;
 
 /// FLOP a second that one core does with this kernel, the best of several tries.

@@ -1,9 +1,9 @@
 //! Units that multiply small matrices, in plain Rust: to test on every machine how panels lie for them.
 
-use super::compiled::Tiles;
 use super::pack::Layout;
 use super::portable::{PortablePairs, first, fused, second};
 use super::tile::Tile;
+use super::tiles::Tiles;
 
 /// A tile of R by C whose panels of a and b have A and B words of a line together, which computes as
 /// [AMX](super::amx::Amx) does: of 16 pairs at a time, the first terms and the second ones are summed, and both are added to a sum.

@@ -14,8 +14,8 @@ use half::bf16;
 use rayon::prelude::*;
 
 use super::buffer::Buffer;
-use super::compiled::Compiled;
 use super::dots::{Dots, parts};
+use super::tiles::Compiled;
 use crate::device::driver::Operand;
 use crate::host::simd::Scalar;
 
