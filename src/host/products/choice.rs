@@ -12,35 +12,73 @@ use super::pack::Layout;
 use super::tile::Tile;
 use super::tiles::Tiles;
 
-/// `with_unit!(kernel, function(arguments))`: calls a function with the kernel's unit and the arguments.
-macro_rules! with_unit {
-    ($kernel:expr, $($function:ident)::+ ($($argument:expr),*)) => {{
-        macro_rules! of {
-            ($unit:expr) => {
-                $($function)::+($unit.expect("this machine does not have that kernel"), $($argument),*)
-            };
-        }
+/// `with_unit_if_any!(kernel, unit => expression, else other)`: an expression of the kernel's unit, which is None where the machine does
+/// not have it; the other one where no machine of this kind has.
+macro_rules! with_unit_if_any {
+    ($kernel:expr, $unit:ident => $body:expr, else $other:expr) => {
         match $kernel {
             #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-            Kernel::Amx => of!($crate::host::products::amx::Amx::new()),
+            Kernel::Amx => {
+                let $unit = $crate::host::products::amx::Amx::new();
+                $body
+            }
             #[cfg(target_arch = "x86_64")]
-            Kernel::Avx512Bf16 => of!($crate::host::products::avx512::Avx512Bf16::new()),
+            Kernel::Avx512Bf16 => {
+                let $unit = $crate::host::products::avx512::Avx512Bf16::new();
+                $body
+            }
             #[cfg(target_arch = "x86_64")]
-            Kernel::Avx512 => of!($crate::host::products::avx512::Avx512::new()),
+            Kernel::Avx512 => {
+                let $unit = $crate::host::products::avx512::Avx512::new();
+                $body
+            }
             #[cfg(target_arch = "x86_64")]
-            Kernel::Avx2 => of!($crate::host::products::avx2::Avx2::new()),
+            Kernel::Avx2 => {
+                let $unit = $crate::host::products::avx2::Avx2::new();
+                $body
+            }
             #[cfg(target_arch = "aarch64")]
-            Kernel::NeonBf16 => of!($crate::host::products::neon::NeonBf16::new()),
+            Kernel::NeonBf16 => {
+                let $unit = $crate::host::products::neon::NeonBf16::new();
+                $body
+            }
             #[cfg(target_arch = "aarch64")]
-            Kernel::Neon => of!(Some($crate::host::products::neon::Neon)),
-            Kernel::Portable => of!(Some($crate::host::products::portable::Portable)),
-            Kernel::PortablePairs => of!(Some($crate::host::products::portable::PortablePairs)),
-            Kernel::PortableAmx => of!(Some($crate::host::products::portable_squares::OfAmx {})),
-            Kernel::PortableBfmmla => of!(Some($crate::host::products::portable_squares::OfBfmmla {})),
+            Kernel::Neon => {
+                let $unit = Some($crate::host::products::neon::Neon);
+                $body
+            }
+            Kernel::Portable => {
+                let $unit = Some($crate::host::products::portable::Portable);
+                $body
+            }
+            Kernel::PortablePairs => {
+                let $unit = Some($crate::host::products::portable::PortablePairs);
+                $body
+            }
+            Kernel::PortableAmx => {
+                let $unit = Some($crate::host::products::portable_squares::OfAmx {});
+                $body
+            }
+            Kernel::PortableBfmmla => {
+                let $unit = Some($crate::host::products::portable_squares::OfBfmmla {});
+                $body
+            }
             #[allow(unreachable_patterns)]
-            other => panic!("no machine of this kind has the kernel {}", other.name()),
+            _ => $other,
         }
-    }};
+    };
+}
+pub(super) use with_unit_if_any;
+
+/// `with_unit!(kernel, function(arguments))`: calls a function with the kernel's unit and the arguments.
+macro_rules! with_unit {
+    ($kernel:expr, $($function:ident)::+ ($($argument:expr),*)) => {
+        $crate::host::products::choice::with_unit_if_any!(
+            $kernel,
+            unit => $($function)::+(unit.expect("this machine does not have that kernel"), $($argument),*),
+            else panic!("no machine of this kind has that kernel")
+        )
+    };
 }
 pub(super) use with_unit;
 
@@ -107,23 +145,7 @@ impl Kernel {
 
     /// Whether this machine has its instructions.
     pub fn is_available(self) -> bool {
-        match self {
-            #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-            Self::Amx => super::amx::Amx::new().is_some(),
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx512Bf16 => super::avx512::Avx512Bf16::new().is_some(),
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx512 => super::avx512::Avx512::new().is_some(),
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => super::avx2::Avx2::new().is_some(),
-            #[cfg(target_arch = "aarch64")]
-            Self::NeonBf16 => super::neon::NeonBf16::new().is_some(),
-            #[cfg(target_arch = "aarch64")]
-            Self::Neon => true,
-            Self::Portable | Self::PortablePairs | Self::PortableAmx | Self::PortableBfmmla => true,
-            #[allow(unreachable_patterns)]
-            _ => false,
-        }
+        with_unit_if_any!(self, unit => unit.is_some(), else false)
     }
 
     /// What multiplies numbers in f32 with the same registers.

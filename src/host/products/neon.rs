@@ -118,40 +118,37 @@ macro_rules! unit {
 unit!(Neon, false, |sums, a, b| vfmaq_f32(sums, vreinterpretq_f32_u32(a), vreinterpretq_f32_u32(b)));
 unit!(NeonBf16, true, |sums, a, b| bfdot(sums, a, b));
 
-/// sums + both products of the pairs in each lane.
-///
-/// # Safety
-/// There is FEAT_BF16.
-#[inline(always)]
-unsafe fn bfdot(mut sums: float32x4_t, a: uint32x4_t, b: uint32x4_t) -> float32x4_t {
-    // SAFETY: the caller's promise.
-    unsafe {
-        asm!(
-            ".arch_extension bf16",
-            "bfdot {sums:v}.4s, {a:v}.8h, {b:v}.8h",
-            sums = inout(vreg) sums, a = in(vreg) a, b = in(vreg) b,
-            options(pure, nomem, nostack, preserves_flags),
-        );
-    }
-    sums
+/// An instruction of FEAT_BF16 that adds products of two vectors of bf16 to sums.
+macro_rules! instruction {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        ///
+        /// # Safety
+        /// There is FEAT_BF16.
+        #[inline(always)]
+        unsafe fn $name(mut sums: float32x4_t, a: uint32x4_t, b: uint32x4_t) -> float32x4_t {
+            // SAFETY: the caller's promise.
+            unsafe {
+                asm!(
+                    ".arch_extension bf16",
+                    concat!(stringify!($name), " {sums:v}.4s, {a:v}.8h, {b:v}.8h"),
+                    sums = inout(vreg) sums, a = in(vreg) a, b = in(vreg) b,
+                    options(pure, nomem, nostack, preserves_flags),
+                );
+            }
+            sums
+        }
+    };
 }
 
-/// sums (2, 2) + rows of 4 terms (2, 4) times columns of 4 (2, 4)^T.
-///
-/// # Safety
-/// There is FEAT_BF16.
-#[inline(always)]
-unsafe fn bfmmla(mut sums: float32x4_t, rows: uint32x4_t, columns: uint32x4_t) -> float32x4_t {
-    // SAFETY: the caller's promise.
-    unsafe {
-        asm!(
-            ".arch_extension bf16",
-            "bfmmla {sums:v}.4s, {rows:v}.8h, {columns:v}.8h",
-            sums = inout(vreg) sums, rows = in(vreg) rows, columns = in(vreg) columns,
-            options(pure, nomem, nostack, preserves_flags),
-        );
-    }
-    sums
+instruction! {
+    /// sums + both products of the pairs in each lane.
+    bfdot
+}
+
+instruction! {
+    /// sums (2, 2) + rows of 4 terms (2, 4) times columns of 4 (2, 4)^T.
+    bfmmla
 }
 
 /// Pairs of rows, and of columns, of a tile.
