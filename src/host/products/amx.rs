@@ -137,7 +137,7 @@ impl Tiles for Amx {
     }
 
     unsafe fn tile(self, job: &Tile) {
-        #[target_feature(enable = "avx512f,avx512bf16")]
+        #[target_feature(enable = "avx512f,avx512vl,avx512bf16")]
         unsafe fn compiled(unit: Avx512Bf16, job: &Tile) {
             job.fetch();
             // SAFETY: the caller's promise.

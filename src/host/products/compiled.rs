@@ -93,10 +93,10 @@ mod x86 {
     use super::*;
     compiled!(Avx2, "avx2,fma");
     tiles!(Avx2, 6 x 2, "avx2,fma");
-    compiled!(Avx512, "avx512f");
-    tiles!(Avx512, 12 x 2, "avx512f");
-    compiled!(Avx512Bf16, "avx512f,avx512bf16");
-    tiles!(Avx512Bf16, 12 x 2, "avx512f,avx512bf16");
+    compiled!(Avx512, "avx512f,avx512vl");
+    tiles!(Avx512, 12 x 2, "avx512f,avx512vl");
+    compiled!(Avx512Bf16, "avx512f,avx512vl,avx512bf16");
+    tiles!(Avx512Bf16, 12 x 2, "avx512f,avx512vl,avx512bf16");
 }
 #[cfg(target_arch = "aarch64")]
 mod arm {
