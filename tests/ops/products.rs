@@ -328,3 +328,31 @@ fn a_nan_or_an_infinity_stays_in_its_row() {
         }
     }
 }
+
+/// 16 numbers that begin at a multiple of a cache line.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Line([f32; 16]);
+
+#[test]
+fn a_c_that_no_cache_keeps_is_written_and_added_to() {
+    // More than 32 MB, which AVX-512 writes past the caches where lines are whole: not in the second one.
+    for (m, n) in [(3001, 2832), (3001, 2833)] {
+        let number = |i: usize| (i % 5) as f64 - 2.0;
+        let values = |len: usize| (0..len).map(number).collect::<Vec<f64>>();
+        for (dtype, kernel) in kernels().flat_map(|kernel| [(DType::F32, kernel), (DType::Bf16, kernel)]) {
+            let [a, b] = [m, n].map(|lines| Numbers::new(dtype, &values(lines)));
+            let mut c = vec![Line([f32::NAN; 16]); (m * n).div_ceil(16)];
+            for accumulate in [false, true] {
+                let [a, b] = [(&a, 1), (&b, n)].map(|(x, stride)| Operand::new(x.address(0), stride));
+                let c = c.as_mut_ptr().cast();
+                let product = Product { c, a, b, m, n, k: 1, dtype, c_dtype: DType::F32, accumulate };
+                // SAFETY: the vectors hold a column, a row and all of c.
+                unsafe { multiply_with(kernel, &product) };
+            }
+            let c = c.iter().flat_map(|line| line.0).take(m * n);
+            let wrong = c.enumerate().find(|&(at, c)| f64::from(c) != 2.0 * number(at / n) * number(at % n));
+            assert_eq!(wrong, None, "{kernel:?}, {dtype:?}, {n} columns");
+        }
+    }
+}

@@ -89,6 +89,12 @@ macro_rules! unit {
             }
 
             #[inline(always)]
+            unsafe fn stream(self, to: *mut f32, sums: __m512) {
+                // SAFETY: as above.
+                unsafe { _mm512_stream_ps(to, sums) };
+            }
+
+            #[inline(always)]
             unsafe fn widened(self, from: *const bf16) -> __m512 {
                 // SAFETY: as above.
                 unsafe {

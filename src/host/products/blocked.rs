@@ -9,13 +9,16 @@
 //! A panel of b has at most [`PANEL_BYTES`], of which the second level gives 5 bytes a cycle where it could give 32: of AVX2's 16
 //! columns 640 words, of AVX-512's 32 columns 320, which are 640 terms as bf16 pairs: a layer's width in one piece, and most
 //! batches' rows. A sum that has all its terms in one piece goes to c at once; shorter panels, which would stay in the first
-//! level, gain less than that. [`ROWS_BYTES`] of panels of a stay in the second level while all panels of b pass.
+//! level, gain less than that. Where the second level is large (AVX-512), [`LARGE_PANEL_BYTES`]: a layer's width in one piece in f32,
+//! too (4 % faster). [`ROWS_BYTES`] of panels of a stay in the second level while all panels of b pass.
 //!
 //! The operand with fewer lines is packed once for all tasks; the other one is the long one (weights of a forward, columns of
 //! logits) and each task packs its own part of it, in cache, right before it is used. A panel of it is packed once per
 //! product and used for all lines of the other side, so that packing is 3 to 10 % of the time (of dx = dy W with few rows up to 20 %,
 //! most of it waiting for rows of W), and no packed weight
-//! ever goes to memory.
+//! ever goes to memory. With AVX-512 a tile asks for a few lines of what its task, or the next one, packs next, one every few steps
+//! (2 to 5 % faster, and slower when all are asked for before the tile; with AVX2's smaller tiles there is no difference), and a c of
+//! [`STREAMED_BYTES`] and more that is only written goes to memory past the caches, which would read it first (dW of the head: 15 %).
 //!
 //! Where c is small and k is long (the gradient of hidden states through the head: k = 262144), tasks are pieces of
 //! [`PIECE`] terms instead: each has all of c in a buffer of its own, and these are added in order.
@@ -31,6 +34,7 @@ use rayon::prelude::*;
 
 use super::buffer::Buffer;
 use super::pack::{Layout, Lines, step, words};
+use super::prefetch::{Ahead, LINE, streamed};
 use super::tile::{Finish, Tile};
 use super::tiles::{Compiled, Tiles};
 use crate::device::DType;
@@ -39,6 +43,12 @@ use crate::host::simd::vectorized;
 
 /// Bytes of a panel of b: as many words of its columns are summed before the next ones are packed.
 const PANEL_BYTES: usize = 40 << 10;
+
+/// The same where the second-level cache is large, but for products in pieces, which pack all columns of b at once.
+const LARGE_PANEL_BYTES: usize = 80 << 10;
+
+/// Bytes of c from which on no cache keeps it until it is read.
+const STREAMED_BYTES: usize = 32 << 20;
 
 /// Bytes of panels of a that pass over each panel of b.
 const ROWS_BYTES: usize = 192 << 10;
@@ -87,10 +97,11 @@ pub(super) unsafe fn blocked<U: Tiles, const WIDE: bool>(unit: U, product: &Prod
     assert!(!(WIDE && U::PAIRS), "pairs are of bf16");
     let Product { m, n, k, .. } = *product;
     let side = |lines: Lines, width, together| Side { lines, layout: Layout { width, together }, packed: None };
-    let words = PANEL_BYTES / size_of::<u32>() / U::COLS;
+    let split = m * n <= SMALL && k >= 2 * PIECE;
+    let bytes = if U::HAS_LARGE_CACHES && !split { LARGE_PANEL_BYTES } else { PANEL_BYTES };
+    let words = bytes / size_of::<u32>() / U::COLS;
     let of_word = if U::PAIRS { 2 } else { 1 };
     let most = of_word * words;
-    let split = m * n <= SMALL && k >= 2 * PIECE;
     let terms = if split { PIECE } else { k };
     let whole = (of_word * const { step::<U>() }).next_multiple_of(2);
     let block = terms.div_ceil(terms.div_ceil(most).max(1)).next_multiple_of(whole).max(whole);
@@ -161,6 +172,32 @@ impl Side {
     /// Words that a task needs to pack so many panels.
     fn own_words<U: Tiles, const WIDE: bool>(&self, panels: usize, block: usize) -> usize {
         if self.packed.is_some() { 0 } else { panels * self.layout.width * words::<U, WIDE>(block) }
+    }
+}
+
+/// What a task packs next, asked for in equal parts by the tiles that are computed meanwhile.
+struct Next<'a> {
+    /// With its panels and terms; None: nothing, or it is packed.
+    what: Option<(&'a Side, Range<usize>, Range<usize>)>,
+    tiles: usize,
+    asked: usize,
+}
+
+impl<'a> Next<'a> {
+    /// The first of these panels, over the terms beside them, that are any.
+    fn new<U: Tiles>(side: &'a Side, tiles: usize, wanted: [(Range<usize>, Range<usize>); 3]) -> Self {
+        let asks = U::HAS_LARGE_CACHES && side.packed.is_none();
+        let what = wanted.into_iter().find(|(panels, terms)| asks && !panels.is_empty() && !terms.is_empty());
+        Self { what: what.map(|(panels, terms)| (side, panels, terms)), tiles, asked: 0 }
+    }
+
+    /// For the next tile.
+    fn part(&mut self) -> Ahead {
+        let part = (self.asked, self.tiles);
+        self.asked += 1;
+        self.what.as_ref().map_or_else(Ahead::default, |(side, panels, terms)| {
+            side.lines.ahead(panels, side.layout.width, terms, part)
+        })
     }
 }
 
@@ -265,13 +302,25 @@ impl<U: Tiles, const WIDE: bool> Blocked<U, WIDE> {
             Into::C => own.sums(),
         };
         let at_once = to_c && one_block && !self.narrow;
+        let first_block = terms.start..(terms.start + self.block).min(terms.end);
         for block in blocks(terms.clone(), self.block) {
+            let later = block.end..(block.end + self.block).min(terms.end);
+            let neighbours = cols.end..(cols.end + cols.len()).min(self.b.panels());
+            let wanted = [(cols.clone(), later.clone()), (neighbours, first_block.clone()), (0..0, 0..0)];
+            let mut next_b = Next::new::<U>(&self.b, cols.len() * rows.len(), wanted);
             // SAFETY: the caller's promise.
             let b = unsafe { self.b.panels_of::<U, WIDE>(cols.clone(), &block, b_words.words()) };
             for first in rows.clone().step_by(self.group()) {
                 let group = first..(first + self.group()).min(rows.end);
                 // SAFETY: as above.
                 let a = unsafe { self.a.panels_of::<U, WIDE>(group.clone(), &block, a_words.words()) };
+                let group_at = |first: usize, end: usize| first..(first + self.group()).min(end);
+                let wanted = [
+                    (group_at(group.end, rows.end), block.clone()),
+                    (group_at(rows.start, rows.end), later.clone()),
+                    (group_at(rows.end, self.a.panels()), first_block.clone()),
+                ];
+                let mut next_a = Next::new::<U>(&self.a, cols.len() * group.len(), wanted);
                 for col in cols.clone() {
                     for row in group.clone() {
                         let place = (row - rows.start) * cols.len() + (col - cols.start);
@@ -283,6 +332,7 @@ impl<U: Tiles, const WIDE: bool> Blocked<U, WIDE> {
                             sums: &raw mut sums[if at_once { 0 } else { place * tile }],
                             add: block.start > terms.start,
                             finish: at_once.then(|| self.finish(row, col)),
+                            ahead: [next_a.part(), next_b.part()],
                         };
                         // SAFETY: as above; the panels and the tile of sums are in their buffers.
                         unsafe { self.unit.tile(&job) };
@@ -298,6 +348,17 @@ impl<U: Tiles, const WIDE: bool> Blocked<U, WIDE> {
                 }
             }
         }
+        if self.streams() {
+            streamed();
+        }
+    }
+
+    /// Whether c is written past the caches.
+    fn streams(&self) -> bool {
+        let (m, n) = (self.a.lines.lines, self.b.lines.lines);
+        let has_whole_lines = (self.c.addr() | n * size_of::<f32>()).is_multiple_of(LINE);
+        let is_large = m * n * size_of::<f32>() >= STREAMED_BYTES;
+        U::HAS_LARGE_CACHES && is_large && has_whole_lines && !self.narrow && !self.accumulate
     }
 
     /// Where tile (row, col) lies in c.
@@ -308,6 +369,6 @@ impl<U: Tiles, const WIDE: bool> Blocked<U, WIDE> {
         let first = self.c.cast::<u8>().wrapping_add((r * n + c) * size).cast();
         let (rows, cols) = (U::ROWS.min(m - r), U::COLS.min(n - c));
         let (narrow, accumulate) = (self.narrow, self.accumulate);
-        Finish { c: first, stride: n, sums_stride: U::COLS, rows, cols, narrow, accumulate }
+        Finish { c: first, stride: n, sums_stride: U::COLS, rows, cols, narrow, accumulate, stream: self.streams() }
     }
 }

@@ -243,7 +243,8 @@ impl Trial {
         let run = move |sums: &mut [f32]| {
             assert_eq!(sums.len(), U::ROWS * U::COLS);
             let sums = sums.as_mut_ptr();
-            let job = Tile { steps: STEPS, a: a.as_ptr(), b: b.as_ptr(), sums, add: false, finish: None };
+            let (a, b) = (a.as_ptr(), b.as_ptr());
+            let job = Tile { steps: STEPS, a, b, sums, add: false, finish: None, ahead: Default::default() };
             // SAFETY: panels of STEPS words of each row and column, and room for all sums.
             unsafe { unit.tile(&job) };
         };

@@ -45,13 +45,14 @@ macro_rules! compiled {
     };
 }
 
-/// A vector unit whose tiles have so many rows, and columns in so many vectors.
+/// A vector unit whose tiles have so many rows, and columns in so many vectors; whether its machines have large caches.
 macro_rules! tiles {
-    ($unit:ident, $rows:literal x $vectors:literal $(, $features:literal)?) => {
+    ($unit:ident, $rows:literal x $vectors:literal, $large:literal $(, $features:literal)?) => {
         impl Tiles for $unit {
             const PAIRS: bool = <Self as Unit>::PAIRS;
             const ROWS: usize = $rows;
             const COLS: usize = $vectors * Self::LANES;
+            const HAS_LARGE_CACHES: bool = $large;
             type Vectors = Self;
 
             fn vectors(self) -> Self {
@@ -64,7 +65,7 @@ macro_rules! tiles {
                     job.fetch();
                     // SAFETY: the caller's promise.
                     unsafe {
-                        vectors::<$unit, $rows, $vectors>(unit, job);
+                        vectors::<$unit, $rows, $vectors, $large>(unit, job);
                         job.finish(unit);
                     }
                 }
@@ -85,23 +86,23 @@ macro_rules! tiles {
 }
 
 compiled!(Portable);
-tiles!(Portable, 4 x 1);
+tiles!(Portable, 4 x 1, false);
 compiled!(PortablePairs);
-tiles!(PortablePairs, 12 x 2);
+tiles!(PortablePairs, 12 x 2, true);
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use super::*;
     compiled!(Avx2, "avx2,fma");
-    tiles!(Avx2, 6 x 2, "avx2,fma");
+    tiles!(Avx2, 6 x 2, false, "avx2,fma");
     compiled!(Avx512, "avx512f,avx512vl");
-    tiles!(Avx512, 12 x 2, "avx512f,avx512vl");
+    tiles!(Avx512, 12 x 2, true, "avx512f,avx512vl");
     compiled!(Avx512Bf16, "avx512f,avx512vl,avx512bf16");
-    tiles!(Avx512Bf16, 12 x 2, "avx512f,avx512vl,avx512bf16");
+    tiles!(Avx512Bf16, 12 x 2, true, "avx512f,avx512vl,avx512bf16");
 }
 #[cfg(target_arch = "aarch64")]
 mod arm {
     use super::*;
     compiled!(Neon);
-    tiles!(Neon, 8 x 3);
+    tiles!(Neon, 8 x 3, false);
     compiled!(NeonBf16, "bf16");
 }

@@ -1,6 +1,6 @@
 //! The inner loop of a skinny product: dot products of a few rows of weights, as they lie in memory, with a few rows of x.
 
-use super::tile::fetch_far;
+use super::prefetch::{LINE, fetch_far};
 use super::unit::Unit;
 
 /// One tile of dot products.
@@ -35,7 +35,7 @@ pub(super) struct Dots {
 pub(super) unsafe fn dots<U: Unit, const WIDE: bool, const R: usize>(unit: U, job: &Dots) {
     for weight in 0..job.weights {
         let row = job.ahead.wrapping_add(weight * job.w_stride);
-        (0..job.ahead_len).step_by(64).for_each(|byte| fetch_far(row.wrapping_add(byte)));
+        (0..job.ahead_len).step_by(LINE).for_each(|byte| fetch_far(row.wrapping_add(byte)));
     }
     // SAFETY: the caller's promise.
     unsafe {

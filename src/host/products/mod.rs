@@ -34,6 +34,7 @@ mod pack;
 pub mod peak;
 mod portable;
 mod portable_squares;
+mod prefetch;
 mod skinny;
 mod spin;
 mod tile;

@@ -9,7 +9,7 @@
 use std::ops::Range;
 
 use super::four;
-use super::tile::fetch;
+use super::prefetch::{Ahead, LINE, fetch};
 use super::tiles::Tiles;
 use crate::device::driver::Operand;
 
@@ -76,6 +76,14 @@ impl Lines {
     fn at(self, line: usize, term: usize) -> *const u8 {
         let (outer, inner) = if self.along_terms { (line, term) } else { (term, line) };
         self.address.wrapping_add((outer * self.stride + inner) * self.size)
+    }
+
+    /// A part of the memory that [`Lines::pack`] will read.
+    pub fn ahead(self, panels: &Range<usize>, width: usize, terms: &Range<usize>, part: (usize, usize)) -> Ahead {
+        let lines = (panels.start * width).min(self.lines)..(panels.end * width).min(self.lines);
+        let first = self.at(lines.start, terms.start);
+        let (rows, numbers) = if self.along_terms { (lines.len(), terms.len()) } else { (terms.len(), lines.len()) };
+        Ahead::new(first, [rows, numbers * self.size, self.stride * self.size], part)
     }
 
     /// Packs some panels, one after the other; in bf16 `terms` begin at an even one. There is room for `width` times [`words`]
@@ -185,7 +193,7 @@ impl Lines {
         let bytes = part.panels.1 * width * self.size;
         for term in term..term + terms_of_word(WIDE) {
             let row = self.address.wrapping_add((term * self.stride + part.panels.0 * width) * self.size);
-            (0..bytes).step_by(64).for_each(|byte| fetch(row.wrapping_add(byte)));
+            (0..bytes).step_by(LINE).for_each(|byte| fetch(row.wrapping_add(byte)));
         }
     }
 

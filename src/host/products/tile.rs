@@ -4,6 +4,7 @@ use std::ffi::c_void;
 
 use half::bf16;
 
+use super::prefetch::{Ahead, LINE, fetch};
 use super::unit::Unit;
 use crate::host::simd::Scalar;
 
@@ -21,6 +22,8 @@ pub(super) struct Tile {
     pub add: bool,
     /// Where the tile goes when these were its last words.
     pub finish: Option<Finish>,
+    /// Memory that will be packed soon, of both sides: asked for meanwhile where [`Tiles::HAS_LARGE_CACHES`](super::tiles::Tiles).
+    pub ahead: [Ahead; 2],
 }
 
 /// A tile's place in c.
@@ -38,14 +41,20 @@ pub(super) struct Finish {
     pub narrow: bool,
     /// `+=`
     pub accumulate: bool,
+    /// Whether c goes to memory past the caches, which would first read lines of it that are only written: for f32 that is not
+    /// added to, and lies at multiples of a cache line.
+    pub stream: bool,
 }
 
-/// `sums (R, V * LANES) = or += a b`; R * V sums stay in registers all the while.
+/// Steps of a tile from one line that is asked for to the next: what is packed for a tile is then asked for by the end of it.
+const STEPS_OF_LINE: usize = 8;
+
+/// `sums (R, V * LANES) = or += a b`; R * V sums stay in registers all the while. AHEAD: and asks for the tile's `ahead`.
 ///
 /// # Safety
 /// Panels and sums are there as [`Tile`] says.
 #[inline(always)]
-pub(super) unsafe fn vectors<U: Unit, const R: usize, const V: usize>(unit: U, job: &Tile) {
+pub(super) unsafe fn vectors<U: Unit, const R: usize, const V: usize, const AHEAD: bool>(unit: U, job: &Tile) {
     let at = |r: usize, v: usize| job.sums.wrapping_add((r * V + v) * U::LANES);
     let mut sums = [[unit.zero(); V]; R];
     if job.add {
@@ -57,7 +66,11 @@ pub(super) unsafe fn vectors<U: Unit, const R: usize, const V: usize>(unit: U, j
         }
     }
     let (mut a, mut b) = (job.a, job.b);
-    for _ in 0..job.steps {
+    let mut ahead = job.ahead;
+    for step in 0..job.steps {
+        if AHEAD && step % STEPS_OF_LINE == 0 {
+            ahead.iter_mut().for_each(Ahead::fetch_next);
+        }
         // SAFETY: the caller's promise: V vectors and R words a step.
         let mut columns = [unsafe { unit.words(b) }; V];
         for (v, words) in columns.iter_mut().enumerate() {
@@ -108,10 +121,13 @@ impl Finish {
     /// for their lines one after the other, and behind them everything else.
     #[inline(always)]
     fn fetch(self) {
+        if self.stream {
+            return;
+        }
         let size = if self.narrow { size_of::<bf16>() } else { size_of::<f32>() };
         for row in 0..self.rows {
             let row = self.c.cast::<u8>().wrapping_add(row * self.stride * size);
-            (0..self.cols * size).step_by(64).for_each(|byte| fetch(row.wrapping_add(byte)));
+            (0..self.cols * size).step_by(LINE).for_each(|byte| fetch(row.wrapping_add(byte)));
         }
     }
 
@@ -140,7 +156,7 @@ impl Finish {
                     if self.accumulate {
                         sums = unit.add(C::load(unit, c), sums);
                     }
-                    C::store(unit, c, sums);
+                    if self.stream { unit.stream(c.cast(), sums) } else { C::store(unit, c, sums) }
                 }
             }
             for col in whole..self.cols {
@@ -191,40 +207,4 @@ impl Stored for bf16 {
         // SAFETY: as above.
         unsafe { unit.narrowed(to, sums) };
     }
-}
-
-/// Asks for the line of memory at an address, for the second-level cache; any address will do.
-#[inline(always)]
-pub(super) fn fetch_far(at: *const u8) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: every x86-64 has SSE, and a prefetch never faults.
-    unsafe {
-        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-        _mm_prefetch::<_MM_HINT_T1>(at.cast());
-    }
-    #[cfg(target_arch = "aarch64")]
-    // SAFETY: a prefetch never faults.
-    unsafe {
-        std::arch::asm!("prfm pldl2keep, [{at}]", at = in(reg) at, options(nostack, preserves_flags, readonly));
-    }
-    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-    let _ = at;
-}
-
-/// Asks for the line of memory at an address; any address will do.
-#[inline(always)]
-pub(super) fn fetch(at: *const u8) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: every x86-64 has SSE, and a prefetch never faults.
-    unsafe {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        _mm_prefetch::<_MM_HINT_T0>(at.cast());
-    }
-    #[cfg(target_arch = "aarch64")]
-    // SAFETY: a prefetch never faults.
-    unsafe {
-        std::arch::asm!("prfm pldl1keep, [{at}]", at = in(reg) at, options(nostack, preserves_flags, readonly));
-    }
-    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-    let _ = at;
 }

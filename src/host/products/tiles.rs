@@ -28,6 +28,9 @@ pub(super) trait Tiles: Copy + Send + Sync {
     const COLS: usize;
     /// Words of a line that lie together in a panel of a, and of b ([`Layout`](super::pack::Layout)).
     const TOGETHER: [usize; 2] = [1, 1];
+    /// Whether its machines have a second-level cache of a megabyte and more: tiles then sum over more terms at once, ask for what is
+    /// packed next, and write a large c past the caches.
+    const HAS_LARGE_CACHES: bool = false;
     /// What all else is done with.
     type Vectors: Compiled;
 

@@ -30,6 +30,16 @@ pub(super) trait Unit: Copy + Send + Sync {
     /// There is room for LANES numbers.
     unsafe fn store(self, to: *mut f32, sums: Self::Sums);
 
+    /// [`Unit::store`] past the caches, where the machine can.
+    ///
+    /// # Safety
+    /// As that, at a multiple of a cache line.
+    #[inline(always)]
+    unsafe fn stream(self, to: *mut f32, sums: Self::Sums) {
+        // SAFETY: the caller's promise.
+        unsafe { self.store(to, sums) };
+    }
+
     /// LANES numbers of bf16 in f32.
     ///
     /// # Safety
