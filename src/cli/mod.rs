@@ -98,7 +98,8 @@ fn run() -> Result<()> {
     }
 }
 
-/// Starts the threads that share the work: the first one to need them would panic if there are none.
+/// Starts the threads that share the work: the first one to need them would panic if there are none. This one is among them: from
+/// outside every op would be handed over to one of them and waited for, twice some 50 us for a thread to wake up.
 fn start_threads() -> Result<()> {
     const WHY: &str = "no threads can be started: is there too little memory?";
     /// A thread's stack, and what the standard library maps beside it: if that fails in a new thread, it panics there.
@@ -107,5 +108,5 @@ fn start_threads() -> Result<()> {
     let mut room: Vec<u8> = Vec::new();
     room.try_reserve_exact(threads * THREAD_BYTES).context(|| WHY)?;
     drop(room);
-    rayon::ThreadPoolBuilder::new().build_global().context(|| WHY)
+    rayon::ThreadPoolBuilder::new().use_current_thread().build_global().context(|| WHY)
 }
