@@ -10,12 +10,9 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::gemm::{Matrix, MatrixMut, Product, Store, Threads, gemm};
-use super::launcher::{Scratch, elements, elements_mut, run, with_dtype};
-use super::rope::rope_forward;
+use super::launcher::{elements, elements_mut, run, with_dtype};
 use super::simd::{Real, Scalar, dot, for_each_row, max_of, sum_of, vectorized};
-use crate::device::bindings::{
-    ENGINE_HOST_ATTENTION_TILE, engine_attention, engine_rope, engine_status, engine_stream,
-};
+use crate::device::bindings::{ENGINE_HOST_ATTENTION_TILE, engine_attention, engine_status, engine_stream};
 
 const TILE: usize = ENGINE_HOST_ATTENTION_TILE as usize;
 
@@ -29,72 +26,16 @@ pub unsafe extern "C" fn attention_forward(
     _stream: engine_stream,
 ) -> engine_status {
     // SAFETY: the table's contract.
-    unsafe { forward(o, Some(lse), [q, k, v], &*attention, TILE) }
-}
-
-pub unsafe extern "C" fn attention_decode(
-    o: *mut c_void,
-    _scratch: *mut c_void,
-    q: *const c_void,
-    k: *const c_void,
-    v: *const c_void,
-    attention: *const engine_attention,
-    _stream: engine_stream,
-) -> engine_status {
-    // SAFETY: the table's contract.
-    unsafe { forward(o, None, [q, k, v], &*attention, 1) }
-}
-
-pub unsafe extern "C" fn rope_attention_decode(
-    o: *mut c_void,
-    scratch: *mut c_void,
-    k: *mut c_void,
-    v: *mut c_void,
-    qkv: *const c_void,
-    rope: *const engine_rope,
-    attention: *const engine_attention,
-    stream: engine_stream,
-) -> engine_status {
-    // SAFETY: the table's contract.
-    let (of, dtype) = unsafe { (&*attention, (*attention).dtype) };
-    let mut q = Scratch::new((of.n * of.heads.query * of.heads.dim) as usize);
-    let q = q.address();
-    // SAFETY: as above.
-    unsafe {
-        match rope_forward(q, k, v, qkv, rope, dtype, stream) {
-            engine_status::ENGINE_OK => attention_decode(o, scratch, q, k, v, attention, stream),
-            bad => bad,
-        }
-    }
-}
-
-/// # Safety
-/// As kernels/engine.h says; a tile of queries is `tile_rows` rows.
-unsafe fn forward(
-    o: *mut c_void,
-    lse: Option<*mut c_void>,
-    qkv: [*const c_void; 3],
-    attention: &engine_attention,
-    tile_rows: usize,
-) -> engine_status {
+    let attention = unsafe { &*attention };
     run(|| {
         with_dtype!(attention.dtype, T => {
-            // SAFETY: the caller's promise.
-            let inputs = unsafe { Inputs::new::<T>(attention, qkv) };
+            // SAFETY: as above.
+            let inputs = unsafe { Inputs::new::<T>(attention, [q, k, v]) };
             let rows = inputs.n * inputs.heads;
-            let mut unused = Vec::new();
-            let lse = match lse {
-                // SAFETY: as above.
-                Some(lse) => unsafe { elements_mut::<<T as Scalar>::Acc>(lse, rows) },
-                None => {
-                    unused.resize(rows, <T as Scalar>::Acc::ZERO);
-                    &mut unused
-                }
-            };
             // SAFETY: as above.
-            let o = unsafe { elements_mut::<T>(o, rows * inputs.dim) };
+            let (o, lse) = unsafe { (elements_mut::<T>(o, rows * inputs.dim), elements_mut(lse, rows)) };
             // SAFETY: as above.
-            let tiles = unsafe { query_tiles(attention, tile_rows) };
+            let tiles = unsafe { query_tiles(attention, TILE) };
             T::fill_from_wide(o, |o| inputs.forward(&tiles, o, lse));
         })
     })
@@ -141,16 +82,16 @@ pub unsafe extern "C" fn attention_backward(
 }
 
 /// A tile of queries or keys, and the ranges of the other side that it needs.
-struct Tile {
+pub(super) struct Tile {
     /// Rows of queries, or slots of keys.
-    own: Range<usize>,
+    pub own: Range<usize>,
     /// Slots of keys, or rows of queries.
-    other: Vec<Range<usize>>,
+    pub other: Vec<Range<usize>>,
 }
 
 /// # Safety
-/// The arrays are there as kernels/engine.h says.
-unsafe fn query_tiles(attention: &engine_attention, tile_rows: usize) -> Vec<Tile> {
+/// The arrays are there as kernels/engine.h says; a tile of queries is `tile_rows` rows.
+pub(super) unsafe fn query_tiles(attention: &engine_attention, tile_rows: usize) -> Vec<Tile> {
     let (n, s) = (attention.n as usize, attention.s as usize);
     // SAFETY: the caller's promise.
     let slots = unsafe { elements::<u32>(attention.slots.cast(), n) };
@@ -218,7 +159,7 @@ fn held(range: Range<usize>, end: &[u32]) -> Vec<Range<usize>> {
     runs.filter(|(_, holds)| *holds).map(|(slots, _)| slots).collect()
 }
 
-fn width(ranges: &[Range<usize>]) -> usize {
+pub(super) fn width(ranges: &[Range<usize>]) -> usize {
     ranges.iter().map(|r| r.len()).sum()
 }
 
@@ -439,7 +380,7 @@ impl<'a, A: Product> Inputs<'a, A> {
 
 /// Softmax of each row in place; writes the rows' log-sum-exp to lse[0], lse[lse_stride], ..
 #[inline(always)]
-fn softmax<A: Real>(p: &mut [A], width: usize, lse: &mut [A], lse_stride: usize) {
+pub(super) fn softmax<A: Real>(p: &mut [A], width: usize, lse: &mut [A], lse_stride: usize) {
     for (r, row) in p.chunks_exact_mut(width).enumerate() {
         let max = max_of(row);
         row.iter_mut().for_each(|x| *x = (*x - max).exp());

@@ -21,6 +21,7 @@ mod attention;
 mod cast;
 mod clip;
 mod cross_entropy;
+mod decode;
 mod dropout;
 mod embedding;
 mod geglu;

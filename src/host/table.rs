@@ -1,8 +1,8 @@
 //! The table of launchers as the host implements it.
 
 use super::launcher::{allow_programmatic_launch, last_error};
-use super::{adamw, add, attention, cast, clip, cross_entropy, dropout, embedding, geglu, halves, linear};
-use super::{rmsnorm, rope, round_blocks, sample, sum_parts, weight_gradients};
+use super::{adamw, add, attention, cast, clip, cross_entropy, decode, dropout, embedding, geglu, halves};
+use super::{linear, rmsnorm, rope, round_blocks, sample, sum_parts, weight_gradients};
 use crate::device::bindings::engine_kernels;
 use crate::device::kernels::Kernels;
 
@@ -29,8 +29,8 @@ static TABLE: Table = Table(engine_kernels {
     rope_backward: Some(rope::rope_backward),
     attention_forward: Some(attention::attention_forward),
     attention_backward: Some(attention::attention_backward),
-    attention_decode: Some(attention::attention_decode),
-    rope_attention_decode: Some(attention::rope_attention_decode),
+    attention_decode: Some(decode::attention_decode),
+    rope_attention_decode: Some(decode::rope_attention_decode),
     geglu_forward: Some(geglu::geglu_forward),
     geglu_backward: Some(geglu::geglu_backward),
     linear_few_rows: Some(linear::linear_few_rows),

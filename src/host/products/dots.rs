@@ -1,6 +1,8 @@
 //! The inner loop of a skinny product: dot products of a few rows of weights, as they lie in memory, with a few rows of x.
 
-use super::prefetch::{LINE, fetch_far};
+use std::ops::Range;
+
+use super::prefetch::fetch_far;
 use super::unit::Unit;
 
 /// One tile of dot products.
@@ -22,9 +24,9 @@ pub(super) struct Dots {
     pub sums_stride: usize,
     /// `+=`
     pub add: bool,
-    /// Memory that will be read next, in rows like those of w: `ahead_len` bytes of each are asked for on the way.
-    pub ahead: *const u8,
-    pub ahead_len: usize,
+    /// Of some of the rows of weights: each step asks for what lies so many bytes behind its own, and will be read next.
+    pub ahead: usize,
+    pub ahead_rows: Range<usize>,
 }
 
 /// All dot products of a tile; WIDE: the weights are f32, else bf16. R is what the unit's DOTS say.
@@ -33,10 +35,6 @@ pub(super) struct Dots {
 /// All is there as [`Dots`] says.
 #[inline(always)]
 pub(super) unsafe fn dots<U: Unit, const WIDE: bool, const R: usize>(unit: U, job: &Dots) {
-    for weight in 0..job.weights {
-        let row = job.ahead.wrapping_add(weight * job.w_stride);
-        (0..job.ahead_len).step_by(LINE).for_each(|byte| fetch_far(row.wrapping_add(byte)));
-    }
     // SAFETY: the caller's promise.
     unsafe {
         if job.weights == R {
@@ -44,7 +42,8 @@ pub(super) unsafe fn dots<U: Unit, const WIDE: bool, const R: usize>(unit: U, jo
         } else {
             for weight in 0..job.weights {
                 let w = job.w.wrapping_add(weight * job.w_stride);
-                some_rows::<U, WIDE, 1>(unit, &Dots { w, sums: job.sums.wrapping_add(weight), ..*job });
+                let ahead_rows = if job.ahead_rows.contains(&weight) { 0..1 } else { 0..0 };
+                some_rows::<U, WIDE, 1>(unit, &Dots { w, sums: job.sums.wrapping_add(weight), ahead_rows, ..*job });
             }
         }
     }
@@ -79,6 +78,9 @@ unsafe fn few<U: Unit, const WIDE: bool, const R: usize, const X: usize>(unit: U
     let mut sums = [[unit.zero(); X]; R];
     let (mut w, mut x) = (job.w, job.x);
     for _ in 0..job.steps {
+        for row in job.ahead_rows.clone() {
+            fetch_far(w.wrapping_add(row * job.w_stride + job.ahead));
+        }
         for part in 0..parts {
             // SAFETY: the caller's promise: LANES words a step.
             let mut weights = [unsafe { unit.words(w.cast()) }; R];

@@ -3,7 +3,7 @@
 //! Both x and W lie along k, so an element of y is a dot product: lanes run along k and are added at the end. A tile takes
 //! [`DOTS`](super::unit::Unit::DOTS) rows of W and of x. A task takes some rows of W in blocks: [`block_rows`] of them times TERMS terms are 15
 //! KB, read from memory once, while each group of rows of x (10 KB at most) passes over them in the first-level cache;
-//! the next block is asked for meanwhile, a few lines a tile.
+//! the next block is asked for meanwhile, a few lines a step.
 //!
 //! What a row of x gives does not depend on the rows beside it, nor on the number of threads: the order of a sum follows
 //! from k alone. Each TERMS terms are summed in lanes, those added up, and blocks of terms one after the other.
@@ -17,7 +17,7 @@ use super::buffer::Buffer;
 use super::dots::{Dots, parts};
 use super::tiles::Compiled;
 use crate::device::driver::Operand;
-use crate::host::simd::Scalar;
+use crate::host::simd::{Scalar, vectorized};
 
 /// Rows of x from which a blocked product is faster: it packs W once and adds no lanes.
 pub(super) const MOST_ROWS: usize = 64;
@@ -115,6 +115,14 @@ fn lay<U: Compiled>(words: &mut [u32], x: &[bf16]) {
     }
 }
 
+/// Inlined, so that the compiler knows of whole blocks how long they are.
+#[inline(always)]
+fn put_row<C: Scalar<Acc = f32>>(y: &mut [C], sums: &[f32], accumulate: bool) {
+    for (y, &sum) in y.iter_mut().zip(sums) {
+        *y = C::narrow(if accumulate { y.wide() + sum } else { sum });
+    }
+}
+
 /// Some columns of y.
 struct Task<'a, U> {
     unit: U,
@@ -152,21 +160,43 @@ impl<U: Compiled> Task<'_, U> {
     ///
     /// # Safety
     /// As [`Task::block`].
-    unsafe fn store<const WIDE: bool>(&self, (first, weights): (usize, usize), sums: &[f32]) {
-        let &Skinny { m, n, y, narrow, accumulate, .. } = self.product;
-        for (row, sums) in sums.chunks_exact(const { block_rows(WIDE) }).enumerate().take(m) {
-            for (col, &sum) in sums.iter().enumerate().take(weights) {
-                let at = row * n + first + col;
-                // SAFETY: the caller's promise.
-                unsafe {
-                    if narrow {
-                        let y = y.cast::<bf16>().add(at);
-                        *y = bf16::narrow(if accumulate { (*y).wide() + sum } else { sum });
-                    } else {
-                        let y = y.cast::<f32>().add(at);
-                        *y = if accumulate { *y + sum } else { sum };
-                    }
+    unsafe fn store<const WIDE: bool>(&self, at: (usize, usize), sums: &[f32]) {
+        const OF_F32: usize = block_rows(true);
+        const OF_BF16: usize = block_rows(false);
+        let &Skinny { m, y, narrow, .. } = self.product;
+        let sums = &sums[..m * const { block_rows(WIDE) }];
+        vectorized!({
+            // SAFETY: the caller's promise.
+            unsafe {
+                match (WIDE, narrow) {
+                    (true, true) => self.put::<bf16, OF_F32>(y.cast(), at, sums),
+                    (true, false) => self.put::<f32, OF_F32>(y.cast(), at, sums),
+                    (false, true) => self.put::<bf16, OF_BF16>(y.cast(), at, sums),
+                    (false, false) => self.put::<f32, OF_BF16>(y.cast(), at, sums),
                 }
+            }
+        });
+    }
+
+    /// A block has BLOCK sums in a row, of which y gets as many as there are `weights`.
+    ///
+    /// # Safety
+    /// As [`Task::block`].
+    #[inline(always)]
+    unsafe fn put<C: Scalar<Acc = f32>, const BLOCK: usize>(
+        &self,
+        y: *mut C,
+        (first, weights): (usize, usize),
+        sums: &[f32],
+    ) {
+        let &Skinny { n, accumulate, .. } = self.product;
+        for (row, sums) in sums.as_chunks::<BLOCK>().0.iter().enumerate() {
+            // SAFETY: the caller's promise.
+            let y = unsafe { std::slice::from_raw_parts_mut(y.add(row * n + first), weights) };
+            if let Ok(y) = <&mut [C; BLOCK]>::try_from(&mut *y) {
+                put_row(y, sums, accumulate);
+            } else {
+                put_row(y, &sums[..weights], accumulate);
             }
         }
     }
@@ -190,8 +220,6 @@ impl<U: Compiled> Task<'_, U> {
         let at = |row: usize| self.product.w.address.cast::<u8>().wrapping_add(row * w_stride + steps.start * bytes);
         let groups = self.product.m.div_ceil(U::DOTS[usize::from(WIDE)].1);
         let block = const { block_rows(WIDE) };
-        // What comes next, in equal parts for the tiles of this block.
-        let ahead_len = (steps.len() * bytes).div_ceil(groups).next_multiple_of(64);
         for group in 0..groups {
             let rows = group * self.product.m / groups..(group + 1) * self.product.m / groups;
             for weight in (0..weights).step_by(U::DOTS[usize::from(WIDE)].0) {
@@ -207,8 +235,9 @@ impl<U: Compiled> Task<'_, U> {
                     sums: &raw mut sums[rows.start * block + weight],
                     sums_stride: block,
                     add: true,
-                    ahead: at(first + weights + weight).wrapping_add(group * ahead_len),
-                    ahead_len,
+                    // The next block's rows, some by each group.
+                    ahead: weights * w_stride,
+                    ahead_rows: group * tile / groups..(group + 1) * tile / groups,
                 };
                 // SAFETY: the caller's promise; the words of x are as many as its steps.
                 unsafe { self.unit.dots::<WIDE>(&job) };
@@ -243,8 +272,8 @@ impl<U: Compiled> Task<'_, U> {
                     sums: &raw mut sums[row * block + weight],
                     sums_stride: block,
                     add: true,
-                    ahead: words.as_ptr().cast(),
-                    ahead_len: 0,
+                    ahead: 0,
+                    ahead_rows: 0..0,
                 };
                 // SAFETY: as above: one step of each.
                 unsafe { self.unit.dots::<WIDE>(&job) };
