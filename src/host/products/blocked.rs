@@ -356,7 +356,7 @@ impl<U: Tiles, const WIDE: bool> Blocked<U, WIDE> {
     /// Whether c is written past the caches.
     fn streams(&self) -> bool {
         let (m, n) = (self.a.lines.lines, self.b.lines.lines);
-        let has_whole_lines = (self.c.addr() | n * size_of::<f32>()).is_multiple_of(LINE);
+        let has_whole_lines = (self.c.addr() | (n * size_of::<f32>())).is_multiple_of(LINE);
         let is_large = m * n * size_of::<f32>() >= STREAMED_BYTES;
         U::HAS_LARGE_CACHES && is_large && has_whole_lines && !self.narrow && !self.accumulate
     }
