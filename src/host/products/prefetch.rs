@@ -5,14 +5,15 @@ pub(super) const LINE: usize = 64;
 
 /// Lines of memory that are asked for one by one, between other work: those of rows that lie `stride` bytes apart.
 ///
-/// A core waits for a dozen lines at most. Asked for all at once they would hold up what comes from the caches.
+/// A core waits for some 16 lines at most. Asked for all at once they would hold up what comes from the caches.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Ahead {
     address: usize,
     lines_of_row: usize,
     stride: usize,
-    /// The line that is next, in its row, and the last one's successor counted from the first one of all.
+    /// Which line of the row at `address` is next.
     line: usize,
+    /// Lines that have not been asked for.
     left: usize,
 }
 
