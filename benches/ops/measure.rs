@@ -16,6 +16,8 @@ pub const DTYPES: [(&str, DType); 2] = [("f32", DType::F32), ("bf16", DType::Bf1
 
 /// The CPU, or the GPU with `ENGINE_BENCH_DEVICE=cuda`.
 pub fn device() -> Device {
+    // As in the command, this thread is among those that share the work. An error says that it is: another bench was here.
+    let _ = rayon::ThreadPoolBuilder::new().use_current_thread().build_global();
     match std::env::var("ENGINE_BENCH_DEVICE").as_deref() {
         Ok("cuda") => engine::cuda::device().unwrap_or_else(|error| panic!("{}", error.report())),
         Ok("cpu") | Err(_) => engine::host::device(),

@@ -25,6 +25,8 @@ fn device() -> Result<Device> {
 
 /// Calls `bench` with each model and type, and the name of the two.
 pub fn for_each(mut bench: impl FnMut(&str, Gemma3)) {
+    // As in the command, this thread is among those that share the work. An error says that it is: another bench was here.
+    let _ = rayon::ThreadPoolBuilder::new().use_current_thread().build_global();
     for &(name, dtype) in dtypes() {
         bench(&format!("small/{name}"), small(dtype).unwrap());
     }
