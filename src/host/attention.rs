@@ -163,16 +163,46 @@ pub(super) fn width(ranges: &[Range<usize>]) -> usize {
     ranges.iter().map(|r| r.len()).sum()
 }
 
-/// What attention reads, in A.
-struct Inputs<'a, A: Real> {
-    q: Cow<'a, [A]>,
-    k: Cow<'a, [A]>,
-    v: Cow<'a, [A]>,
+/// Who sees whom.
+pub(super) struct Mask<'a> {
     slots: &'a [u32],
     positions: &'a [u32],
     end: &'a [u32],
     key_positions: &'a [u32],
     window: u32,
+}
+
+impl<'a> Mask<'a> {
+    /// # Safety
+    /// The arrays are there as kernels/engine.h says.
+    pub unsafe fn new(attention: &engine_attention) -> Self {
+        let (n, s) = (attention.n as usize, attention.s as usize);
+        // SAFETY: the caller's promise.
+        unsafe {
+            Self {
+                slots: elements(attention.slots.cast(), n),
+                positions: elements(attention.positions.cast(), n),
+                end: elements(attention.end.cast(), s),
+                key_positions: elements(attention.key_positions.cast(), s),
+                window: attention.window,
+            }
+        }
+    }
+
+    /// Whether the query of row `row` sees the key in slot `j`.
+    #[inline(always)]
+    pub fn sees(&self, row: usize, j: usize) -> bool {
+        let i = self.slots[row];
+        j as u32 <= i && i < self.end[j] && self.positions[row].wrapping_sub(self.key_positions[j]) < self.window
+    }
+}
+
+/// What attention reads, in A.
+struct Inputs<'a, A: Real> {
+    q: Cow<'a, [A]>,
+    k: Cow<'a, [A]>,
+    v: Cow<'a, [A]>,
+    mask: Mask<'a>,
     scale: A,
     /// N
     n: usize,
@@ -218,11 +248,7 @@ impl<'a, A: Product> Inputs<'a, A> {
                 q: T::widened(elements(q, n * heads * dim)),
                 k: T::widened(elements(k, s * kv_heads * dim)),
                 v: T::widened(elements(v, s * kv_heads * dim)),
-                slots: elements(attention.slots.cast(), n),
-                positions: elements(attention.positions.cast(), n),
-                end: elements(attention.end.cast(), s),
-                key_positions: elements(attention.key_positions.cast(), s),
-                window: attention.window,
+                mask: Mask::new(attention),
                 scale: A::from_f64(attention.scale),
                 n,
                 s,
@@ -231,13 +257,6 @@ impl<'a, A: Product> Inputs<'a, A> {
                 dim,
             }
         }
-    }
-
-    /// Whether the query of row `row` sees the key in slot `j`.
-    #[inline(always)]
-    fn sees(&self, row: usize, j: usize) -> bool {
-        let i = self.slots[row];
-        j as u32 <= i && i < self.end[j] && self.positions[row].wrapping_sub(self.key_positions[j]) < self.window
     }
 
     fn forward(&self, tiles: &[Tile], o: &mut [A], lse: &mut [A]) {
@@ -344,7 +363,7 @@ impl<'a, A: Product> Inputs<'a, A> {
         for (p, row) in p.chunks_exact_mut(width).zip(rows) {
             let all_keys = keys.iter().flat_map(|range| range.clone());
             for (p, j) in p.iter_mut().zip(all_keys) {
-                if !self.sees(row, j) {
+                if !self.mask.sees(row, j) {
                     *p = A::NEG_INFINITY;
                 }
             }

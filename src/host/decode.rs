@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::attention::{Tile, query_tiles, softmax, width};
+use super::attention::{Mask, Tile, query_tiles, softmax, width};
 use super::gemm::{Matrix, MatrixMut, Product, Store, Threads, gemm};
 use super::launcher::{Scratch, elements, elements_mut, run, with_dtype};
 use super::rope::rope_forward;
@@ -71,11 +71,7 @@ struct Cache<'a, T> {
     k: &'a [T],
     v: &'a [T],
     scale: f64,
-    window: u32,
-    slots: &'a [u32],
-    positions: &'a [u32],
-    end: &'a [u32],
-    key_positions: &'a [u32],
+    mask: Mask<'a>,
     /// K, Dh, and query heads of a kv head
     kv_heads: usize,
     dim: usize,
@@ -86,7 +82,7 @@ impl<'a, T: Scalar<Acc: Product>> Cache<'a, T> {
     /// # Safety
     /// All is there as kernels/engine.h says, k and v in T.
     unsafe fn new(attention: &'a engine_attention, [k, v]: [*const c_void; 2]) -> Self {
-        let (n, s, dim) = (attention.n as usize, attention.s as usize, attention.heads.dim as usize);
+        let (s, dim) = (attention.s as usize, attention.heads.dim as usize);
         let (heads, kv_heads) = (attention.heads.query as usize, attention.heads.kv as usize);
         assert!(kv_heads > 0 && heads.is_multiple_of(kv_heads), "{heads} query heads on {kv_heads} kv heads");
         // SAFETY: the caller's promise.
@@ -95,11 +91,7 @@ impl<'a, T: Scalar<Acc: Product>> Cache<'a, T> {
                 k: elements(k, s * kv_heads * dim),
                 v: elements(v, s * kv_heads * dim),
                 scale: attention.scale,
-                window: attention.window,
-                slots: elements(attention.slots.cast(), n),
-                positions: elements(attention.positions.cast(), n),
-                end: elements(attention.end.cast(), s),
-                key_positions: elements(attention.key_positions.cast(), s),
+                mask: Mask::new(attention),
                 kv_heads,
                 dim,
                 group: heads / kv_heads,
@@ -138,11 +130,9 @@ impl<'a, T: Scalar<Acc: Product>> Cache<'a, T> {
 
     /// The scores of keys that the row does not see become -inf.
     fn hide(&self, p: &mut [T::Acc], tile: &Tile) {
-        let (row, width) = (tile.own.start, width(&tile.other));
-        let (slot, position) = (self.slots[row], self.positions[row]);
+        let width = width(&tile.other);
         for (at, j) in tile.other.iter().flat_map(Range::clone).enumerate() {
-            let is_near = position.wrapping_sub(self.key_positions[j]) < self.window;
-            if j as u32 > slot || slot >= self.end[j] || !is_near {
+            if !self.mask.sees(tile.own.start, j) {
                 p.iter_mut().skip(at).step_by(width).for_each(|p| *p = T::Acc::NEG_INFINITY);
             }
         }

@@ -185,7 +185,11 @@ struct Next<'a> {
 
 impl<'a> Next<'a> {
     /// The first of these panels, over the terms beside them, that are any.
-    fn new<U: Tiles>(side: &'a Side, tiles: usize, wanted: [(Range<usize>, Range<usize>); 3]) -> Self {
+    fn new<U: Tiles>(
+        side: &'a Side,
+        tiles: usize,
+        wanted: impl IntoIterator<Item = (Range<usize>, Range<usize>)>,
+    ) -> Self {
         let asks = U::HAS_LARGE_CACHES && side.packed.is_none();
         let what = wanted.into_iter().find(|(panels, terms)| asks && !panels.is_empty() && !terms.is_empty());
         Self { what: what.map(|(panels, terms)| (side, panels, terms)), tiles, asked: 0 }
@@ -306,7 +310,7 @@ impl<U: Tiles, const WIDE: bool> Blocked<U, WIDE> {
         for block in blocks(terms.clone(), self.block) {
             let later = block.end..(block.end + self.block).min(terms.end);
             let neighbours = cols.end..(cols.end + cols.len()).min(self.b.panels());
-            let wanted = [(cols.clone(), later.clone()), (neighbours, first_block.clone()), (0..0, 0..0)];
+            let wanted = [(cols.clone(), later.clone()), (neighbours, first_block.clone())];
             let mut next_b = Next::new::<U>(&self.b, cols.len() * rows.len(), wanted);
             // SAFETY: the caller's promise.
             let b = unsafe { self.b.panels_of::<U, WIDE>(cols.clone(), &block, b_words.words()) };
