@@ -5,13 +5,10 @@ use std::ffi::c_void;
 use half::bf16;
 use rayon::prelude::*;
 
-use super::halves::{join, split};
+use super::halves::Rounding;
 use super::launcher::{elements, elements_mut, run};
 use super::simd::{BLOCK, Real, vectorized};
 use crate::device::bindings::{engine_adamw_step, engine_dtype, engine_status, engine_step_results, engine_stream};
-
-/// Weights in halves that are whole at once: they stay in a core's first cache.
-const WHOLE: usize = 1024;
 
 pub unsafe extern "C" fn adamw(
     parameters: *mut c_void,
@@ -65,9 +62,9 @@ trait Weights<T>: Sized + Send {
 
     fn split_at(self, at: usize) -> (Self, Self);
 
-    /// Gives the weights to `change`, some at a time with their place among these, and takes them back.
+    /// Replaces each weight by what `change` makes of it and its place among these.
     /// `first`: index of the first one. `steps`: what the weights are split by before and afterwards.
-    fn update(self, first: usize, steps: [u32; 2], change: impl FnMut(usize, &mut [T]));
+    fn update(self, first: usize, steps: [u32; 2], change: impl FnMut(usize, T) -> T);
 }
 
 impl<T: Real> Weights<T> for &mut [T] {
@@ -80,8 +77,10 @@ impl<T: Real> Weights<T> for &mut [T] {
     }
 
     #[inline(always)]
-    fn update(self, _: usize, _: [u32; 2], mut change: impl FnMut(usize, &mut [T])) {
-        change(0, self);
+    fn update(self, _: usize, _: [u32; 2], mut change: impl FnMut(usize, T) -> T) {
+        for (i, weight) in self.iter_mut().enumerate() {
+            *weight = change(i, *weight);
+        }
     }
 }
 
@@ -102,13 +101,13 @@ impl Weights<f32> for Halves<'_> {
     }
 
     #[inline(always)]
-    fn update(self, first: usize, [before, after]: [u32; 2], mut change: impl FnMut(usize, &mut [f32])) {
-        let mut whole = [0.0; WHOLE];
-        for (i, (copy, lower)) in self.copy.chunks_mut(WHOLE).zip(self.lower.chunks_mut(WHOLE)).enumerate() {
-            let (at, whole) = (i * WHOLE, &mut whole[..copy.len()]);
-            join(whole, copy, lower, first + at, before);
-            change(at, whole);
-            split(copy, lower, whole, first + at, after);
+    fn update(self, first: usize, [before, after]: [u32; 2], mut change: impl FnMut(usize, f32) -> f32) {
+        let n = self.copy.len();
+        let (copy, lower) = (&mut self.copy[..n], &mut self.lower[..n]);
+        let (before, after) = (Rounding::new(first as u64, before), Rounding::new(first as u64, after));
+        for i in 0..n {
+            let whole = change(i, before.join(copy[i], lower[i], i));
+            (copy[i], lower[i]) = after.split(whole, i);
         }
     }
 }
@@ -199,20 +198,18 @@ impl<T: Real> Numbers<T> {
     #[inline(always)]
     fn update<W: Weights<T>>(&self, block: Flat<'_, W, T>) {
         let Flat { weights, m, v, g, first } = block;
+        let n = weights.len();
+        let (g, m, v) = (&g[..n], &mut m[..n], &mut v[..n]);
         weights.update(
             first,
             self.steps,
             #[inline(always)]
-            |at, p| {
-                let n = p.len();
-                let (g, m, v) = (&g[at..][..n], &mut m[at..][..n], &mut v[at..][..n]);
-                for i in 0..n {
-                    let gi = g[i] * self.factor;
-                    let mi = self.beta1 * m[i] + self.one_minus_beta1 * gi;
-                    let vi = self.beta2 * v[i] + self.one_minus_beta2 * gi * gi;
-                    (m[i], v[i]) = (mi, vi);
-                    p[i] = p[i] * self.keep - self.rate * mi / (vi.sqrt() * self.root + self.eps);
-                }
+            |i, p| {
+                let gi = g[i] * self.factor;
+                let mi = self.beta1 * m[i] + self.one_minus_beta1 * gi;
+                let vi = self.beta2 * v[i] + self.one_minus_beta2 * gi * gi;
+                (m[i], v[i]) = (mi, vi);
+                p * self.keep - self.rate * mi / (vi.sqrt() * self.root + self.eps)
             },
         );
     }

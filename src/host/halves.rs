@@ -54,40 +54,29 @@ pub unsafe extern "C" fn join_weights(
 
 /// The halves of weights, which have these indices from `first` on, by update `step`; 0: none yet.
 #[inline(always)]
-pub(super) fn split(copy: &mut [bf16], lower: &mut [u16], from: &[f32], first: usize, step: u32) {
+fn split(copy: &mut [bf16], lower: &mut [u16], from: &[f32], first: usize, step: u32) {
     let n = from.len();
     let (copy, lower) = (&mut copy[..n], &mut lower[..n]);
     let rounding = Rounding::new(first as u64, step);
     for i in 0..n {
-        let bits = from[i].to_bits();
-        // Infinities and NaN; a NaN stays one when its lower half is cut off. No branch and no call: the loop is in vectors.
-        let special = bits & 0x7f80_0000 == 0x7f80_0000;
-        let nan = bits & 0x7fff_ffff > 0x7f80_0000;
-        // Of two weights that a tie rounds to the same copy, the one below goes a little up.
-        let tie = step == 0 && bits & 0x1_ffff == 0x1_8000;
-        let finite = bits.wrapping_add(u32::from(tie));
-        let rounded = finite.wrapping_add(rounding.of(i)) >> 16;
-        let cut = bits >> 16 | if nan { 0x40 } else { 0 };
-        copy[i] = bf16::from_bits(if special { cut } else { rounded } as u16);
-        lower[i] = if special { 0 } else { finite as u16 };
+        (copy[i], lower[i]) = rounding.split(from[i], i);
     }
 }
 
 /// Weights again from halves that [`split`] has made with the same numbers.
 #[inline(always)]
-pub(super) fn join(to: &mut [f32], copy: &[bf16], lower: &[u16], first: usize, step: u32) {
+fn join(to: &mut [f32], copy: &[bf16], lower: &[u16], first: usize, step: u32) {
     let n = to.len();
     let (copy, lower) = (&copy[..n], &lower[..n]);
     let rounding = Rounding::new(first as u64, step);
     for i in 0..n {
-        let low = u32::from(lower[i]);
-        let carry = (low + rounding.of(i)) >> 16;
-        to[i] = f32::from_bits((u32::from(copy[i].to_bits()).wrapping_sub(carry)) << 16 | low);
+        to[i] = rounding.join(copy[i], lower[i], i);
     }
 }
 
 /// What is added to weights' bits before the lower half is cut off.
-struct Rounding {
+#[derive(Clone, Copy)]
+pub(super) struct Rounding {
     step: u32,
     /// Lower half of the first index.
     first: u32,
@@ -96,7 +85,8 @@ struct Rounding {
 }
 
 impl Rounding {
-    fn new(first: u64, step: u32) -> Self {
+    /// Of weights that have these indices from `first` on, by update `step`; 0: none yet.
+    pub fn new(first: u64, step: u32) -> Self {
         let high = (first >> 32) as u32;
         let seed = |high: u32| high.wrapping_mul(0x9e37_79b9) ^ step.wrapping_mul(0x85eb_ca6b);
         Self { step, first: first as u32, seeds: [seed(high), seed(high.wrapping_add(1))] }
@@ -113,5 +103,28 @@ impl Rounding {
         h = (h ^ h >> 16).wrapping_mul(0x7feb_352d);
         h = (h ^ h >> 15).wrapping_mul(0x846c_a68b);
         h >> 16
+    }
+
+    /// The halves of weight i after the first one. No branch and no call: loops over it are in vectors.
+    #[inline(always)]
+    pub fn split(&self, weight: f32, i: usize) -> (bf16, u16) {
+        let bits = weight.to_bits();
+        // Infinities and NaN; a NaN stays one when its lower half is cut off.
+        let special = bits & 0x7f80_0000 == 0x7f80_0000;
+        let nan = bits & 0x7fff_ffff > 0x7f80_0000;
+        // Of two weights that a tie rounds to the same copy, the one below goes a little up.
+        let tie = self.step == 0 && bits & 0x1_ffff == 0x1_8000;
+        let finite = bits.wrapping_add(u32::from(tie));
+        let rounded = finite.wrapping_add(self.of(i)) >> 16;
+        let cut = bits >> 16 | if nan { 0x40 } else { 0 };
+        (bf16::from_bits(if special { cut } else { rounded } as u16), if special { 0 } else { finite as u16 })
+    }
+
+    /// The weight again from halves that [`Rounding::split`] has made with the same numbers.
+    #[inline(always)]
+    pub fn join(&self, copy: bf16, lower: u16, i: usize) -> f32 {
+        let low = u32::from(lower);
+        let carry = (low + self.of(i)) >> 16;
+        f32::from_bits((u32::from(copy.to_bits()).wrapping_sub(carry)) << 16 | low)
     }
 }
