@@ -1,7 +1,10 @@
 //! attention: softmax(scale * q k^T + mask) v over the token tree, and its gradients. The contract is in kernels/engine.h.
 //!
-//! A task is a tile of queries (or, for dk and dv, of keys). The tiles of the other side that it needs join to ranges, and
-//! each range is one matrix product per head. bf16 is widened first and rounded once at the end.
+//! A task is a tile of queries. Its query heads that read one kv head are the rows of one product with all keys that they
+//! need. In bf16 the products are of bf16 with sums in f32, as on tensor cores: p and ds are rounded where they are multiplied.
+//!
+//! The backward computes p and ds once: a tile's dq follows from them at once, dk and dv once those of several tiles are
+//! there, summed over the tiles in order.
 
 use std::borrow::Cow;
 use std::ffi::c_void;
@@ -9,12 +12,18 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::gemm::{Matrix, MatrixMut, Product, Store, Threads, gemm};
+use super::gemm::{Matrix, Store};
 use super::launcher::{elements, elements_mut, run, with_dtype};
+use super::products::product;
 use super::simd::{Real, Scalar, dot, for_each_row, max_of, sum_of, vectorized};
-use crate::device::bindings::{ENGINE_HOST_ATTENTION_TILE, engine_attention, engine_status, engine_stream};
+use super::visible::{Mask, TILE, Tile, query_tiles};
+use crate::device::bindings::{engine_attention, engine_status, engine_stream};
 
-const TILE: usize = ENGINE_HOST_ATTENTION_TILE as usize;
+/// Keys of a task that computes dk or dv.
+const KEYS: usize = 128;
+
+/// Elements of p of which, for each thread, gradients are kept until they are multiplied: of more tiles than threads, mostly.
+const KEPT: usize = 1 << 20;
 
 pub unsafe extern "C" fn attention_forward(
     o: *mut c_void,
@@ -30,13 +39,13 @@ pub unsafe extern "C" fn attention_forward(
     run(|| {
         with_dtype!(attention.dtype, T => {
             // SAFETY: as above.
-            let inputs = unsafe { Inputs::new::<T>(attention, [q, k, v]) };
+            let inputs = unsafe { Inputs::<T>::new(attention, [q, k, v]) };
             let rows = inputs.n * inputs.heads;
             // SAFETY: as above.
             let (o, lse) = unsafe { (elements_mut::<T>(o, rows * inputs.dim), elements_mut(lse, rows)) };
             // SAFETY: as above.
             let tiles = unsafe { query_tiles(attention, TILE) };
-            T::fill_from_wide(o, |o| inputs.forward(&tiles, o, lse));
+            inputs.forward(&tiles, o, lse);
         })
     })
 }
@@ -60,150 +69,31 @@ pub unsafe extern "C" fn attention_backward(
     run(|| {
         with_dtype!(attention.dtype, T => {
             // SAFETY: as above.
-            let inputs = unsafe { Inputs::new::<T>(attention, [q, k, v]) };
+            let inputs = unsafe { Inputs::<T>::new(attention, [q, k, v]) };
             assert_eq!(inputs.n, inputs.s, "a backward is over all rows");
             assert_eq!(attention.heads_at_once * attention.heads.kv, attention.heads.query, "the host gives no parts");
             let (rows, keys) = (inputs.n * inputs.heads, inputs.s * inputs.kv_heads);
             // SAFETY: as above.
             let saved = unsafe {
                 let (d_o, o) = (elements::<T>(d_o, rows * inputs.dim), elements::<T>(o, rows * inputs.dim));
-                Saved::new::<T>(d_o, o, elements(lse, rows), inputs.dim)
+                Saved::new(d_o, o, elements(lse, rows), inputs.dim)
             };
             // SAFETY: as above.
-            let (by_query, by_key) = unsafe { (query_tiles(attention, TILE), key_tiles(attention)) };
+            let (tiles, dq) = unsafe { (query_tiles(attention, TILE), elements_mut::<T>(dq, rows * inputs.dim)) };
             // SAFETY: as above.
-            let (dq, dk) = unsafe { (elements_mut::<T>(dq, rows * inputs.dim), elements_mut::<T>(dk, keys * inputs.dim)) };
-            // SAFETY: as above.
-            let dv = unsafe { elements_mut::<T>(dv, keys * inputs.dim) };
-            T::fill_from_wide(dq, |dq| inputs.backward_q(&by_query, dq, &saved));
-            T::fill_from_wide(dk, |dk| T::fill_from_wide(dv, |dv| inputs.backward_kv(&by_key, dk, dv, &saved)));
+            let (dk, dv) = unsafe { (elements_mut::<T>(dk, keys * inputs.dim), elements_mut::<T>(dv, keys * inputs.dim)) };
+            T::fill_from_wide(dk, |dk| T::fill_from_wide(dv, |dv| inputs.backward(&tiles, [dk, dv], dq, &saved)));
         })
     })
 }
 
-/// A tile of queries or keys, and the ranges of the other side that it needs.
-pub(super) struct Tile {
-    /// Rows of queries, or slots of keys.
-    pub own: Range<usize>,
-    /// Slots of keys, or rows of queries.
-    pub other: Vec<Range<usize>>,
-}
-
-/// # Safety
-/// The arrays are there as kernels/engine.h says; a tile of queries is `tile_rows` rows.
-pub(super) unsafe fn query_tiles(attention: &engine_attention, tile_rows: usize) -> Vec<Tile> {
-    let (n, s) = (attention.n as usize, attention.s as usize);
-    // SAFETY: the caller's promise.
-    let slots = unsafe { elements::<u32>(attention.slots.cast(), n) };
-    // SAFETY: as above.
-    let end = unsafe { elements::<u32>(attention.end.cast(), s) };
-    // SAFETY: as above.
-    let lists = unsafe { lists(attention.key_starts, attention.key_tiles, n.div_ceil(tile_rows)) };
-    let tile = |(t, tiles): (usize, &[u32])| {
-        let own = t * tile_rows..((t + 1) * tile_rows).min(n);
-        // Slots ascend, and nobody sees what comes after it. A slot that holds nothing may hold NaN.
-        let last = s.min(slots[own.end - 1] as usize + 1);
-        let other = ranges(tiles, 0..last).into_iter().flat_map(|range| held(range, end)).collect();
-        Tile { own, other }
-    };
-    lists.into_iter().enumerate().map(tile).collect()
-}
-
-/// # Safety
-/// As [`query_tiles`]; rows are slots.
-unsafe fn key_tiles(attention: &engine_attention) -> Vec<Tile> {
-    let s = attention.s as usize;
-    // SAFETY: the caller's promise.
-    let lists = unsafe { lists(attention.query_starts, attention.query_tiles, s.div_ceil(TILE)) };
-    let tile = |(t, tiles): (usize, &[u32])| {
-        let own = t * TILE..((t + 1) * TILE).min(s);
-        let other = ranges(tiles, own.start..s);
-        Tile { own, other }
-    };
-    lists.into_iter().enumerate().map(tile).collect()
-}
-
-/// # Safety
-/// `starts` are `owners` + 1, and `tiles` as many as the last of them says.
-unsafe fn lists<'a>(starts: *const u32, tiles: *const u32, owners: usize) -> Vec<&'a [u32]> {
-    // SAFETY: the caller's promise.
-    let starts = unsafe { elements::<u32>(starts.cast(), owners + 1) };
-    // SAFETY: as above.
-    let tiles = unsafe { elements::<u32>(tiles.cast(), starts[owners] as usize) };
-    starts.windows(2).map(|bounds| &tiles[bounds[0] as usize..bounds[1] as usize]).collect()
-}
-
-/// Ascending tiles as ranges within `bounds`; neighbours join.
-fn ranges(tiles: &[u32], bounds: Range<usize>) -> Vec<Range<usize>> {
-    let mut ranges: Vec<Range<usize>> = Vec::new();
-    for &tile in tiles {
-        let range = (tile as usize * TILE).max(bounds.start)..((tile as usize + 1) * TILE).min(bounds.end);
-        match ranges.last_mut() {
-            _ if range.is_empty() => {}
-            Some(last) if last.end == range.start => last.end = range.end,
-            _ => ranges.push(range),
-        }
-    }
-    ranges
-}
-
-/// The parts of a range of slots that hold something.
-fn held(range: Range<usize>, end: &[u32]) -> Vec<Range<usize>> {
-    let first = range.start;
-    let runs = end[range].chunk_by(|a, b| (*a == 0) == (*b == 0));
-    let runs = runs.scan(first, |at, run| {
-        let slots = *at..*at + run.len();
-        *at = slots.end;
-        Some((slots, run[0] > 0))
-    });
-    runs.filter(|(_, holds)| *holds).map(|(slots, _)| slots).collect()
-}
-
-pub(super) fn width(ranges: &[Range<usize>]) -> usize {
-    ranges.iter().map(|r| r.len()).sum()
-}
-
-/// Who sees whom.
-pub(super) struct Mask<'a> {
-    slots: &'a [u32],
-    positions: &'a [u32],
-    end: &'a [u32],
-    key_positions: &'a [u32],
-    window: u32,
-}
-
-impl<'a> Mask<'a> {
-    /// # Safety
-    /// The arrays are there as kernels/engine.h says.
-    pub unsafe fn new(attention: &engine_attention) -> Self {
-        let (n, s) = (attention.n as usize, attention.s as usize);
-        // SAFETY: the caller's promise.
-        unsafe {
-            Self {
-                slots: elements(attention.slots.cast(), n),
-                positions: elements(attention.positions.cast(), n),
-                end: elements(attention.end.cast(), s),
-                key_positions: elements(attention.key_positions.cast(), s),
-                window: attention.window,
-            }
-        }
-    }
-
-    /// Whether the query of row `row` sees the key in slot `j`.
-    #[inline(always)]
-    pub fn sees(&self, row: usize, j: usize) -> bool {
-        let i = self.slots[row];
-        j as u32 <= i && i < self.end[j] && self.positions[row].wrapping_sub(self.key_positions[j]) < self.window
-    }
-}
-
-/// What attention reads, in A.
-struct Inputs<'a, A: Real> {
-    q: Cow<'a, [A]>,
-    k: Cow<'a, [A]>,
-    v: Cow<'a, [A]>,
+/// What attention reads.
+struct Inputs<'a, T: Scalar> {
+    q: &'a [T],
+    k: &'a [T],
+    v: &'a [T],
     mask: Mask<'a>,
-    scale: A,
+    scale: T::Acc,
     /// N
     n: usize,
     /// S
@@ -215,41 +105,47 @@ struct Inputs<'a, A: Real> {
 }
 
 /// What the backward reads beside the inputs.
-struct Saved<'a, A: Real> {
-    d_o: Cow<'a, [A]>,
-    lse: &'a [A],
+struct Saved<'a, T: Scalar> {
+    d_o: &'a [T],
+    lse: &'a [T::Acc],
     /// rowsum(do * o) per row and head
-    delta: Vec<A>,
+    delta: Vec<T::Acc>,
 }
 
-impl<'a, A: Real> Saved<'a, A> {
-    fn new<T: Scalar<Acc = A>>(d_o: &'a [T], o: &[T], lse: &'a [A], dim: usize) -> Self {
-        let mut delta = vec![A::ZERO; lse.len()];
+impl<'a, T: Scalar> Saved<'a, T> {
+    fn new(d_o: &'a [T], o: &[T], lse: &'a [T::Acc], dim: usize) -> Self {
+        let mut delta = vec![T::Acc::ZERO; lse.len()];
         for_each_row(
             &mut delta,
             1,
             #[inline(always)]
             |i, delta| delta[0] = dot(&d_o[i * dim..][..dim], &o[i * dim..][..dim]),
         );
-        Self { d_o: T::widened(d_o), lse, delta }
+        Self { d_o, lse, delta }
     }
 }
 
-impl<'a, A: Product> Inputs<'a, A> {
+/// A tile's p and ds, for the query heads of a kv head: (rows of the tile, these heads, keys of the tile).
+struct Scores<T> {
+    p: Vec<T>,
+    ds: Vec<T>,
+}
+
+impl<'a, T: Scalar> Inputs<'a, T> {
     /// # Safety
     /// All is there as kernels/engine.h says, q, k and v in T.
-    unsafe fn new<T: Scalar<Acc = A>>(attention: &engine_attention, [q, k, v]: [*const c_void; 3]) -> Self {
+    unsafe fn new(attention: &engine_attention, [q, k, v]: [*const c_void; 3]) -> Self {
         let (n, s, dim) = (attention.n as usize, attention.s as usize, attention.heads.dim as usize);
         let (heads, kv_heads) = (attention.heads.query as usize, attention.heads.kv as usize);
         assert!(kv_heads > 0 && heads.is_multiple_of(kv_heads), "{heads} query heads on {kv_heads} kv heads");
         // SAFETY: the caller's promise.
         unsafe {
             Self {
-                q: T::widened(elements(q, n * heads * dim)),
-                k: T::widened(elements(k, s * kv_heads * dim)),
-                v: T::widened(elements(v, s * kv_heads * dim)),
+                q: elements(q, n * heads * dim),
+                k: elements(k, s * kv_heads * dim),
+                v: elements(v, s * kv_heads * dim),
                 mask: Mask::new(attention),
-                scale: A::from_f64(attention.scale),
+                scale: T::Acc::from_f64(attention.scale),
                 n,
                 s,
                 heads,
@@ -259,154 +155,203 @@ impl<'a, A: Product> Inputs<'a, A> {
         }
     }
 
-    fn forward(&self, tiles: &[Tile], o: &mut [A], lse: &mut [A]) {
+    /// Query heads of a kv head.
+    fn group(&self) -> usize {
+        self.heads / self.kv_heads
+    }
+
+    fn forward(&self, tiles: &[Tile], o: &mut [T], lse: &mut [T::Acc]) {
         let o = split(o, tiles, self.heads * self.dim);
         let lse = split(lse, tiles, self.heads);
         tiles.par_iter().zip(o).zip(lse).for_each(|((tile, o), lse)| {
-            let width = width(&tile.other);
-            let mut p = vec![A::ZERO; tile.own.len() * width];
-            for h in 0..self.heads {
-                self.scores(&mut p, tile.own.clone(), &tile.other, h);
-                vectorized!(softmax(&mut p, width, &mut lse[h..], self.heads));
-                self.weighted_sum(&mut o[h * self.dim..], (&p, width), tile, &self.v, h, A::ONE);
+            let visible = self.mask.of_tile(tile);
+            for head in 0..self.kv_heads {
+                let mut s = self.products_with_keys(self.q, self.k, tile, head);
+                let mut p = vec![T::zeroed(); s.len()];
+                self.softmax((&mut p, &mut s), &visible, tile.width(), &mut lse[head * self.group()..]);
+                self.weighted_sum(o, &p, self.v, tile, head);
             }
         });
     }
 
-    fn backward_q(&self, tiles: &[Tile], dq: &mut [A], saved: &Saved<A>) {
-        tiles.par_iter().zip(split(dq, tiles, self.heads * self.dim)).for_each(|(tile, dq)| {
-            let width = width(&tile.other);
-            let mut p = vec![A::ZERO; tile.own.len() * width];
-            let mut ds = p.clone();
-            for h in 0..self.heads {
-                self.score_gradients((&mut p, &mut ds), tile.own.clone(), &tile.other, h, saved);
-                self.weighted_sum(&mut dq[h * self.dim..], (&ds, width), tile, &self.k, h, self.scale);
-            }
-        });
-    }
-
-    fn backward_kv(&self, tiles: &[Tile], dk: &mut [A], dv: &mut [A], saved: &Saved<A>) {
-        let dk = split(dk, tiles, self.kv_heads * self.dim);
-        let dv = split(dv, tiles, self.kv_heads * self.dim);
-        tiles.par_iter().zip(dk).zip(dv).for_each(|((tile, dk), dv)| {
-            dk.fill(A::ZERO);
-            dv.fill(A::ZERO);
-            for h in 0..self.heads {
-                for rows in &tile.other {
-                    self.key_tile_backward(&mut *dk, &mut *dv, (tile.own.clone(), rows.clone()), h, saved);
-                }
-            }
-        });
-    }
-
-    /// Adds head h's part, from queries `rows`, to dk and dv of keys `own`.
-    fn key_tile_backward(
-        &self,
-        dk: &mut [A],
-        dv: &mut [A],
-        (own, rows): (Range<usize>, Range<usize>),
-        h: usize,
-        saved: &Saved<A>,
-    ) {
-        let mut p = vec![A::ZERO; rows.len() * own.len()];
-        let mut ds = p.clone();
-        self.score_gradients((&mut p, &mut ds), rows.clone(), std::slice::from_ref(&own), h, saved);
-        let at = h / (self.heads / self.kv_heads) * self.dim;
-        let target = |d: &'_ mut [A], w: &[A], x: &[A], alpha: A| {
-            let out = MatrixMut::strided(&mut d[at..], own.len(), self.dim, self.kv_heads * self.dim);
-            let w = Matrix::new(w, rows.len(), own.len());
-            gemm(out, Store::Accumulate, alpha, w.t(), self.query_rows(x, rows.clone(), h), Threads::One);
-        };
-        target(dv, &p, &saved.d_o, A::ONE);
-        target(dk, &ds, &self.q, self.scale);
-    }
-
-    /// p = exp(s - lse) and ds = p * (do v^T - delta), without the scale, of some queries and keys.
-    fn score_gradients(
-        &self,
-        (p, ds): (&mut [A], &mut [A]),
-        rows: Range<usize>,
-        keys: &[Range<usize>],
-        h: usize,
-        saved: &Saved<A>,
-    ) {
-        let width = width(keys);
-        self.scores(p, rows.clone(), keys, h);
-        let d_o = self.query_rows(&saved.d_o, rows.clone(), h);
-        let mut at = 0;
-        for range in keys {
-            let out = MatrixMut::strided(&mut ds[at..], rows.len(), range.len(), width);
-            gemm(out, Store::Write, A::ONE, d_o, self.key_rows(&self.v, range, h).t(), Threads::One);
-            at += range.len();
-        }
+    /// Each row's softmax, of scores without the scale, and its log-sum-exp.
+    fn softmax(&self, (p, s): (&mut [T], &mut [T::Acc]), visible: &[u32], width: usize, lse: &mut [T::Acc]) {
+        let (group, rows) = (self.group(), p.chunks_exact_mut(width).zip(s.chunks_exact_mut(width)));
         vectorized!({
-            for ((p, ds), row) in p.chunks_exact_mut(width).zip(ds.chunks_exact_mut(width)).zip(rows) {
-                let (lse, delta) = (saved.lse[row * self.heads + h], saved.delta[row * self.heads + h]);
-                for (p, ds) in p.iter_mut().zip(ds) {
-                    *p = (*p - lse).exp();
-                    *ds = *p * (*ds - delta);
+            for (at, (p, s)) in rows.enumerate() {
+                let (row, head) = (at / group, at % group);
+                for (s, &visible) in s.iter_mut().zip(&visible[row * width..][..width]) {
+                    *s = if visible != 0 { *s * self.scale } else { T::Acc::NEG_INFINITY };
+                }
+                let max = max_of(s);
+                s.iter_mut().for_each(|s| *s = (*s - max).exp());
+                let sum = sum_of(width, |j| s[j]);
+                let inverse = T::Acc::ONE / sum;
+                p.iter_mut().zip(s).for_each(|(p, s)| *p = T::narrow(*s * inverse));
+                lse[row * self.heads + head] = max + T::Acc::from_f64(sum.to_f64().ln());
+            }
+        });
+    }
+
+    /// dq, and in A dk and dv.
+    fn backward(&self, tiles: &[Tile], [dk, dv]: [&mut [T::Acc]; 2], dq: &mut [T], saved: &Saved<T>) {
+        dk.fill(T::Acc::ZERO);
+        dv.fill(T::Acc::ZERO);
+        let mut dq = split(dq, tiles, self.heads * self.dim).into_iter();
+        let kept = KEPT * rayon::current_num_threads();
+        let mut from = 0;
+        while from < tiles.len() {
+            let sizes = tiles[from..].iter().scan(0, |sum, tile| {
+                *sum += tile.own.len() * tile.width() * self.group();
+                Some(*sum)
+            });
+            let some = &tiles[from..from + sizes.take_while(|&size| size <= kept).count().max(1)];
+            from += some.len();
+            let mut dq: Vec<&mut [T]> = dq.by_ref().take(some.len()).collect();
+            for head in 0..self.kv_heads {
+                let gradients = |(tile, dq): (&Tile, &mut &mut [T])| {
+                    let scores = self.scores(tile, head, saved);
+                    self.weighted_sum(dq, &scores.ds, self.k, tile, head);
+                    scores
+                };
+                let scores: Vec<Scores<T>> = some.par_iter().zip(&mut dq).map(gradients).collect();
+                self.add_of_keys(some, &scores, [&mut *dk, &mut *dv], head, saved);
+            }
+        }
+    }
+
+    /// p = exp(s - lse) and ds = scale * p * (do v^T - delta).
+    fn scores(&self, tile: &Tile, head: usize, saved: &Saved<T>) -> Scores<T> {
+        let (group, width) = (self.group(), tile.width());
+        let visible = self.mask.of_tile(tile);
+        let s = self.products_with_keys(self.q, self.k, tile, head);
+        let dp = self.products_with_keys(saved.d_o, self.v, tile, head);
+        let mut scores = Scores { p: vec![T::zeroed(); s.len()], ds: vec![T::zeroed(); s.len()] };
+        let to = scores.p.chunks_exact_mut(width).zip(scores.ds.chunks_exact_mut(width));
+        let rows = to.zip(s.chunks_exact(width).zip(dp.chunks_exact(width)));
+        vectorized!({
+            for (at, ((p, ds), (s, dp))) in rows.enumerate() {
+                let row = at / group;
+                let place = (tile.own.start + row) * self.heads + head * group + at % group;
+                let (lse, delta) = (saved.lse[place], saved.delta[place]);
+                let visible = &visible[row * width..][..width];
+                for j in 0..width {
+                    let power = (s[j] * self.scale - lse).exp();
+                    let power = if visible[j] != 0 { power } else { T::Acc::ZERO };
+                    p[j] = T::narrow(power);
+                    ds[j] = T::narrow(self.scale * power * (dp[j] - delta));
+                }
+            }
+        });
+        scores
+    }
+
+    /// Adds to dk and dv of a kv head what comes from these tiles.
+    fn add_of_keys(
+        &self,
+        tiles: &[Tile],
+        scores: &[Scores<T>],
+        [dk, dv]: [&mut [T::Acc]; 2],
+        head: usize,
+        saved: &Saved<T>,
+    ) {
+        let slots = KEYS * self.kv_heads * self.dim;
+        let tasks = [(false, dk), (true, dv)].into_par_iter();
+        let tasks =
+            tasks.flat_map(|(is_v, d)| d.par_chunks_mut(slots).enumerate().map(move |(task, to)| (is_v, task, to)));
+        tasks.for_each(|(is_v, task, to)| {
+            let own = task * KEYS..((task + 1) * KEYS).min(self.s);
+            for (tile, scores) in tiles.iter().zip(scores) {
+                let (weights, x) = if is_v { (&scores.p, saved.d_o) } else { (&scores.ds, self.q) };
+                let x = self.query_rows(x, tile, head);
+                let mut at = 0;
+                for range in &tile.other {
+                    let part = range.start.max(own.start)..range.end.min(own.end);
+                    if !part.is_empty() {
+                        let from = at + part.start - range.start;
+                        let rows = tile.own.len() * self.group();
+                        let weights = Matrix::strided(&weights[from..], rows, part.len(), tile.width()).t();
+                        let x = Matrix::new(&x, rows, self.dim);
+                        let first = part.start - own.start;
+                        self.add_rows(&mut *to, first..first + part.len(), head, weights, x);
+                    }
+                    at += range.len();
                 }
             }
         });
     }
 
-    /// p (rows, width of all key ranges) = scale * q k^T, -inf where the mask hides the key.
-    fn scores(&self, p: &mut [A], rows: Range<usize>, keys: &[Range<usize>], h: usize) {
-        let width = width(keys);
-        let q = self.query_rows(&self.q, rows.clone(), h);
-        let mut at = 0;
-        for range in keys {
-            let out = MatrixMut::strided(&mut p[at..], rows.len(), range.len(), width);
-            gemm(out, Store::Write, self.scale, q, self.key_rows(&self.k, range, h).t(), Threads::One);
-            at += range.len();
+    /// Some rows of (.., K, Dh) += a product, in one kv head.
+    fn add_rows(&self, to: &mut [T::Acc], rows: Range<usize>, head: usize, a: Matrix<'_, T>, b: Matrix<'_, T>) {
+        let (row, dim) = (self.kv_heads * self.dim, self.dim);
+        let to = &mut to[rows.start * row..rows.end * row];
+        if self.kv_heads == 1 {
+            product(to, Store::Accumulate, a, b);
+            return;
         }
-        for (p, row) in p.chunks_exact_mut(width).zip(rows) {
-            let all_keys = keys.iter().flat_map(|range| range.clone());
-            for (p, j) in p.iter_mut().zip(all_keys) {
-                if !self.mask.sees(row, j) {
-                    *p = A::NEG_INFINITY;
-                }
-            }
+        let mut sums = vec![T::Acc::ZERO; rows.len() * dim];
+        product(&mut sums, Store::Write, a, b);
+        for (to, sums) in to.chunks_exact_mut(row).zip(sums.chunks_exact(dim)) {
+            to[head * dim..][..dim].iter_mut().zip(sums).for_each(|(to, sum)| *to += *sum);
         }
     }
 
-    /// out (rows of head h) = alpha * w x, x the keys' rows of k or v.
-    fn weighted_sum(&self, out: &mut [A], (w, width): (&[A], usize), tile: &Tile, x: &[A], h: usize, alpha: A) {
-        let rows = tile.own.len();
-        let (mut at, mut store) = (0, Store::Write);
-        for range in &tile.other {
-            let target = MatrixMut::strided(&mut *out, rows, self.dim, self.heads * self.dim);
-            let w = Matrix::strided(&w[at..], rows, range.len(), width);
-            gemm(target, store, alpha, w, self.key_rows(x, range, h), Threads::One);
-            at += range.len();
-            store = Store::Accumulate;
+    /// (rows of the tile, heads of a kv head, keys of the tile): queries' vectors times keys'.
+    fn products_with_keys(&self, x: &[T], of_keys: &[T], tile: &Tile, head: usize) -> Vec<T::Acc> {
+        let (x, of_keys) = (self.query_rows(x, tile, head), self.key_rows(of_keys, tile, head));
+        let (rows, width) = (tile.own.len() * self.group(), tile.width());
+        let mut products = vec![T::Acc::ZERO; rows * width];
+        product(
+            &mut products,
+            Store::Write,
+            Matrix::new(&x, rows, self.dim),
+            Matrix::new(&of_keys, width, self.dim).t(),
+        );
+        products
+    }
+
+    /// to (rows of the tile, H, Dh) = weights x, x the keys' rows of k or v, for the heads of a kv head.
+    fn weighted_sum(&self, to: &mut [T], weights: &[T], x: &[T], tile: &Tile, head: usize) {
+        let x = self.key_rows(x, tile, head);
+        let (rows, width, dim) = (tile.own.len() * self.group(), tile.width(), self.dim);
+        let (weights, x) = (Matrix::new(weights, rows, width), Matrix::new(&x, width, dim));
+        if self.kv_heads == 1 {
+            product(to, Store::Write, weights, x);
+            return;
+        }
+        let mut sums = vec![T::zeroed(); rows * dim];
+        product(&mut sums, Store::Write, weights, x);
+        let of_row = self.group() * dim;
+        for (to, sums) in to.chunks_exact_mut(self.heads * dim).zip(sums.chunks_exact(of_row)) {
+            to[head * of_row..][..of_row].copy_from_slice(sums);
         }
     }
 
-    /// Head h of some rows of q, o or do.
-    fn query_rows<'b>(&self, x: &'b [A], rows: Range<usize>, h: usize) -> Matrix<'b, A> {
-        let stride = self.heads * self.dim;
-        Matrix::strided(&x[rows.start * stride + h * self.dim..], rows.len(), self.dim, stride)
+    /// (rows of the tile, heads of a kv head, Dh) of q, o or do.
+    fn query_rows<'b>(&self, x: &'b [T], tile: &Tile, head: usize) -> Cow<'b, [T]> {
+        let (row, of_head) = (self.heads * self.dim, self.group() * self.dim);
+        let x = &x[tile.own.start * row..tile.own.end * row];
+        if self.kv_heads == 1 {
+            return x.into();
+        }
+        let mut gathered = Vec::with_capacity(tile.own.len() * of_head);
+        x.chunks_exact(row).for_each(|row| gathered.extend_from_slice(&row[head * of_head..][..of_head]));
+        gathered.into()
     }
 
-    /// The kv head that query head h reads, of some rows of k or v.
-    fn key_rows<'b>(&self, x: &'b [A], slots: &Range<usize>, h: usize) -> Matrix<'b, A> {
-        let stride = self.kv_heads * self.dim;
-        let head = h / (self.heads / self.kv_heads);
-        Matrix::strided(&x[slots.start * stride + head * self.dim..], slots.len(), self.dim, stride)
-    }
-}
-
-/// Softmax of each row in place; writes the rows' log-sum-exp to lse[0], lse[lse_stride], ..
-#[inline(always)]
-pub(super) fn softmax<A: Real>(p: &mut [A], width: usize, lse: &mut [A], lse_stride: usize) {
-    for (r, row) in p.chunks_exact_mut(width).enumerate() {
-        let max = max_of(row);
-        row.iter_mut().for_each(|x| *x = (*x - max).exp());
-        let sum = sum_of(width, |i| row[i]);
-        let inverse = A::ONE / sum;
-        row.iter_mut().for_each(|x| *x = *x * inverse);
-        lse[r * lse_stride] = max + A::from_f64(sum.to_f64().ln());
+    /// (keys of the tile, Dh) of k or v, in one kv head.
+    fn key_rows<'b>(&self, x: &'b [T], tile: &Tile, head: usize) -> Cow<'b, [T]> {
+        let (slot, dim) = (self.kv_heads * self.dim, self.dim);
+        if let ([range], 1) = (&tile.other[..], self.kv_heads) {
+            return x[range.start * slot..range.end * slot].into();
+        }
+        let mut gathered = Vec::with_capacity(tile.width() * dim);
+        if self.kv_heads == 1 {
+            tile.other.iter().for_each(|range| gathered.extend_from_slice(&x[range.start * slot..range.end * slot]));
+        } else {
+            tile.keys().for_each(|j| gathered.extend_from_slice(&x[j * slot + head * dim..][..dim]));
+        }
+        gathered.into()
     }
 }
 

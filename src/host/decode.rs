@@ -8,11 +8,11 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::attention::{Mask, Tile, query_tiles, softmax, width};
 use super::gemm::{Matrix, MatrixMut, Product, Store, Threads, gemm};
 use super::launcher::{Scratch, elements, elements_mut, run, with_dtype};
 use super::rope::rope_forward;
-use super::simd::{Real, Scalar, vectorized};
+use super::simd::{Real, Scalar, max_of, sum_of, vectorized};
+use super::visible::{Mask, Tile, query_tiles};
 use crate::device::bindings::{engine_attention, engine_rope, engine_status, engine_stream};
 
 pub unsafe extern "C" fn attention_decode(
@@ -101,9 +101,8 @@ impl<'a, T: Scalar<Acc: Product>> Cache<'a, T> {
 
     /// o (H, Dh) of the tile's one row, from its q.
     fn attend(&self, o: &mut [T::Acc], q: &[T::Acc], tile: &Tile) {
-        let (group, width, dim) = (self.group, width(&tile.other), self.dim);
+        let (group, width, dim) = (self.group, tile.width(), self.dim);
         let mut p = vec![T::Acc::ZERO; group * width];
-        let mut lse = vec![T::Acc::ZERO; group];
         for (head, (o, q)) in o.chunks_exact_mut(group * dim).zip(q.chunks_exact(group * dim)).enumerate() {
             let mut at = 0;
             for range in &tile.other {
@@ -115,7 +114,7 @@ impl<'a, T: Scalar<Acc: Product>> Cache<'a, T> {
                 at += range.len();
             }
             self.hide(&mut p, tile);
-            vectorized!(softmax(&mut p, width, &mut lse, 1));
+            vectorized!(p.chunks_exact_mut(width).for_each(softmax));
             let (mut at, mut store) = (0, Store::Write);
             for range in &tile.other {
                 let v = T::widened(self.rows(self.v, range));
@@ -130,8 +129,8 @@ impl<'a, T: Scalar<Acc: Product>> Cache<'a, T> {
 
     /// The scores of keys that the row does not see become -inf.
     fn hide(&self, p: &mut [T::Acc], tile: &Tile) {
-        let width = width(&tile.other);
-        for (at, j) in tile.other.iter().flat_map(Range::clone).enumerate() {
+        let width = tile.width();
+        for (at, j) in tile.keys().enumerate() {
             if !self.mask.sees(tile.own.start, j) {
                 p.iter_mut().skip(at).step_by(width).for_each(|p| *p = T::Acc::NEG_INFINITY);
             }
@@ -148,4 +147,13 @@ impl<'a, T: Scalar<Acc: Product>> Cache<'a, T> {
     fn of_head<'b>(&self, x: &'b [T::Acc], head: usize, slots: &Range<usize>) -> Matrix<'b, T::Acc> {
         Matrix::strided(&x[head * self.dim..], slots.len(), self.dim, self.kv_heads * self.dim)
     }
+}
+
+/// In place.
+#[inline(always)]
+fn softmax<A: Real>(p: &mut [A]) {
+    let max = max_of(p);
+    p.iter_mut().for_each(|x| *x = (*x - max).exp());
+    let inverse = A::ONE / sum_of(p.len(), |i| p[i]);
+    p.iter_mut().for_each(|x| *x = *x * inverse);
 }

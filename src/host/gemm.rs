@@ -30,7 +30,7 @@ impl<'a, T> Matrix<'a, T> {
         Self { rows: self.cols, cols: self.rows, row_stride: self.col_stride, col_stride: self.row_stride, ..self }
     }
 
-    fn check(&self) {
+    pub(super) fn check(&self) {
         if self.rows > 0 && self.cols > 0 {
             let last = (self.rows - 1) * self.row_stride + (self.cols - 1) * self.col_stride;
             assert!(last < self.data.len(), "matrix ({}, {}) exceeds its data", self.rows, self.cols);

@@ -38,6 +38,7 @@ mod sample;
 pub mod simd;
 mod sum_parts;
 mod table;
+mod visible;
 mod weight_gradients;
 
 /// Bytes that one task sets to zero: new memory costs a page fault each huge page, of which every core takes its share.

@@ -66,16 +66,13 @@ fn every_device_and_type_is_as_precise_as_plain_rounding() {
 
 fn formula(attention: &Attention, values: &Values, pass: &Pass, dtype: DType) -> [Vec<f64>; 4] {
     let [q, k, v] = [0, 1, 2].map(|i| &values.all[i][..]);
-    attention.formula([q, k, v, &pass.coefficients[0]], &|x| round(dtype, x))
+    attention.formula([q, k, v, &pass.coefficients[0]], dtype)
 }
 
-/// What plain rounding gives in bf16: p, o and ds are rounded where they are stored or go to tensor cores, which costs more
+/// What plain rounding gives: scores, p, o and ds are rounded where they are stored or go to tensor cores, which costs more
 /// than the rounding of a result.
 fn rounded_inside(attention: &Attention, plain: Pass, values: &Values) -> Pass {
-    if values.held != DType::Bf16 {
-        return plain;
-    }
-    let [exact, rounded] = [DType::F64, DType::Bf16].map(|dtype| formula(attention, values, &plain, dtype));
+    let [exact, rounded] = [DType::F64, values.held].map(|dtype| formula(attention, values, &plain, dtype));
     let further = |i: usize, plain: &[f64]| further(&exact[i], plain, &rounded[i]);
     let gradients = plain.gradients.iter().enumerate().map(|(i, plain)| further(i + 1, plain)).collect();
     Pass { outputs: vec![further(0, &plain.outputs[0])], gradients, ..plain }
@@ -226,8 +223,7 @@ fn check_output(attention: &Attention, place: Place, hidden: impl Fn(usize) -> b
     let plain = case.forward(&guarded::host(), DType::F32, &values);
     let nothing = vec![0.0; values.all[0].len()];
     let x = [&values.all[0], &values.all[1], &values.all[2], &nothing].map(|x| &x[..]);
-    let [[exact, ..], [rounded, ..]] =
-        [DType::F64, place.dtype].map(|dtype| attention.formula(x, &|x| round(dtype, x)));
+    let [[exact, ..], [rounded, ..]] = [DType::F64, place.dtype].map(|dtype| attention.formula(x, dtype));
     let plain: Vec<f64> = plain[0].iter().map(|&x| round(place.dtype, x)).collect();
     let plain = if place.dtype == DType::Bf16 { further(&exact, &plain, &rounded) } else { plain };
     check_twice_plain(&name, &got[0], &exact, &plain, 0.0);

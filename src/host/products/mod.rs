@@ -13,8 +13,8 @@
 
 use super::gemm::{Matrix, MatrixMut, Store, Threads, gemm};
 use super::launcher::{elements, elements_mut};
-use crate::device::DType;
 use crate::device::driver::{Operand, Product};
+use crate::device::{DType, Element};
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod amx;
@@ -50,6 +50,36 @@ use tiles::Tiles;
 pub unsafe fn multiply(product: &Product) {
     // SAFETY: the caller's promise.
     unsafe { multiply_with(Kernel::chosen(), product) }
+}
+
+/// c (m, n) = or += a (m, k) b (k, n), with sums in A.
+///
+/// # Panics
+/// When the shapes do not fit.
+pub fn product<T: Element, C: Element>(c: &mut [C], store: Store, a: Matrix<'_, T>, b: Matrix<'_, T>) {
+    let (m, n, k) = (a.rows, b.cols, a.cols);
+    assert!(b.rows == k && c.len() == m * n, "a product of ({m}, {k}) and ({}, {n})", b.rows);
+    let product = Product {
+        c: c.as_mut_ptr().cast(),
+        a: operand(a),
+        b: operand(b),
+        m,
+        n,
+        k,
+        dtype: T::DTYPE,
+        c_dtype: C::DTYPE,
+        accumulate: store == Store::Accumulate,
+    };
+    // SAFETY: the matrices lie inside their data, which `operand` checks, and c is as long as it must be.
+    unsafe { multiply(&product) };
+}
+
+fn operand<T>(matrix: Matrix<'_, T>) -> Operand {
+    matrix.check();
+    let Matrix { data, row_stride, col_stride, .. } = matrix;
+    assert!(row_stride == 1 || col_stride == 1, "neither rows nor columns lie together");
+    let transposed = col_stride != 1;
+    Operand { address: data.as_ptr().cast(), stride: if transposed { col_stride } else { row_stride }, transposed }
 }
 
 /// [`multiply`] with a kernel of the caller's choice.

@@ -6,11 +6,11 @@ use engine::autograd::{Tape, Var};
 use engine::batch::inputs::{DeviceArray, Inputs};
 use engine::batch::mask::{AttentionMask, Placement};
 use engine::batch::tree::{Rows, TokenTree};
-use engine::device::Tensor;
+use engine::device::{DType, Tensor};
 use engine::ops::attention::{KeyParts, Qkv, attention};
 
 use super::trees::{Shape, decoding_tree, tree, tutorial_tree};
-use super::{Case, Output, tensor};
+use super::{Case, Output, round, tensor};
 
 /// H, K, Dh.
 pub type Heads = (usize, usize, usize);
@@ -105,16 +105,21 @@ impl Attention {
             }),
             formula: Box::new(move |x, _| {
                 let nothing = vec![0.0; x[0].len()];
-                let [o, ..] = same.formula([&x[0], &x[1], &x[2], &nothing], &|x| x);
+                let [o, ..] = same.formula([&x[0], &x[1], &x[2], &nothing], DType::F64);
                 vec![o]
             }),
         }
     }
 
-    /// o, dq, dk and dv from q, k, v and do, by loops over all pairs. p, o, ds and the results are rounded by `round`: an
-    /// implementation in bf16 stores them, or hands them to tensor cores.
-    pub fn formula(&self, [q, k, v, d_o]: [&[f64]; 4], round: &dyn Fn(f64) -> f64) -> [Vec<f64>; 4] {
+    /// o, dq, dk and dv from q, k, v and do, by loops over all pairs. p, o, ds and the results are rounded to `dtype`: an
+    /// implementation in bf16 stores them, or hands them to tensor cores. Scores and sums are kept in its accumulator, sums one term after
+    /// the other.
+    pub fn formula(&self, [q, k, v, d_o]: [&[f64]; 4], dtype: DType) -> [Vec<f64>; 4] {
         let (h, kv, dim) = self.heads;
+        let [round, sum] = [dtype, dtype.accumulator()].map(|dtype| move |x| round(dtype, x));
+        let add = |to: &mut [f64], weight: f64, x: &[f64]| {
+            to.iter_mut().zip(x).for_each(|(to, x)| *to = sum(*to + weight * x));
+        };
         let mut o = vec![0.0; q.len()];
         let (mut dq, mut dk, mut dv) = (o.clone(), vec![0.0; k.len()], vec![0.0; v.len()]);
         for row in 0..self.slots.len() {
@@ -122,7 +127,7 @@ impl Attention {
             for head in 0..h {
                 let own = (row * h + head) * dim..(row * h + head + 1) * dim;
                 let at = |j: usize| (j * kv + head * kv / h) * dim..(j * kv + head * kv / h + 1) * dim;
-                let p = softmax(keys.iter().map(|&j| self.scale * dot(&q[own.clone()], &k[at(j)])).collect());
+                let p = softmax(keys.iter().map(|&j| sum(self.scale * dot(&q[own.clone()], &k[at(j)]))).collect());
                 keys.iter().zip(&p).for_each(|(&j, &p)| add(&mut o[own.clone()], round(p), &v[at(j)]));
                 o[own.clone()].iter_mut().for_each(|x| *x = round(*x));
                 let slope = &d_o[own.clone()];
@@ -169,10 +174,6 @@ fn all(inputs: &Rc<Inputs>, owners: usize, others: usize) -> [DeviceArray; 2] {
 
 fn dot(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
-}
-
-fn add(to: &mut [f64], weight: f64, x: &[f64]) {
-    to.iter_mut().zip(x).for_each(|(to, x)| *to += weight * x);
 }
 
 fn softmax(scores: Vec<f64>) -> Vec<f64> {
