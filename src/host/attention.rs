@@ -185,7 +185,7 @@ impl<'a, T: Scalar> Inputs<'a, T> {
                 }
                 let max = max_of(s);
                 s.iter_mut().for_each(|s| *s = (*s - max).exp());
-                let sum = sum_of(width, |j| s[j]);
+                let sum = sum_of([&*s], |[s]| s);
                 let inverse = T::Acc::ONE / sum;
                 p.iter_mut().zip(s).for_each(|(p, s)| *p = T::narrow(*s * inverse));
                 lse[row * self.heads + head] = max + T::Acc::from_f64(sum.to_f64().ln());

@@ -53,7 +53,7 @@ fn squares<T: Real>(gradients: &[T]) -> f64 {
 fn run_squares<T: Real>(run: &[T]) -> f64 {
     let mut sum = 0.0;
     for chunk in run.chunks(CHUNK) {
-        sum += sum_of(chunk.len(), |i| chunk[i] * chunk[i]).to_f64();
+        sum += sum_of([chunk], |[x]| x * x).to_f64();
     }
     sum
 }

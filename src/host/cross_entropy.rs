@@ -8,6 +8,9 @@ use super::launcher::{elements, elements_mut, run, with_dtype};
 use super::simd::{Real, Scalar, max_of, sum_of, vectorized};
 use crate::device::bindings::{engine_dtype, engine_status, engine_step_results, engine_stream};
 
+/// Elements of a row that are summed up in A.
+const BLOCK: usize = 1024;
+
 pub unsafe extern "C" fn cross_entropy(
     logits: *mut c_void,
     results: *mut engine_step_results,
@@ -40,7 +43,7 @@ pub unsafe extern "C" fn cross_entropy(
             let row = |(row, logits): (usize, &mut [T])| {
                 let range = starts[row] as usize..starts[row + 1] as usize;
                 let targets = Targets { ids: &ids[range.clone()], weights: &weights[range] };
-                T::update_wide(logits, |z| vectorized!(loss_row(z, &targets, scale, smoothing)))
+                vectorized!(loss_row(logits, &targets, scale, smoothing))
             };
             let rows: Vec<Sums> = logits.par_chunks_mut(v).enumerate().map(row).collect();
             // SAFETY: as above.
@@ -77,33 +80,34 @@ struct Sums {
 }
 
 /// A row's loss; with a scale, z becomes the gradient of scale * loss. `smoothing` of each target's probability is spread over
-/// all of z.
+/// all of z. Powers are computed twice rather than kept: that costs less than a row of A.
 #[inline(always)]
-fn loss_row<A: Real>(z: &mut [A], targets: &Targets<'_>, scale: Option<f64>, smoothing: f64) -> Sums {
+fn loss_row<T: Scalar>(z: &mut [T], targets: &Targets<'_>, scale: Option<f64>, smoothing: f64) -> Sums {
     let max = max_of(z);
     let mut sums = Sums::default();
-    let first_max = || z.iter().position(|&x| x == max);
-    let hit = targets.ids.iter().any(|&id| z[id as usize] == max).then(first_max).flatten();
-    let target_logits: Vec<f64> = targets.ids.iter().map(|&id| z[id as usize].to_f64()).collect();
+    let first_max = || z.iter().position(|x| x.wide() == max);
+    let hit = targets.ids.iter().any(|&id| z[id as usize].wide() == max).then(first_max).flatten();
+    let logits: Vec<T::Acc> = targets.ids.iter().map(|&id| z[id as usize].wide()).collect();
     let spread = if smoothing > 0.0 { smoothing * mean(z) } else { 0.0 };
-    let (sum, moment) = exponentials(z, max, scale.is_some());
+    let (sum, moment) = exponentials(z, max);
     let lse = max.to_f64() + sum.ln();
     let entropy = sum.ln() - moment / sum;
-    for ((id, w), logit) in targets.each().zip(target_logits) {
-        sums.loss += w * (lse - (1.0 - smoothing) * logit - spread);
+    for ((id, w), logit) in targets.each().zip(&logits) {
+        sums.loss += w * (lse - (1.0 - smoothing) * logit.to_f64() - spread);
         sums.entropy += w * entropy;
         sums.correct += if hit == Some(id) { w } else { 0.0 };
         sums.scored += w;
     }
     if let Some(scale) = scale {
-        let factor = A::from_f64(sums.scored * scale / sum);
-        z.iter_mut().for_each(|x| *x = *x * factor);
-        if smoothing > 0.0 {
-            let spread = A::from_f64(-sums.scored * scale * smoothing / z.len() as f64);
-            z.iter_mut().for_each(|x| *x += spread);
+        let factor = T::Acc::from_f64(sums.scored * scale / sum);
+        let spread = T::Acc::from_f64(-sums.scored * scale * smoothing / z.len() as f64);
+        for z in z.iter_mut() {
+            *z = T::narrow((z.wide() - max).exp() * factor + spread);
         }
-        for (id, w) in targets.each() {
-            z[id] += A::from_f64(-w * scale * (1.0 - smoothing));
+        for ((id, _), logit) in targets.each().zip(logits) {
+            let own = targets.each().filter(|(other, _)| *other == id);
+            let own = own.map(|(_, w)| T::Acc::from_f64(-w * scale * (1.0 - smoothing)));
+            z[id] = T::narrow(own.fold((logit - max).exp() * factor + spread, |sum, term| sum + term));
         }
     }
     sums
@@ -111,31 +115,27 @@ fn loss_row<A: Real>(z: &mut [A], targets: &Targets<'_>, scale: Option<f64>, smo
 
 /// The mean of z.
 #[inline(always)]
-fn mean<A: Real>(z: &[A]) -> f64 {
-    let sums = z.chunks(1024).map(|block| sum_of(block.len(), |i| block[i]).to_f64());
+fn mean<T: Scalar>(z: &[T]) -> f64 {
+    let sums = z.chunks(BLOCK).map(|block| sum_of([block], |[z]| z.wide()).to_f64());
     sums.sum::<f64>() / z.len() as f64
 }
 
-/// The sums of exp(z - max) and of (z - max) * exp(z - max); with `replace`, z becomes exp(z - max).
+/// The sums of exp(z - max) and of (z - max) * exp(z - max).
 #[inline(always)]
-fn exponentials<A: Real>(z: &mut [A], max: A, replace: bool) -> (f64, f64) {
-    const BLOCK: usize = 1024;
+fn exponentials<T: Scalar>(z: &[T], max: T::Acc) -> (f64, f64) {
     let (mut sum, mut moment) = (0.0, 0.0);
-    let (mut powers, mut terms) = ([A::ZERO; BLOCK], [A::ZERO; BLOCK]);
-    for block in z.chunks_mut(BLOCK) {
+    let (mut powers, mut terms) = ([T::Acc::ZERO; BLOCK], [T::Acc::ZERO; BLOCK]);
+    for block in z.chunks(BLOCK) {
         let n = block.len();
         let (powers, terms) = (&mut powers[..n], &mut terms[..n]);
         for i in 0..n {
-            let shifted = block[i] - max;
+            let shifted = block[i].wide() - max;
             powers[i] = shifted.exp();
             // Far below the maximum exp is 0 and the term's limit is 0, not 0 * -inf.
-            terms[i] = if powers[i] > A::ZERO { shifted * powers[i] } else { A::ZERO };
+            terms[i] = if powers[i] > T::Acc::ZERO { shifted * powers[i] } else { T::Acc::ZERO };
         }
-        sum += sum_of(n, |i| powers[i]).to_f64();
-        moment += sum_of(n, |i| terms[i]).to_f64();
-        if replace {
-            block.copy_from_slice(powers);
-        }
+        sum += sum_of([&*powers], |[power]| power).to_f64();
+        moment += sum_of([&*terms], |[term]| term).to_f64();
     }
     (sum, moment)
 }

@@ -154,6 +154,6 @@ impl<'a, T: Scalar<Acc: Product>> Cache<'a, T> {
 fn softmax<A: Real>(p: &mut [A]) {
     let max = max_of(p);
     p.iter_mut().for_each(|x| *x = (*x - max).exp());
-    let inverse = A::ONE / sum_of(p.len(), |i| p[i]);
+    let inverse = A::ONE / sum_of([&*p], |[p]| p);
     p.iter_mut().for_each(|x| *x = *x * inverse);
 }

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::ffi::c_void;
 
 use super::launcher::{elements, elements_mut, run, with_dtype};
-use super::simd::{Real, Scalar, dot, for_each_part, for_each_row, for_each_row_and, sum_of};
+use super::simd::{Real, Scalar, dot, for_each_part, for_each_row, for_each_row_and, sum_of_both};
 use crate::device::bindings::{engine_dtype, engine_status, engine_stream};
 
 pub unsafe extern "C" fn rmsnorm_forward(
@@ -167,10 +167,16 @@ fn forward<T: Scalar>(y: &mut [T], rstd: &mut [T::Acc], h: Option<&[T]>, x: &[T]
             *rstd = scale;
             let normed = |j: usize| x[j].wide() * scale * (T::Acc::ONE + weight[j].wide());
             match h {
-                None => (0..d).for_each(|j| y[j] = T::narrow(normed(j))),
+                None => {
+                    for j in 0..d {
+                        y[j] = T::narrow(normed(j));
+                    }
+                }
                 Some(h) => {
                     let h = &h[i * d..][..d];
-                    (0..d).for_each(|j| y[j] = T::narrow(h[j].wide() + normed(j)));
+                    for j in 0..d {
+                        y[j] = T::narrow(h[j].wide() + normed(j));
+                    }
                 }
             }
         },
@@ -184,10 +190,11 @@ struct Saved<'a, T: Scalar> {
     rstd: &'a [T::Acc],
 }
 
-/// rstd^2 * mean(g * x), what pulls dx towards x; `g(i)` is dy * (1 + weight).
+/// rstd^2 * mean(g * x), what pulls dx towards x; g is dy * (1 + weight).
 #[inline(always)]
-pub(super) fn row_pull<A: Real>(n: usize, rstd: A, product: impl Fn(usize) -> A) -> A {
-    rstd * rstd * (sum_of(n, product) / A::from_f64(n as f64))
+pub(super) fn row_pull<T: Scalar, Y: Scalar<Acc = T::Acc>>(rstd: T::Acc, dy: &[Y], x: &[T], weight: &[T]) -> T::Acc {
+    let sum = sum_of_both([x, weight], [dy], |[x, w], [dy]| dy.wide() * (T::Acc::ONE + w.wide()) * x.wide());
+    rstd * rstd * (sum / T::Acc::from_f64(x.len() as f64))
 }
 
 fn backward<T: Scalar>(
@@ -207,7 +214,9 @@ fn backward<T: Scalar>(
             #[inline(always)]
             |sum: &mut [T::Acc], row| {
                 let (dy, x, rstd) = (&dy[row * d..][..d], &x[row * d..][..d], rstd[row]);
-                (0..d).for_each(|j| sum[j] += dy[j].wide() * x[j].wide() * rstd);
+                for ((sum, dy), x) in sum.iter_mut().zip(dy).zip(x) {
+                    *sum += dy.wide() * x.wide() * rstd;
+                }
             },
         );
     }
@@ -223,13 +232,19 @@ fn backward_x<T: Scalar>(dx: &mut [T], dh: Option<&[T]>, dy: &[T], saved: &Saved
         |i, dx| {
             let (x, dy, rstd) = (&x[i * d..][..d], &dy[i * d..][..d], rstd[i]);
             let slope = |j: usize| dy[j].wide() * (T::Acc::ONE + weight[j].wide());
-            let pull = row_pull(d, rstd, |j| slope(j) * x[j].wide());
+            let pull = row_pull(rstd, dy, x, weight);
             let gradient = |j: usize| rstd * (slope(j) - x[j].wide() * pull);
             match dh {
-                None => (0..d).for_each(|j| dx[j] = T::narrow(gradient(j))),
+                None => {
+                    for j in 0..d {
+                        dx[j] = T::narrow(gradient(j));
+                    }
+                }
                 Some(dh) => {
                     let dh = &dh[i * d..][..d];
-                    (0..d).for_each(|j| dx[j] = T::narrow(dh[j].wide() + gradient(j)));
+                    for j in 0..d {
+                        dx[j] = T::narrow(dh[j].wide() + gradient(j));
+                    }
                 }
             }
         },

@@ -184,7 +184,9 @@ impl<'a, T: Scalar> Rope<'a, T> {
             *u = x.wide() * rstd * (T::Acc::ONE + w.wide());
         }
         rotate(u, cos, sin, T::Acc::ONE);
-        y.iter_mut().zip(u).for_each(|(y, u)| *y = T::narrow(*u));
+        for (y, u) in y.iter_mut().zip(u) {
+            *y = T::narrow(*u);
+        }
     }
 
     fn backward(&self, dqkv: &mut [T], (dq, dk, dv): (&[T], &[T], &[T])) {
@@ -210,9 +212,11 @@ impl<'a, T: Scalar> Rope<'a, T> {
         for (h, (dx, dy)) in dx.chunks_exact_mut(self.dim).zip(dy.chunks_exact(self.dim)).enumerate() {
             let x = self.head(row, first + h);
             let rstd = self.rotated_back(back, dy, row, x);
-            let slope = |j: usize| back[j] * (T::Acc::ONE + weight[j].wide());
-            let pull = row_pull(self.dim, rstd, |j| slope(j) * x[j].wide());
-            (0..self.dim).for_each(|j| dx[j] = T::narrow(rstd * (slope(j) - x[j].wide() * pull)));
+            let pull = row_pull(rstd, back, x, weight);
+            let slopes = back.iter().zip(weight).map(|(back, w)| *back * (T::Acc::ONE + w.wide()));
+            for ((dx, slope), x) in dx.iter_mut().zip(slopes).zip(x) {
+                *dx = T::narrow(rstd * (slope - x.wide() * pull));
+            }
         }
     }
 
@@ -220,7 +224,9 @@ impl<'a, T: Scalar> Rope<'a, T> {
     #[inline(always)]
     fn rotated_back(&self, back: &mut [T::Acc], dy: &[T], row: usize, x: &[T]) -> T::Acc {
         let (cos, sin) = self.angles(row);
-        back.iter_mut().zip(dy).for_each(|(back, dy)| *back = dy.wide());
+        for (back, dy) in back.iter_mut().zip(dy) {
+            *back = dy.wide();
+        }
         rotate(back, cos, sin, -T::Acc::ONE);
         row_rstd(x, self.eps)
     }
@@ -236,7 +242,9 @@ impl<'a, T: Scalar> Rope<'a, T> {
                 for h in 0..heads {
                     let (x, dy) = (self.head(row, first + h), &dy[(row * heads + h) * self.dim..][..self.dim]);
                     let rstd = self.rotated_back(&mut back, dy, row, x);
-                    (0..self.dim).for_each(|j| sum[j] += back[j] * x[j].wide() * rstd);
+                    for ((sum, back), x) in sum.iter_mut().zip(&back).zip(x) {
+                        *sum += *back * x.wide() * rstd;
+                    }
                 }
             },
         );

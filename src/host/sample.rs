@@ -83,7 +83,7 @@ fn draw<T: Scalar>(logits: &[T], sampling: &engine_sampling, uniform: f64) -> u3
     // The largest may be infinite: less itself it would be NaN.
     let weight = |c: &Candidate| if c.logit == largest { 1.0 } else { ((c.logit - largest) / temperature).exp() };
     let mut weights: Vec<f64> = candidates.iter().map(weight).collect();
-    let total = sum_of(weights.len(), |i| weights[i]);
+    let total = sum_of([&weights], |[weight]| weight);
     // The smallest set of most likely tokens whose probabilities reach top_p.
     let mut reached = 0.0;
     let keep = weights.iter().position(|w| {

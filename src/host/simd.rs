@@ -16,7 +16,8 @@ use crate::device::Element;
 /// The value of an expression, which is compiled for each instruction set and runs in the best one of this machine.
 ///
 /// A macro, so that the expression is always inlined into the function that has the instructions: a call from there would
-/// leave them. So must be what it calls: a function or a closure with `#[inline(always)]`.
+/// leave them. So must be what it calls: a function or a closure with `#[inline(always)]`. `for_each` of a range is such a call: a
+/// loop is none.
 macro_rules! vectorized {
     ($($body:tt)*) => {{
         let once = $crate::host::simd::Once;
@@ -143,9 +144,6 @@ pub trait Scalar: Element {
 
     /// Lets `fill` write in A, rounded once: straight into `x` where that is its own type.
     fn fill_from_wide(x: &mut [Self], fill: impl FnOnce(&mut [Self::Acc]));
-
-    /// The same for what `update` reads and writes.
-    fn update_wide<R>(x: &mut [Self], update: impl FnOnce(&mut [Self::Acc]) -> R) -> R;
 }
 
 macro_rules! impl_scalar_of_itself {
@@ -169,10 +167,6 @@ macro_rules! impl_scalar_of_itself {
 
             fn fill_from_wide(x: &mut [$t], fill: impl FnOnce(&mut [$t])) {
                 fill(x);
-            }
-
-            fn update_wide<R>(x: &mut [$t], update: impl FnOnce(&mut [$t]) -> R) -> R {
-                update(x)
             }
         }
     };
@@ -208,13 +202,6 @@ impl Scalar for bf16 {
         fill(&mut wide);
         convert(x, &wide, bf16::narrow);
     }
-
-    fn update_wide<R>(x: &mut [bf16], update: impl FnOnce(&mut [f32]) -> R) -> R {
-        let mut wide = Self::widened(x).into_owned();
-        let result = update(&mut wide);
-        convert(x, &wide, bf16::narrow);
-        result
-    }
 }
 
 /// `to[i] = f(from[i])`; a closure should be `#[inline(always)]`, as those of the loops over rows below.
@@ -224,23 +211,43 @@ pub fn convert<To: Element, From: Element>(to: &mut [To], from: &[From], f: impl
     });
 }
 
-/// Sum of `f(i)` for i in 0..n, in 16 running sums that are folded at the end.
+/// Sum of `f` of the elements of all lists at a place, in 16 running sums that are folded at the end.
+///
+/// # Panics
+/// When a list is shorter than the first.
 #[inline(always)]
-pub fn sum_of<T: Real>(n: usize, f: impl Fn(usize) -> T) -> T {
+pub fn sum_of<T: Copy, A: Real, const K: usize>(lists: [&[T]; K], f: impl Fn([T; K]) -> A) -> A {
+    sum_of_both(lists, [&lists[0]], |lists, _| f(lists))
+}
+
+/// [`sum_of`] lists of two types.
+///
+/// # Panics
+/// As that.
+#[inline(always)]
+pub fn sum_of_both<T: Copy, U: Copy, A: Real, const K: usize, const L: usize>(
+    lists: [&[T]; K],
+    others: [&[U]; L],
+    f: impl Fn([T; K], [U; L]) -> A,
+) -> A {
     const LANES: usize = 16;
-    let mut lanes = [T::ZERO; LANES];
-    let whole = n / LANES * LANES;
-    for i in (0..whole).step_by(LANES) {
+    let n = lists[0].len();
+    // Blocks, so that no index is checked within them: the compiler would add one number after the other.
+    let parts = lists.map(|list| list[..n].as_chunks::<LANES>());
+    let other_parts = others.map(|list| list[..n].as_chunks::<LANES>());
+    let mut lanes = [A::ZERO; LANES];
+    for block in 0..n / LANES {
+        let (blocks, others) = (parts.map(|(blocks, _)| &blocks[block]), other_parts.map(|(blocks, _)| &blocks[block]));
         for (l, lane) in lanes.iter_mut().enumerate() {
-            *lane += f(i + l);
+            *lane += f(blocks.map(|block| block[l]), others.map(|block| block[l]));
         }
     }
-    let mut sum = T::ZERO;
+    let mut sum = A::ZERO;
     for lane in lanes {
         sum += lane;
     }
-    for i in whole..n {
-        sum += f(i);
+    for i in 0..n % LANES {
+        sum += f(parts.map(|(_, rest)| rest[i]), other_parts.map(|(_, rest)| rest[i]));
     }
     sum
 }
@@ -248,8 +255,7 @@ pub fn sum_of<T: Real>(n: usize, f: impl Fn(usize) -> T) -> T {
 /// Inner product.
 #[inline(always)]
 pub fn dot<T: Scalar>(a: &[T], b: &[T]) -> T::Acc {
-    let b = &b[..a.len()];
-    sum_of(a.len(), |i| a[i].wide() * b[i].wide())
+    sum_of([a, b], |[a, b]| a.wide() * b.wide())
 }
 
 /// Largest element; -inf for none.
@@ -327,7 +333,9 @@ pub fn for_each_part<A: Real>(
             for (p, part) in parts.chunks_exact_mut(width).enumerate() {
                 let first = (task * parts_per_task + p) * rows;
                 part.fill(A::ZERO);
-                (first..(first + rows).min(n)).for_each(|row| add(part, row));
+                for row in first..(first + rows).min(n) {
+                    add(part, row);
+                }
             }
         });
     });

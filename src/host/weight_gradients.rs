@@ -61,7 +61,7 @@ unsafe fn all<A: Real>(squares: *mut c_void, gradients: &[engine_weight_gradient
             *square = A::ZERO;
             vectorized!(for r in row..(row + tile).min(o) {
                 let part = &dweight[r * i + column..r * i + end];
-                *square += sum_of(part.len(), |c| part[c] * part[c]);
+                *square += sum_of([part], |[x]| x * x);
             });
         });
         at = at.wrapping_add(tiles);
