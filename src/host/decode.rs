@@ -1,17 +1,19 @@
 //! The attention of tokens that continue prompts, one each. The contract is in kernels/engine.h.
 //!
-//! A task is a row. Its query heads that read one kv head are the rows of one product with each range of keys that it sees. Only
-//! these are widened from bf16: a cache has far more.
+//! Keys that all rows look at (prompts begin alike) are multiplied for all of them at once; a row's other keys are a task of
+//! their own, read once for all query heads that read one kv head.
 
+use std::borrow::Cow;
 use std::ffi::c_void;
 use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::gemm::{Matrix, MatrixMut, Product, Store, Threads, gemm};
+use super::gemm::{Matrix, Store};
 use super::launcher::{Scratch, elements, elements_mut, run, with_dtype};
+use super::products::{MOST_ROWS, product};
 use super::rope::rope_forward;
-use super::simd::{Real, Scalar, max_of, sum_of, vectorized};
+use super::simd::{Real, Scalar, max_of, sum_of, sum_of_both, vectorized};
 use super::visible::{Mask, Tile, query_tiles};
 use crate::device::bindings::{engine_attention, engine_rope, engine_status, engine_stream};
 
@@ -30,13 +32,11 @@ pub unsafe extern "C" fn attention_decode(
         with_dtype!(attention.dtype, T => {
             // SAFETY: as above.
             let (cache, tiles) = unsafe { (Cache::<T>::new(attention, [k, v]), query_tiles(attention, 1)) };
-            let row = attention.heads.query as usize * cache.dim;
+            let len = tiles.len() * attention.heads.query as usize * cache.dim;
             // SAFETY: as above.
-            let (o, q) = unsafe { (elements_mut::<T>(o, tiles.len() * row), elements::<T>(q, tiles.len() * row)) };
-            if row > 0 {
-                o.par_chunks_mut(row).zip(q.par_chunks(row)).zip(&tiles).for_each(|((o, q), tile)| {
-                    T::fill_from_wide(o, |o| cache.attend(o, &T::widened(q), tile));
-                });
+            let (o, q) = unsafe { (elements_mut::<T>(o, len), elements::<T>(q, len)) };
+            if len > 0 {
+                cache.attend_all(o, q, &tiles);
             }
         })
     })
@@ -78,7 +78,7 @@ struct Cache<'a, T> {
     group: usize,
 }
 
-impl<'a, T: Scalar<Acc: Product>> Cache<'a, T> {
+impl<'a, T: Scalar> Cache<'a, T> {
     /// # Safety
     /// All is there as kernels/engine.h says, k and v in T.
     unsafe fn new(attention: &'a engine_attention, [k, v]: [*const c_void; 2]) -> Self {
@@ -99,42 +99,114 @@ impl<'a, T: Scalar<Acc: Product>> Cache<'a, T> {
         }
     }
 
-    /// o (H, Dh) of the tile's one row, from its q.
-    fn attend(&self, o: &mut [T::Acc], q: &[T::Acc], tile: &Tile) {
-        let (group, width, dim) = (self.group, tile.width(), self.dim);
-        let mut p = vec![T::Acc::ZERO; group * width];
-        for (head, (o, q)) in o.chunks_exact_mut(group * dim).zip(q.chunks_exact(group * dim)).enumerate() {
-            let mut at = 0;
-            for range in &tile.other {
-                let k = T::widened(self.rows(self.k, range));
-                let scores = MatrixMut::strided(&mut p[at..], group, range.len(), width);
-                let scale = T::Acc::from_f64(self.scale);
-                let q = Matrix::new(q, group, dim);
-                gemm(scores, Store::Write, scale, q, self.of_head(&k, head, range).t(), Threads::One);
-                at += range.len();
+    /// o (N, H, Dh) from q.
+    fn attend_all(&self, o: &mut [T], q: &[T], tiles: &[Tile]) {
+        let (group, dim, shared) = (self.group, self.dim, shared(tiles));
+        let (row, of_head) = (q.len() / tiles.len(), tiles.len() * group);
+        let tails: Vec<Tile> = tiles.iter().map(|tile| tile.after(shared.end)).collect();
+        for head in 0..self.kv_heads {
+            let part = head * group * dim..(head + 1) * group * dim;
+            let mut of_group = Vec::with_capacity(of_head * dim);
+            q.chunks_exact(row).for_each(|row| of_group.extend_from_slice(&row[part.clone()]));
+            let q = of_group;
+            let [k, v] = [self.k, self.v].map(|x| self.of_head_alone(x, head, &shared));
+            let mut scores = vec![T::Acc::ZERO; of_head * shared.len()];
+            let mut p = vec![T::zeroed(); scores.len()];
+            let mut sums = vec![T::Acc::ZERO; of_head * dim];
+            let mut of_rows = vec![T::Acc::ZERO; of_head * dim];
+            if !shared.is_empty() {
+                // As many rows at once as a skinny product has at most: what one row gives then follows from it alone.
+                let rows = (MOST_ROWS / group).max(1) * group;
+                for (scores, q) in scores.chunks_mut(rows * shared.len()).zip(q.chunks(rows * dim)) {
+                    let q = Matrix::new(q, q.len() / dim, dim);
+                    product(scores, Store::Write, q, Matrix::new(&k, shared.len(), dim).t());
+                }
             }
-            self.hide(&mut p, tile);
-            vectorized!(p.chunks_exact_mut(width).for_each(softmax));
-            let (mut at, mut store) = (0, Store::Write);
-            for range in &tile.other {
-                let v = T::widened(self.rows(self.v, range));
-                let weights = Matrix::strided(&p[at..], group, range.len(), width);
-                let sums = MatrixMut::new(&mut *o, group, dim);
-                gemm(sums, store, T::Acc::ONE, weights, self.of_head(&v, head, range), Threads::One);
-                at += range.len();
-                store = Store::Accumulate;
+            let of_row = group * shared.len().max(1);
+            let shared_rows = p.par_chunks_mut(of_row).zip(scores.par_chunks(of_row));
+            let nothing = (0..tiles.len()).into_par_iter().map(|_| Default::default());
+            let rows = of_rows.par_chunks_mut(group * dim).zip(q.par_chunks(group * dim)).zip(&tails);
+            let attend = |((o, q), tail): ((&mut [T::Acc], &[T]), &Tile), (p, scores): (&mut [T], &[T::Acc])| {
+                self.attend(o, &T::widened(q), tail, head, (p, scores, &shared));
+            };
+            if shared.is_empty() {
+                rows.zip(nothing).for_each(|(row, shared)| attend(row, shared));
+            } else {
+                rows.zip(shared_rows).for_each(|(row, shared)| attend(row, shared));
+                product(
+                    &mut sums,
+                    Store::Write,
+                    Matrix::new(&p, of_head, shared.len()),
+                    Matrix::new(&v, shared.len(), dim),
+                );
+            }
+            let both = of_rows.chunks_exact(group * dim).zip(sums.chunks_exact(group * dim));
+            for (o, (of_row, sums)) in o.chunks_exact_mut(row).zip(both) {
+                vectorized!(for ((o, a), b) in o[part.clone()].iter_mut().zip(of_row).zip(sums) {
+                    *o = T::narrow(*a + *b);
+                });
             }
         }
     }
 
-    /// The scores of keys that the row does not see become -inf.
-    fn hide(&self, p: &mut [T::Acc], tile: &Tile) {
-        let width = tile.width();
-        for (at, j) in tile.keys().enumerate() {
-            if !self.mask.sees(tile.own.start, j) {
-                p.iter_mut().skip(at).step_by(width).for_each(|p| *p = T::Acc::NEG_INFINITY);
+    /// What a row's other keys give to its o, for the heads (G, Dh) that read a kv head; of the shared ones p (G, keys).
+    fn attend(
+        &self,
+        o: &mut [T::Acc],
+        q: &[T::Acc],
+        tail: &Tile,
+        head: usize,
+        (p_of_shared, scores, shared): (&mut [T], &[T::Acc], &Range<usize>),
+    ) {
+        let (group, dim, first) = (self.group, self.dim, shared.len());
+        let keys = Tile { own: tail.own.clone(), other: [&[shared.clone()], &tail.other[..]].concat() };
+        let (width, visible) = (keys.width(), self.mask.of_tile(&keys));
+        let scale = T::Acc::from_f64(self.scale);
+        let mut p = vec![T::Acc::ZERO; group * width];
+        let slot = self.kv_heads * dim;
+        vectorized!({
+            for (p, scores) in p.chunks_exact_mut(width).zip(scores.chunks_exact(first.max(1))) {
+                p[..first].copy_from_slice(scores);
             }
+            for (at, j) in (first..).zip(tail.keys()) {
+                let k = &self.k[j * slot + head * dim..][..dim];
+                for h in 0..group {
+                    p[h * width + at] = sum_of_both([&q[h * dim..][..dim]], [k], |[q], [k]| q * k.wide());
+                }
+            }
+            for p in p.chunks_exact_mut(width) {
+                for (p, &visible) in p.iter_mut().zip(&visible) {
+                    *p = if visible != 0 { *p * scale } else { T::Acc::NEG_INFINITY };
+                }
+                softmax(p);
+            }
+            for (to, p) in p_of_shared.chunks_exact_mut(first.max(1)).zip(p.chunks_exact(width)) {
+                for (to, p) in to.iter_mut().zip(p) {
+                    *to = T::narrow(*p);
+                }
+            }
+            for (at, j) in (first..).zip(tail.keys()) {
+                let v = &self.v[j * slot + head * dim..][..dim];
+                for (h, o) in o.chunks_exact_mut(dim).enumerate() {
+                    let weight = p[h * width + at];
+                    for (o, v) in o.iter_mut().zip(v) {
+                        *o += weight * v.wide();
+                    }
+                }
+            }
+        });
+    }
+
+    /// (slots, Dh)
+    fn of_head_alone(&self, x: &'a [T], head: usize, slots: &Range<usize>) -> Cow<'a, [T]> {
+        let x = self.rows(x, slots);
+        if self.kv_heads == 1 {
+            return x.into();
         }
+        let mut gathered = Vec::with_capacity(slots.len() * self.dim);
+        let slots = x.chunks_exact(self.kv_heads * self.dim);
+        slots.for_each(|slot| gathered.extend_from_slice(&slot[head * self.dim..][..self.dim]));
+        gathered.into()
     }
 
     /// Some slots of k or v.
@@ -142,11 +214,15 @@ impl<'a, T: Scalar<Acc: Product>> Cache<'a, T> {
         let slot = self.kv_heads * self.dim;
         &x[slots.start * slot..slots.end * slot]
     }
+}
 
-    /// A kv head of these.
-    fn of_head<'b>(&self, x: &'b [T::Acc], head: usize, slots: &Range<usize>) -> Matrix<'b, T::Acc> {
-        Matrix::strided(&x[head * self.dim..], slots.len(), self.dim, self.kv_heads * self.dim)
-    }
+/// Slots that every tile begins with: none where they are too few to gain anything.
+fn shared(tiles: &[Tile]) -> Range<usize> {
+    const FEW: usize = 32;
+    let first = tiles[0].other.first().cloned().unwrap_or_default();
+    let end = |tile: &Tile| tile.other.first().filter(|range| range.start == first.start).map_or(0, |range| range.end);
+    let range = first.start..tiles.iter().map(end).min().unwrap_or(0);
+    if tiles.len() < 2 || range.len() < FEW { first.start..first.start } else { range }
 }
 
 /// In place.

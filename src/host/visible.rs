@@ -23,6 +23,12 @@ impl Tile {
         self.other.iter().map(|range| range.len()).sum()
     }
 
+    /// Without the keys before slot `first`.
+    pub fn after(&self, first: usize) -> Self {
+        let ranges = self.other.iter().map(|range| range.start.max(first)..range.end);
+        Self { own: self.own.clone(), other: ranges.filter(|range| !range.is_empty()).collect() }
+    }
+
     /// Slots of all keys.
     pub fn keys(&self) -> impl Iterator<Item = usize> {
         self.other.iter().flat_map(Range::clone)
@@ -132,12 +138,5 @@ impl<'a> Mask<'a> {
             }
         });
         visible
-    }
-
-    /// Whether the query of row `row` sees the key in slot `j`.
-    #[inline(always)]
-    pub fn sees(&self, row: usize, j: usize) -> bool {
-        let i = self.slots[row];
-        j as u32 <= i && i < self.end[j] && self.positions[row].wrapping_sub(self.key_positions[j]) < self.window
     }
 }

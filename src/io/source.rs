@@ -2,8 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
+use half::bf16;
+use rayon::prelude::*;
+
 use super::{
     adapter_files::ADAPTER_CONFIG,
+    convert::CHUNK,
     gguf::GgufFile,
     safetensors::{FolderWeights, check_model, read_model},
 };
@@ -75,6 +79,29 @@ impl ModelSource {
             Self::Folder(folder) => read_model(folder, &parameter_specs(config), flat),
             Self::Gguf(file) => GgufFile::open(file)?.read_model(&parameters(config), flat),
         }
+    }
+}
+
+impl ModelSource {
+    /// [`ModelSource::load_flat`] into a buffer of bf16, rounded to nearest even: nothing is kept in f32.
+    ///
+    /// # Errors
+    /// As [`ModelSource::load_flat`].
+    pub fn load_rounded(&self, config: &Gemma3Config, mut flat: &mut [bf16]) -> Result<()> {
+        let (weights, parameters) = (Weights::open(self, config)?, parameters(config));
+        let mut parts = Vec::new();
+        for parameter in &parameters {
+            let (own, rest) = flat.split_at_mut(parameter.spec.len());
+            flat = rest;
+            let chunks = own.chunks_mut(CHUNK).enumerate();
+            parts.extend(chunks.map(|(chunk, to)| (parameter, chunk * CHUNK, to)));
+        }
+        parts.into_par_iter().try_for_each_init(Vec::new, |values: &mut Vec<f32>, (parameter, first, to)| {
+            values.resize(to.len(), 0.0);
+            weights.read_part(parameter, first, values)?;
+            to.iter_mut().zip(values).for_each(|(to, value)| *to = bf16::from_f32(*value));
+            Ok(())
+        })
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use half::bf16;
+
 use crate::chat::tokenizer::ChatTokenizer;
 use crate::device::{DType, Purpose, Tensor};
 use crate::error::{Error, Kind, Result};
@@ -109,7 +111,20 @@ impl Checkpoint {
     /// # Errors
     /// As [`load`](Self::load).
     pub fn load_frozen(&self, on: &ComputeDevice) -> Result<Gemma3> {
-        self.read(on, |_| Ok(()))?.frozen_in(on.dtype)
+        if on.dtype != DType::Bf16 || self.adapter.is_some() {
+            return self.read(on, |_| Ok(()))?.frozen_in(on.dtype);
+        }
+        let mut weights = self.room(on, DType::Bf16)?;
+        let read = |values: &mut [bf16]| self.source.load_rounded(&self.config, values);
+        weights.fill_with(read).map_err(|error| error.or_kind(Kind::Model))?;
+        Gemma3::new(self.config.clone(), weights)?.frozen_in(DType::Bf16)
+    }
+
+    /// Memory for the weights, whose files are there.
+    fn room(&self, on: &ComputeDevice, dtype: DType) -> Result<Tensor> {
+        self.source.check(&self.config).map_err(|error| error.or_kind(Kind::Model))?;
+        let len = parameter_count(&parameter_specs(&self.config));
+        Tensor::empty(&on.device.of(Purpose::Weights), &[len], dtype)
     }
 
     /// [`load_frozen`](Self::load_frozen) with the weights rounded as a GGUF of type `kind` holds them.
@@ -124,9 +139,7 @@ impl Checkpoint {
 
     /// The model in f32, `change`d as it is read.
     pub(super) fn read(&self, on: &ComputeDevice, change: impl FnOnce(&mut [f32]) -> Result<()>) -> Result<Gemma3> {
-        self.source.check(&self.config).map_err(|error| error.or_kind(Kind::Model))?;
-        let len = parameter_count(&parameter_specs(&self.config));
-        let mut weights = Tensor::empty(&on.device.of(Purpose::Weights), &[len], DType::F32)?;
+        let mut weights = self.room(on, DType::F32)?;
         let read = |values: &mut [f32]| {
             self.source.load_into(&self.config, values)?;
             self.merge(values)?;

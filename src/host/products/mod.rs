@@ -42,7 +42,8 @@ mod tiles;
 mod unit;
 
 use choice::{Kernel, with_unit};
-use skinny::{MOST_ROWS, Skinny};
+pub use skinny::MOST_ROWS;
+use skinny::Skinny;
 use tiles::Tiles;
 
 /// # Safety

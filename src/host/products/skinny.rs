@@ -20,7 +20,7 @@ use crate::device::driver::Operand;
 use crate::host::simd::{Scalar, vectorized};
 
 /// Rows of x from which a blocked product is faster: it packs W once and adds no lanes.
-pub(super) const MOST_ROWS: usize = 64;
+pub const MOST_ROWS: usize = 64;
 
 /// Terms that a block sums at most.
 const TERMS: usize = 640;
@@ -105,6 +105,11 @@ impl Prepared {
 
 /// One step of x: pairs, or the second terms of all pairs and then the first ones.
 fn lay<U: Compiled>(words: &mut [u32], x: &[bf16]) {
+    if U::PAIRS && cfg!(target_endian = "little") {
+        // They lie so already.
+        bytemuck::cast_slice_mut(words)[..x.len()].copy_from_slice(x);
+        return;
+    }
     for (lane, pair) in x.chunks(2).enumerate() {
         let [first, second] = [0, 1].map(|i| pair.get(i).map_or(0, |x| u32::from(x.to_bits())));
         if U::PAIRS {
@@ -112,14 +117,6 @@ fn lay<U: Compiled>(words: &mut [u32], x: &[bf16]) {
         } else {
             (words[lane], words[U::LANES + lane]) = (second << 16, first << 16);
         }
-    }
-}
-
-/// Inlined, so that the compiler knows of whole blocks how long they are.
-#[inline(always)]
-fn put_row<C: Scalar<Acc = f32>>(y: &mut [C], sums: &[f32], accumulate: bool) {
-    for (y, &sum) in y.iter_mut().zip(sums) {
-        *y = C::narrow(if accumulate { y.wide() + sum } else { sum });
     }
 }
 
@@ -160,11 +157,11 @@ impl<U: Compiled> Task<'_, U> {
     ///
     /// # Safety
     /// As [`Task::block`].
-    unsafe fn store<const WIDE: bool>(&self, at: (usize, usize), sums: &[f32]) {
+    unsafe fn store<const WIDE: bool>(&self, at: (usize, usize), sums: &mut [f32]) {
         const OF_F32: usize = block_rows(true);
         const OF_BF16: usize = block_rows(false);
         let &Skinny { m, y, narrow, .. } = self.product;
-        let sums = &sums[..m * const { block_rows(WIDE) }];
+        let sums = &mut sums[..m * const { block_rows(WIDE) }];
         vectorized!({
             // SAFETY: the caller's promise.
             unsafe {
@@ -187,16 +184,35 @@ impl<U: Compiled> Task<'_, U> {
         &self,
         y: *mut C,
         (first, weights): (usize, usize),
-        sums: &[f32],
+        sums: &mut [f32],
     ) {
         let &Skinny { n, accumulate, .. } = self.product;
-        for (row, sums) in sums.as_chunks::<BLOCK>().0.iter().enumerate() {
-            // SAFETY: the caller's promise.
-            let y = unsafe { std::slice::from_raw_parts_mut(y.add(row * n + first), weights) };
-            if let Ok(y) = <&mut [C; BLOCK]>::try_from(&mut *y) {
-                put_row(y, sums, accumulate);
+        // SAFETY: the caller's promise.
+        let rows = |row: usize| unsafe { std::slice::from_raw_parts_mut(y.add(row * n + first), weights) };
+        if accumulate {
+            for (row, sums) in sums.chunks_exact_mut(BLOCK).enumerate() {
+                sums.iter_mut().zip(rows(row)).for_each(|(sum, y)| *sum += y.wide());
+            }
+        }
+        // Four rows at once, in vectors; a row alone is none, and has a length that copies know.
+        for (group, sums) in sums.as_chunks::<BLOCK>().0.chunks(4).enumerate() {
+            let mut narrow = [[C::zeroed(); BLOCK]; 4];
+            if let Ok(sums) = <&[[f32; BLOCK]; 4]>::try_from(sums) {
+                for (narrow, sum) in narrow.as_flattened_mut().iter_mut().zip(sums.as_flattened()) {
+                    *narrow = C::narrow(*sum);
+                }
             } else {
-                put_row(y, &sums[..weights], accumulate);
+                for (narrow, sum) in narrow.as_flattened_mut().iter_mut().zip(sums.as_flattened()) {
+                    *narrow = C::narrow(*sum);
+                }
+            }
+            for (row, narrow) in narrow[..sums.len()].iter().enumerate() {
+                let y = rows(4 * group + row);
+                if let Ok(y) = <&mut [C; BLOCK]>::try_from(&mut *y) {
+                    *y = *narrow;
+                } else {
+                    y.copy_from_slice(&narrow[..weights]);
+                }
             }
         }
     }
