@@ -124,6 +124,7 @@ fn mean<T: Scalar>(z: &[T]) -> f64 {
 #[inline(always)]
 fn exponentials<T: Scalar>(z: &[T], max: T::Acc) -> (f64, f64) {
     let (mut sum, mut moment) = (0.0, 0.0);
+    let far = T::Acc::from_f64(-1000.0);
     let (mut powers, mut terms) = ([T::Acc::ZERO; BLOCK], [T::Acc::ZERO; BLOCK]);
     for block in z.chunks(BLOCK) {
         let n = block.len();
@@ -132,7 +133,7 @@ fn exponentials<T: Scalar>(z: &[T], max: T::Acc) -> (f64, f64) {
             let shifted = block[i].wide() - max;
             powers[i] = shifted.exp();
             // Far below the maximum exp is 0 and the term's limit is 0, not 0 * -inf.
-            terms[i] = if powers[i] > T::Acc::ZERO { shifted * powers[i] } else { T::Acc::ZERO };
+            terms[i] = if shifted < far { far } else { shifted } * powers[i];
         }
         sum += sum_of([&*powers], |[power]| power).to_f64();
         moment += sum_of([&*terms], |[term]| term).to_f64();

@@ -47,8 +47,9 @@ const PANEL_BYTES: usize = 40 << 10;
 /// The same where the second-level cache is large, but for products in pieces, which pack all columns of b at once.
 const LARGE_PANEL_BYTES: usize = 80 << 10;
 
-/// Bytes of c from which on no cache keeps it until it is read.
+/// Bytes of c from which on no cache keeps it until it is read; and those of a weight's gradient, which is read when all are there.
 const STREAMED_BYTES: usize = 32 << 20;
+const STREAMED_GRADIENT_BYTES: usize = 1 << 20;
 
 /// Bytes of panels of a that pass over each panel of b.
 const ROWS_BYTES: usize = 192 << 10;
@@ -361,7 +362,10 @@ impl<U: Tiles, const WIDE: bool> Blocked<U, WIDE> {
     fn streams(&self) -> bool {
         let (m, n) = (self.a.lines.lines, self.b.lines.lines);
         let has_whole_lines = (self.c.addr() | (n * size_of::<f32>())).is_multiple_of(LINE);
-        let is_large = m * n * size_of::<f32>() >= STREAMED_BYTES;
+        // Terms of both sides lie apart: dy^T x.
+        let is_gradient = !self.a.lines.along_terms && !self.b.lines.along_terms;
+        let least = if is_gradient { STREAMED_GRADIENT_BYTES } else { STREAMED_BYTES };
+        let is_large = m * n * size_of::<f32>() >= least;
         U::HAS_LARGE_CACHES && is_large && has_whole_lines && !self.narrow && !self.accumulate
     }
 

@@ -21,7 +21,7 @@ pub(super) struct Lines {
     size: usize,
     stride: usize,
     /// Whether the terms of a line are neighbours; else those of a term are.
-    along_terms: bool,
+    pub along_terms: bool,
     pub lines: usize,
     pub terms: usize,
 }
