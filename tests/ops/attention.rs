@@ -36,6 +36,11 @@ fn the_values_equal_the_formula() {
 }
 
 #[test]
+fn the_values_of_decoded_rows_equal_the_formula() {
+    check_formula(&decoded().into_iter().chain(prompts()).map(Attention::case).collect::<Vec<_>>());
+}
+
+#[test]
 fn f32_on_the_host_is_as_precise_as_f32_can_be() {
     // Where every row sees itself alone dq and dk are 0: there is nothing to be relative to.
     let several = |case: &Attention| case.slots.len() > 1 && case.window != Some(1);

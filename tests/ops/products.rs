@@ -336,15 +336,17 @@ struct Line([f32; 16]);
 
 #[test]
 fn a_c_that_no_cache_keeps_is_written_and_added_to() {
-    // More than 32 MB, which AVX-512 writes past the caches where lines are whole: not in the second one.
-    for (m, n) in [(3001, 2832), (3001, 2833)] {
+    // More than 32 MB, and of a weight's gradient more than 1 MB, which AVX-512 writes past the caches where lines are whole: not in every
+    // other one.
+    for (m, n, is_gradient) in [(3001, 2832, false), (3001, 2833, false), (701, 512, true), (701, 513, true)] {
         let number = |i: usize| (i % 5) as f64 - 2.0;
         let values = |len: usize| (0..len).map(number).collect::<Vec<f64>>();
         for (dtype, kernel) in kernels().flat_map(|kernel| [(DType::F32, kernel), (DType::Bf16, kernel)]) {
             let [a, b] = [m, n].map(|lines| Numbers::new(dtype, &values(lines)));
             let mut c = vec![Line([f32::NAN; 16]); (m * n).div_ceil(16)];
             for accumulate in [false, true] {
-                let [a, b] = [(&a, 1), (&b, n)].map(|(x, stride)| Operand::new(x.address(0), stride));
+                let [column, b] = [(&a, 1), (&b, n)].map(|(x, stride)| Operand::new(x.address(0), stride));
+                let a = if is_gradient { Operand::new(a.address(0), m).t() } else { column };
                 let c = c.as_mut_ptr().cast();
                 let product = Product { c, a, b, m, n, k: 1, dtype, c_dtype: DType::F32, accumulate };
                 // SAFETY: the vectors hold a column, a row and all of c.
