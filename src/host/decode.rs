@@ -159,7 +159,7 @@ impl<'a, T: Scalar> Cache<'a, T> {
         (p_of_shared, scores, shared): (&mut [T], &[T::Acc], &Range<usize>),
     ) {
         let (group, dim, first) = (self.group, self.dim, shared.len());
-        let keys = Tile { own: tail.own.clone(), other: [&[shared.clone()], &tail.other[..]].concat() };
+        let keys = Tile { own: tail.own.clone(), other: [std::slice::from_ref(shared), &tail.other].concat() };
         let (width, visible) = (keys.width(), self.mask.of_tile(&keys));
         let scale = T::Acc::from_f64(self.scale);
         let mut p = vec![T::Acc::ZERO; group * width];

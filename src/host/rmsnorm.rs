@@ -168,14 +168,14 @@ fn forward<T: Scalar>(y: &mut [T], rstd: &mut [T::Acc], h: Option<&[T]>, x: &[T]
             let normed = |j: usize| x[j].wide() * scale * (T::Acc::ONE + weight[j].wide());
             match h {
                 None => {
-                    for j in 0..d {
-                        y[j] = T::narrow(normed(j));
+                    for (j, y) in y.iter_mut().enumerate() {
+                        *y = T::narrow(normed(j));
                     }
                 }
                 Some(h) => {
                     let h = &h[i * d..][..d];
-                    for j in 0..d {
-                        y[j] = T::narrow(h[j].wide() + normed(j));
+                    for (j, y) in y.iter_mut().enumerate() {
+                        *y = T::narrow(h[j].wide() + normed(j));
                     }
                 }
             }
@@ -236,14 +236,14 @@ fn backward_x<T: Scalar>(dx: &mut [T], dh: Option<&[T]>, dy: &[T], saved: &Saved
             let gradient = |j: usize| rstd * (slope(j) - x[j].wide() * pull);
             match dh {
                 None => {
-                    for j in 0..d {
-                        dx[j] = T::narrow(gradient(j));
+                    for (j, dx) in dx.iter_mut().enumerate() {
+                        *dx = T::narrow(gradient(j));
                     }
                 }
                 Some(dh) => {
                     let dh = &dh[i * d..][..d];
-                    for j in 0..d {
-                        dx[j] = T::narrow(dh[j].wide() + gradient(j));
+                    for (j, dx) in dx.iter_mut().enumerate() {
+                        *dx = T::narrow(dh[j].wide() + gradient(j));
                     }
                 }
             }

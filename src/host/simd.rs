@@ -217,7 +217,7 @@ pub fn convert<To: Element, From: Element>(to: &mut [To], from: &[From], f: impl
 /// When a list is shorter than the first.
 #[inline(always)]
 pub fn sum_of<T: Copy, A: Real, const K: usize>(lists: [&[T]; K], f: impl Fn([T; K]) -> A) -> A {
-    sum_of_both(lists, [&lists[0]], |lists, _| f(lists))
+    sum_of_both(lists, [lists[0]], |lists, _| f(lists))
 }
 
 /// [`sum_of`] lists of two types.

@@ -11,7 +11,7 @@
 //! decided by a measurement when the first product is asked for. How blocks and tiles were chosen is at the head of each file.
 //! `cargo bench --bench ops -- linear_products` prints what share of the registers' own rate ([`peak`]) is reached.
 
-use super::gemm::{Matrix, MatrixMut, Store, Threads, gemm};
+use super::gemm::{Matrix, MatrixMut, Store, gemm};
 use super::launcher::{elements, elements_mut};
 use crate::device::driver::{Operand, Product};
 use crate::device::{DType, Element};
@@ -152,7 +152,7 @@ unsafe fn in_f64(product: &Product) {
     // SAFETY: as above: rows of c lie n apart.
     let c = unsafe { elements_mut::<f64>(product.c, m * n) };
     let store = if product.accumulate { Store::Accumulate } else { Store::Write };
-    gemm(MatrixMut::new(c, m, n), store, 1.0, a, b, Threads::All);
+    gemm(MatrixMut::new(c, m, n), store, a, b);
 }
 
 /// The (rows, cols) operand as it lies in memory.
