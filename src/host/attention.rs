@@ -88,20 +88,20 @@ pub unsafe extern "C" fn attention_backward(
 }
 
 /// What attention reads.
-struct Inputs<'a, T: Scalar> {
-    q: &'a [T],
-    k: &'a [T],
-    v: &'a [T],
-    mask: Mask<'a>,
-    scale: T::Acc,
+pub(super) struct Inputs<'a, T: Scalar> {
+    pub q: &'a [T],
+    pub k: &'a [T],
+    pub v: &'a [T],
+    pub mask: Mask<'a>,
+    pub scale: T::Acc,
     /// N
     n: usize,
     /// S
     s: usize,
     /// H, K, Dh
-    heads: usize,
-    kv_heads: usize,
-    dim: usize,
+    pub heads: usize,
+    pub kv_heads: usize,
+    pub dim: usize,
 }
 
 /// What the backward reads beside the inputs.
@@ -134,7 +134,7 @@ struct Scores<T> {
 impl<'a, T: Scalar> Inputs<'a, T> {
     /// # Safety
     /// All is there as kernels/engine.h says, q, k and v in T.
-    unsafe fn new(attention: &engine_attention, [q, k, v]: [*const c_void; 3]) -> Self {
+    pub unsafe fn new(attention: &engine_attention, [q, k, v]: [*const c_void; 3]) -> Self {
         let (n, s, dim) = (attention.n as usize, attention.s as usize, attention.heads.dim as usize);
         let (heads, kv_heads) = (attention.heads.query as usize, attention.heads.kv as usize);
         assert!(kv_heads > 0 && heads.is_multiple_of(kv_heads), "{heads} query heads on {kv_heads} kv heads");
@@ -156,7 +156,7 @@ impl<'a, T: Scalar> Inputs<'a, T> {
     }
 
     /// Query heads of a kv head.
-    fn group(&self) -> usize {
+    pub fn group(&self) -> usize {
         self.heads / self.kv_heads
     }
 
@@ -328,7 +328,7 @@ impl<'a, T: Scalar> Inputs<'a, T> {
     }
 
     /// (rows of the tile, heads of a kv head, Dh) of q, o or do.
-    fn query_rows<'b>(&self, x: &'b [T], tile: &Tile, head: usize) -> Cow<'b, [T]> {
+    pub fn query_rows<'b>(&self, x: &'b [T], tile: &Tile, head: usize) -> Cow<'b, [T]> {
         let (row, of_head) = (self.heads * self.dim, self.group() * self.dim);
         let x = &x[tile.own.start * row..tile.own.end * row];
         if self.kv_heads == 1 {
@@ -340,7 +340,7 @@ impl<'a, T: Scalar> Inputs<'a, T> {
     }
 
     /// (keys of the tile, Dh) of k or v, in one kv head.
-    fn key_rows<'b>(&self, x: &'b [T], tile: &Tile, head: usize) -> Cow<'b, [T]> {
+    pub fn key_rows<'b>(&self, x: &'b [T], tile: &Tile, head: usize) -> Cow<'b, [T]> {
         let (slot, dim) = (self.kv_heads * self.dim, self.dim);
         if let ([range], 1) = (&tile.other[..], self.kv_heads) {
             return x[range.start * slot..range.end * slot].into();

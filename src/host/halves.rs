@@ -75,7 +75,6 @@ fn join(to: &mut [f32], copy: &[bf16], lower: &[u16], first: usize, step: u32) {
 }
 
 /// What is added to weights' bits before the lower half is cut off.
-#[derive(Clone, Copy)]
 pub(super) struct Rounding {
     step: u32,
     /// Lower half of the first index.

@@ -197,6 +197,7 @@ impl<U: Compiled> Task<'_, U> {
         // Four rows at once, in vectors; a row alone is none, and has a length that copies know.
         for (group, sums) in sums.as_chunks::<BLOCK>().0.chunks(4).enumerate() {
             let mut narrow = [[C::zeroed(); BLOCK]; 4];
+            // The same loop twice: of the first one the compiler knows how long it is.
             if let Ok(sums) = <&[[f32; BLOCK]; 4]>::try_from(sums) {
                 for (narrow, sum) in narrow.as_flattened_mut().iter_mut().zip(sums.as_flattened()) {
                     *narrow = C::narrow(*sum);

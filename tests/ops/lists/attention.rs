@@ -231,6 +231,8 @@ pub fn decoded() -> Vec<Attention> {
         // On a GPU 16 splits of more than one tile; some see nothing, with a window most.
         Attention::decoding(long(), &[5, 9], (4, 1, 16), None),
         Attention::decoding(long(), &[5, 9], (4, 2, 8), Some(100)),
+        // The first row's keys begin behind those of the second.
+        Attention::decoding(decoding_tree(530, &[60, 33], &[9, 5]), &[9, 5], (4, 2, 8), Some(100)),
         // So many rows that nothing is split, and a group that fills more than a band.
         Attention::decoding(short(), made, (55, 55, 1), Some(11)),
         Attention::decoding(short(), made, (21, 1, 8), None),
