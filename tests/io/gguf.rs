@@ -10,6 +10,7 @@ use engine::io::safetensors::{SaveDtype, read_model};
 use engine::io::source::{ModelSource, resolve_model};
 use engine::model::gemma3::config::{Gemma3Config, LayerType};
 use engine::model::generation_config::GenerationConfig;
+use half::bf16;
 
 use crate::tiny::{GgufBuilder, assert_fails, config_value, config_with, specs, tokenizer_folder, weights};
 
@@ -111,6 +112,23 @@ fn a_gguf_with_its_tokenizer_beside_it_is_a_model() {
     assert_eq!(source.folder(), folder.path());
     let config = source.load_config().unwrap();
     assert_eq!(source.load_flat(&config).unwrap(), flat);
+}
+
+#[test]
+fn weights_read_as_bf16_are_those_of_f32_rounded() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = GgufBuilder::tiny(&weights(6)).write(folder.path());
+    fs::write(folder.path().join("tokenizer.json"), "{}").unwrap();
+    // The second one's embedding is read in two parts.
+    let quickstart = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/quickstart/model");
+    for source in [ModelSource::Gguf(file), ModelSource::Folder(quickstart)] {
+        let config = source.load_config().unwrap();
+        let flat = source.load_flat(&config).unwrap();
+        let mut rounded = vec![bf16::NAN; flat.len()];
+        source.load_rounded(&config, &mut rounded).unwrap();
+        let expected: Vec<bf16> = flat.into_iter().map(bf16::from_f32).collect();
+        assert!(rounded == expected, "{source:?}");
+    }
 }
 
 #[test]
