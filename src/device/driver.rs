@@ -120,6 +120,15 @@ pub trait Driver {
     /// See [`Driver`].
     unsafe fn product(&self, product: &Product) -> Result<()>;
 
+    /// A search for the largest products with a weight (V, D) of this type, where a device finds them without computing all. The weight
+    /// stays there and does not change while the search is used.
+    ///
+    /// # Safety
+    /// See [`Driver`]; and what is said of the weight.
+    unsafe fn search(&self, _weight: *const c_void, _shape: [usize; 2], _dtype: DType) -> Option<Box<dyn Search>> {
+        None
+    }
+
     /// How products are computed where that was chosen among several ways, as text: what a run that goes on must be given to be equal
     /// to the bit. None: there is nothing to choose.
     fn choices(&self) -> Option<String> {
@@ -161,6 +170,16 @@ pub enum Access {
     Update,
     /// Reads what is there, and writes so many bytes of it.
     UpdatePart(usize),
+}
+
+/// Finds which rows of a weight have the largest products with other rows.
+pub trait Search {
+    /// For each row of x (R, D) which product with a row of the weight is the largest when it is rounded to the weight's type, the first of
+    /// equals. False: nothing was found, and all products must be computed.
+    ///
+    /// # Safety
+    /// x is memory of the device, as many rows as `tokens`; nothing that is queued writes it.
+    unsafe fn largest(&mut self, tokens: &mut [u32], x: *const c_void) -> bool;
 }
 
 /// Work that was captured once and can be queued again as a whole, with the addresses it had.

@@ -17,6 +17,7 @@ use crate::err;
 use crate::error::Result;
 use crate::model::gemma3::{Batch, Gemma3, KvCache};
 use crate::ops::embedding::RowList;
+use crate::ops::greedy::Greedy;
 
 /// Batches of more rows are neither padded nor captured: they keep a GPU busy for longer than it takes to queue them.
 const MOST_ROWS: usize = 256;
@@ -44,6 +45,8 @@ pub fn spare_slots(model: &Gemma3) -> usize {
 pub struct CachedModel<'m> {
     model: &'m Gemma3,
     sampling: Option<Sampling>,
+    /// None: tokens are drawn.
+    greedy: Option<Greedy>,
     /// None: all is queued kernel by kernel. They hold addresses of the cache.
     graphs: Option<Rc<Graphs<Size, Prepared, Tensor>>>,
     cache: KvCache,
@@ -96,7 +99,8 @@ impl<'m> CachedModel<'m> {
     pub fn new(model: &'m Gemma3, tree: &TokenTree, sampling: Option<Sampling>) -> Result<Self> {
         let device = model.device();
         let graphs = device.driver().captures_graphs().then(|| Rc::new(Graphs::new(device, MOST_GRAPHS)));
-        Ok(Self { model, sampling, graphs, cache: model.kv_cache(tree)?, depth: 0 })
+        let greedy = sampling.is_none().then(|| Greedy::new(model.embedding()));
+        Ok(Self { model, sampling, greedy, graphs, cache: model.kv_cache(tree)?, depth: 0 })
     }
 
     pub fn without_graphs(self) -> Self {
@@ -160,7 +164,12 @@ impl<'m> CachedModel<'m> {
     fn queue(&mut self, Prepared { batch, last, uniforms, .. }: &Prepared) -> Result<Tensor> {
         let mut tape = Tape::inference(self.model.device());
         let hidden = self.model.forward(&mut tape, batch, Some(&mut self.cache))?;
-        let logits = self.model.logits_of(&mut tape, &hidden, last)?;
+        let after = last.pick(&hidden.value)?;
+        let found = self.greedy.as_ref().map_or(Ok(None), |greedy| greedy.tokens(&after))?;
+        if let Some(tokens) = found {
+            return Ok(tokens);
+        }
+        let logits = self.model.logits_after(&mut tape, after)?;
         choose(&logits, uniforms, self.sampling.as_ref())
     }
 }

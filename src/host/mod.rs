@@ -7,12 +7,13 @@ use std::ffi::c_void;
 use std::mem::MaybeUninit;
 use std::ptr;
 
+use half::bf16;
 use rayon::prelude::*;
 
 use crate::device::bindings::{ENGINE_HOST_ATTENTION_TILE, engine_stream};
-use crate::device::driver::{Driver, Product};
+use crate::device::driver::{Driver, Product, Search};
 use crate::device::kernels::Kernels;
-use crate::device::{Device, room};
+use crate::device::{DType, Device, room};
 use crate::error::Result;
 
 mod adamw;
@@ -35,6 +36,7 @@ mod rmsnorm;
 mod rope;
 mod round_blocks;
 mod sample;
+pub mod search;
 pub mod simd;
 mod sum_parts;
 mod table;
@@ -129,5 +131,17 @@ impl Driver for Host {
         // SAFETY: the caller's promise.
         unsafe { products::multiply(product) };
         Ok(())
+    }
+
+    unsafe fn search(&self, weight: *const c_void, shape: [usize; 2], dtype: DType) -> Option<Box<dyn Search>> {
+        let kernel = search::bytes::Kernel::fastest()?;
+        // SAFETY: the caller's promise.
+        unsafe {
+            match dtype {
+                DType::F32 => Some(Box::new(search::HeadSearch::new(kernel, weight.cast::<f32>(), shape))),
+                DType::Bf16 => Some(Box::new(search::HeadSearch::new(kernel, weight.cast::<bf16>(), shape))),
+                _ => None,
+            }
+        }
     }
 }

@@ -13,6 +13,7 @@ pub mod decode;
 pub mod dropout;
 pub mod embedding;
 pub mod geglu;
+pub mod greedy;
 pub mod linear;
 pub mod lora;
 pub mod mlp;

@@ -33,6 +33,7 @@ mod rmsnorm;
 mod rope;
 mod round_blocks;
 mod sample;
+mod search;
 mod split_weights;
 mod stream;
 mod tape;

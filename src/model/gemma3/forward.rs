@@ -276,13 +276,13 @@ impl Gemma3 {
         let inputs = Inputs::new(self.device(), false);
         let rows = RowList::new(&inputs, rows, hidden.value.shape()[0], rows.len())?;
         inputs.send()?;
-        self.logits_of(tape, hidden, &rows)
+        self.logits_after(tape, rows.pick(&hidden.value)?)
     }
 
-    /// [`logits`](Self::logits) of rows that were sent with the batch.
-    pub fn logits_of(&self, tape: &mut Tape, hidden: &Var, rows: &RowList) -> Result<Tensor> {
-        let picked = tape.var(rows.pick(&hidden.value)?);
-        Ok(linear(tape, &picked, &self.embedding())?.value)
+    /// Logits (R, V) after hidden states (R, D).
+    pub fn logits_after(&self, tape: &mut Tape, hidden: Tensor) -> Result<Tensor> {
+        let hidden = tape.var(hidden);
+        Ok(linear(tape, &hidden, &self.embedding())?.value)
     }
 }
 
