@@ -174,6 +174,12 @@ pub enum Access {
 
 /// Finds which rows of a weight have the largest products with other rows.
 pub trait Search {
+    /// Looks at so many rows x (R, D): such will be looked for.
+    ///
+    /// # Safety
+    /// As [`largest`](Self::largest).
+    unsafe fn learn(&mut self, x: *const c_void, rows: usize);
+
     /// For each row of x (R, D) which product with a row of the weight is the largest when it is rounded to the weight's type, the first of
     /// equals. False: nothing was found, and all products must be computed.
     ///

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use super::bindings::engine_stream;
-use super::driver::{Driver, Product, Search};
+use super::driver::{Driver, Product};
 use super::kernels::Kernels;
 use super::{DType, Device};
 use crate::error::Result;
@@ -189,11 +189,6 @@ impl Driver for Profiled {
         let done = unsafe { self.driver().zero(at, bytes) };
         self.copied("zero", started, bytes);
         done
-    }
-
-    unsafe fn search(&self, weight: *const c_void, shape: [usize; 2], dtype: DType) -> Option<Box<dyn Search>> {
-        // SAFETY: the caller's promise.
-        unsafe { self.driver().search(weight, shape, dtype) }
     }
 
     unsafe fn product(&self, product: &Product) -> Result<()> {

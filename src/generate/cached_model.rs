@@ -99,7 +99,7 @@ impl<'m> CachedModel<'m> {
     pub fn new(model: &'m Gemma3, tree: &TokenTree, sampling: Option<Sampling>) -> Result<Self> {
         let device = model.device();
         let graphs = device.driver().captures_graphs().then(|| Rc::new(Graphs::new(device, MOST_GRAPHS)));
-        let greedy = sampling.is_none().then(|| Greedy::new(model.embedding()));
+        let greedy = sampling.is_none().then(|| Greedy::new(device, model.embedding()));
         Ok(Self { model, sampling, greedy, graphs, cache: model.kv_cache(tree)?, depth: 0 })
     }
 
@@ -165,8 +165,9 @@ impl<'m> CachedModel<'m> {
         let mut tape = Tape::inference(self.model.device());
         let hidden = self.model.forward(&mut tape, batch, Some(&mut self.cache))?;
         let after = last.pick(&hidden.value)?;
-        let found = self.greedy.as_ref().map_or(Ok(None), |greedy| greedy.tokens(&after))?;
-        if let Some(tokens) = found {
+        if let Some(greedy) = &self.greedy
+            && let Some(tokens) = greedy.tokens(&after)?
+        {
             return Ok(tokens);
         }
         let logits = self.model.logits_after(&mut tape, after)?;

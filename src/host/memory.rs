@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 
 use crate::device::allocator::asking;
+use crate::device::room;
 use crate::err;
 use crate::error::Result;
 
@@ -94,6 +95,42 @@ pub unsafe fn free(address: *mut c_void, bytes: usize) {
     } else if let Ok(layout) = layout(bytes) {
         // SAFETY: the caller's promise.
         unsafe { dealloc(address.cast(), layout) };
+    }
+}
+
+/// Memory that is not a tensor's.
+pub struct Block {
+    address: *mut c_void,
+    bytes: usize,
+}
+
+// SAFETY: it is memory that the block owns.
+unsafe impl Send for Block {}
+// SAFETY: as above; it is written through `&mut` alone.
+unsafe impl Sync for Block {}
+
+impl Block {
+    /// Zeros. None where there is no room for them, next to what else the machine is asked for.
+    pub fn new(bytes: usize) -> Option<Self> {
+        room::require(bytes as u64, "a copy of weights").ok()?;
+        Some(Self { address: allocate(bytes).ok()?, bytes })
+    }
+
+    pub fn read(&self) -> &[u8] {
+        // SAFETY: so many bytes.
+        unsafe { std::slice::from_raw_parts(self.address.cast(), self.bytes) }
+    }
+
+    pub fn write(&mut self) -> &mut [u8] {
+        // SAFETY: as above.
+        unsafe { std::slice::from_raw_parts_mut(self.address.cast(), self.bytes) }
+    }
+}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        // SAFETY: allocated with this size.
+        unsafe { free(self.address, self.bytes) };
     }
 }
 

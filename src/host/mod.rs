@@ -43,6 +43,8 @@ mod table;
 mod visible;
 mod weight_gradients;
 
+use products::choice::Kernel;
+
 /// Bytes that one task sets to zero: new memory costs a page fault each huge page, of which every core takes its share.
 const ZEROED_AT_ONCE: usize = 4 << 20;
 
@@ -120,11 +122,11 @@ impl Driver for Host {
     }
 
     fn choices(&self) -> Option<String> {
-        Some(products::choice::Kernel::chosen().name().to_owned())
+        Some(Kernel::chosen().name().to_owned())
     }
 
     fn choose(&self, choices: &str) -> bool {
-        products::choice::Kernel::choose(choices)
+        Kernel::choose(choices)
     }
 
     unsafe fn product(&self, product: &Product) -> Result<()> {

@@ -20,7 +20,7 @@ impl Quantized {
 }
 
 /// What sums of squares in f32 can be wrong by, and more.
-const ROUNDING: f32 = 1e-4;
+pub(super) const ROUNDING: f32 = 1e-4;
 
 /// Numbers that are taken at once: there are as many in lists, with zeros behind those that count.
 pub(super) const LANES: usize = 16;
