@@ -42,10 +42,8 @@ impl Masters {
         match self {
             Self::Whole(values) if dtype == values.dtype() => Ok(Self::Whole(values)),
             Self::Whole(values) if [values.dtype(), dtype] == [DType::F32, DType::Bf16] => {
-                let halves = Halves::of(&values, 0)?;
-                drop(values);
-                halves.copy.device().trim(); // the weights in f32
-                Ok(Self::Split(halves))
+                // The gradients will have the room of the weights in f32: what a system gives anew, it clears first.
+                Halves::of(&values, 0).map(Self::Split)
             }
             other => Err(err!("internal: {:?} to be computed with in {dtype:?}", other.dtype())),
         }

@@ -1,6 +1,7 @@
 //! `engine eval`: the table of prompts, outputs and verdicts; with `--report` as JSON, with `--loss` the loss too, with `--as`
 //! beside the score of the model as it is.
 
+use std::mem::ManuallyDrop;
 use std::path::Path;
 
 use crate::batch::Example;
@@ -34,7 +35,8 @@ pub fn run(args: &EvalArgs) -> Result<()> {
     let rows = load(&args.dataset, &args.rows.row_options()?)?;
     let checkpoint = open(&args.model, &args.rows)?;
     let examples = if args.loss { examples(&checkpoint, &rows, &args.rows, "evaluation")? } else { Vec::new() };
-    let job = Job { args, device, rows, checkpoint, examples };
+    // To free a tokenizer's half a million pieces takes longer than to end.
+    let job = ManuallyDrop::new(Job { args, device, rows, checkpoint, examples });
     match args.price.r#as {
         Some(kind) => job.price(kind.into()),
         None => job.score(),

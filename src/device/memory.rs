@@ -140,6 +140,16 @@ impl Device {
         self.shared.trim();
     }
 
+    /// [`trim`](Self::trim), but for storage that a tensor of so many bytes could have, which will be asked for soon.
+    pub fn trim_but_for(&self, bytes: usize) {
+        let size = self.shared.rounded(bytes);
+        let kept = self.shared.pool.borrow_mut().get_mut(&size).and_then(Vec::pop);
+        self.shared.trim();
+        if let Some(address) = kept {
+            self.shared.pool.borrow_mut().entry(size).or_default().push(address);
+        }
+    }
+
     pub(super) fn allocate(&self, bytes: usize) -> Result<Storage> {
         let size = self.shared.rounded(bytes);
         let graph = self.shared.for_graph.get();

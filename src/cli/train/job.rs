@@ -75,7 +75,8 @@ pub(super) fn once(args: &TrainArgs, before: &mut Before) -> Result<Option<Summa
     signals::listen("stopping after this step, and saving; Ctrl-C again to quit at once, without saving");
     let mut about = job.about(&model, &checkpoint, &identity)?;
     about.score_before = job.score_before(&model, &checkpoint, &folder, before)?;
-    model.device().trim();
+    // What is left of the answers; but not the room that the gradients will have.
+    model.device().trim_but_for(model.trained().len() * model.trained().master_dtype().size());
     signals::go_on("nothing was trained, it was before the first step")?;
     let limit = (args.save_total_limit > 0).then_some(args.save_total_limit as usize);
     let (score_before, dtype) = (about.score_before.clone(), args.save_dtype());
