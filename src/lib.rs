@@ -23,7 +23,7 @@
 //! | [`autograd`] | the tape (a list of named closures, run backwards), flat parameters and their gradients |
 //! | [`batch`] | [`batch::Example`], the token tree, the mask, what a batch sends to the device |
 //! | [`emulated`], [`cuda`] | the devices beside the CPU |
-//! | [`host`] | the CPU: the table of kernels in Rust, a file per op; matrix products, SIMD |
+//! | [`host`] | the CPU: the table of kernels in Rust, a file per op; matrix products, the search for the likeliest token, SIMD |
 //! | [`device`] | what a device is: memory, tensors, the driver's trait, the table of kernels and how it is called |
 //! | [`foreign`] | code of other crates that is given what strangers wrote: its panics become errors |
 //! | [`cache`] | the user's folder for what can be had again |
@@ -142,6 +142,11 @@
 //! **The CPU's products are one loop over what a chip multiplies with.** A blocked product packs panels and asks for tiles; a vector unit, AMX
 //! or `bfmmla` says how words lie in a panel and computes a tile ([`host::products`]). Which one does is measured, of those that computed one
 //! rightly. Vector units give the same bits as plain Rust; AMX and `bfmmla` add several products at once, and give others.
+//!
+//! **The likeliest token is searched for.** Greedy decoding asks of the head only which logit is the largest. A device may have a search for that
+//! ([`device::driver::Driver::search`], [`ops::greedy`]); where it has none, or finds nothing, all logits are computed. The CPU multiplies
+//! bytes, knows what they can be wrong by at most, and computes the few logits that may be the largest as the head computes
+//! them: the same tokens to the bit, in half the head's time and less ([`host::search`]). Weights are then kept in bytes beside (168 MB of FunctionGemma's head).
 //!
 //! **Products by timing.** cuBLASLt proposes algorithms by what it expects of them. The first products of a device that matter are timed with the first few,
 //! before anything is captured; choices are kept on disk for a GPU, a driver and a library ([`cuda::choices`]). They are part of a

@@ -29,6 +29,7 @@ mod rmsnorm;
 mod rope;
 mod round_blocks;
 mod sample;
+mod search;
 
 fn ops(c: &mut Criterion) {
     let device = &measure::device();
@@ -48,6 +49,7 @@ fn ops(c: &mut Criterion) {
     round_blocks::bench(c, device);
     dropout::bench(c, device);
     sample::bench(c, device);
+    search::report(device);
 }
 
 criterion_group! {

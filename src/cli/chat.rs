@@ -16,8 +16,7 @@ const HELP: &str = "a line is what you say, or the response of the tool that was
 pub fn run(args: &GenerateArgs) -> Result<()> {
     let device = args.model.open_device()?;
     let tools = tools(args)?;
-    let checkpoint = args.model.open()?;
-    let model = checkpoint.load_frozen(&device)?;
+    let (checkpoint, model) = args.model.open_frozen(&device)?;
     explain_device(&device);
     let new = || Conversation::new(tools.clone(), args.system.as_deref());
     let mut conversation = new();

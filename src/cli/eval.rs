@@ -8,7 +8,7 @@ use crate::batch::Example;
 use crate::cli::args::{EvalArgs, LogFormat};
 use crate::cli::options::{explain_device, load};
 use crate::cli::out::{print, result};
-use crate::cli::score::{examples, open, score, score_until_stopped, stdout_width};
+use crate::cli::score::{examples, open, open_frozen, score, score_until_stopped, stdout_width};
 use crate::cli::signals;
 use crate::data::rows::Row;
 use crate::err;
@@ -33,13 +33,18 @@ pub fn run(args: &EvalArgs) -> Result<()> {
     }
     let device = args.model.open_device()?;
     let rows = load(&args.dataset, &args.rows.row_options()?)?;
-    let checkpoint = open(&args.model, &args.rows)?;
+    let (checkpoint, model) = match args.price.r#as {
+        // It loads a model twice, one after the other.
+        Some(_) => (open(&args.model, &args.rows)?, None),
+        None => open_frozen(&args.model, &args.rows, &device).map(|(checkpoint, model)| (checkpoint, Some(model)))?,
+    };
     let examples = if args.loss { examples(&checkpoint, &rows, &args.rows, "evaluation")? } else { Vec::new() };
     // To free a tokenizer's half a million pieces takes longer than to end.
     let job = ManuallyDrop::new(Job { args, device, rows, checkpoint, examples });
-    match args.price.r#as {
-        Some(kind) => job.price(kind.into()),
-        None => job.score(),
+    match (args.price.r#as, model) {
+        (Some(kind), _) => job.price(kind.into()),
+        (None, Some(model)) => job.score(&model),
+        (None, None) => Err(err!("internal: there is no model to score")),
     }
 }
 
@@ -53,15 +58,14 @@ struct Job<'a> {
 }
 
 impl Job<'_> {
-    fn score(&self) -> Result<()> {
-        let model = self.checkpoint.load_frozen(&self.device)?;
+    fn score(&self, model: &Gemma3) -> Result<()> {
         explain_device(&self.device);
         signals::listen("stopping; what is answered by now is shown and written");
         let generation = self.args.generation.options();
-        let scored = score_until_stopped(&self.checkpoint, &model, &self.rows, &generation, "score")?;
+        let scored = score_until_stopped(&self.checkpoint, model, &self.rows, &generation, "score")?;
         let (mut report, stopped) = scored.ok_or_else(|| self.nothing_to_score())?;
         if stopped.is_none() {
-            self.add_loss(&mut report, &model)?;
+            self.add_loss(&mut report, model)?;
         }
         if let Some(path) = &self.args.report {
             report.write(path)?;

@@ -21,9 +21,8 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
     let device = args.model.open_device()?;
     let mut conversation = Conversation::new(tools(args)?, args.system.as_deref());
     conversation.say(text);
-    let checkpoint = args.model.open()?;
+    let (checkpoint, model) = args.model.open_frozen(&device)?;
     let prompt = conversation.prompt(&checkpoint)?;
-    let model = checkpoint.load_frozen(&device)?;
     explain_device(&device);
     print(&format!("{}\n", printable(&answer(&model, &checkpoint, &prompt, &args.generation)?)))
 }

@@ -9,6 +9,7 @@ use crate::cuda;
 use crate::device::room;
 use crate::error::Result;
 use crate::host::products::choice::Kernel;
+use crate::host::search::bytes;
 use crate::io::source::resolve_model;
 use crate::model::gemma3::config::LayerType;
 use crate::model::gemma3::table::{parameter_count, parameter_specs};
@@ -38,6 +39,8 @@ struct Cpu {
     instructions: String,
     /// What bf16 products run on here.
     bf16_products: &'static str,
+    /// What finds the likeliest token without all logits.
+    likeliest_token: Option<&'static str>,
     free_bytes: Option<u64>,
 }
 
@@ -73,6 +76,7 @@ pub fn run(args: &InfoArgs) -> Result<()> {
             threads: rayon::current_num_threads(),
             instructions: instruction_set(),
             bf16_products: Kernel::chosen().name(),
+            likeliest_token: bytes::Kernel::fastest().map(bytes::Kernel::name),
             free_bytes: room::available(),
         },
         cuda: gpu(),
@@ -91,9 +95,12 @@ fn text(info: &Info) -> String {
         let why = missing.map(|why| format!(": not in this build: {why}")).unwrap_or_default();
         lines.push(format!("{:<10}{name}{why}", if i == 0 { "features" } else { "" }));
     }
-    let Cpu { threads, instructions, bf16_products, free_bytes } = &info.cpu;
+    let Cpu { threads, instructions, bf16_products, likeliest_token, free_bytes } = &info.cpu;
     lines.push(format!("devices   cpu ({threads} threads, {instructions}{})", free(*free_bytes)));
-    lines.push(format!("          products of bf16 on the cpu: {bf16_products}"));
+    let search = likeliest_token.unwrap_or("none, all logits are computed");
+    lines.push(format!(
+        "          products of bf16 on the cpu: {bf16_products}; search of the likeliest token: {search}"
+    ));
     lines.push(match (&info.cuda.name, &info.cuda.missing) {
         (Some(name), _) => format!("          cuda ({name}{})", free(info.cuda.free_bytes)),
         (None, why) => format!("          cuda: {}", why.as_deref().unwrap_or("none")),

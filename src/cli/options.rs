@@ -15,6 +15,7 @@ use crate::io::folder::Existing;
 use crate::io::gguf_type::GgufType;
 use crate::io::safetensors::SaveDtype;
 use crate::io::source::resolve_model;
+use crate::model::gemma3::Gemma3;
 use crate::session::{Checkpoint, ComputeDevice, ExampleOptions, Generation, TokenCache, devices};
 use crate::train::options::{EvalStrategy, LossSpike, Metric, SaveStrategy, TrainOptions};
 use crate::train::schedule::ScheduleKind;
@@ -70,6 +71,11 @@ impl ModelArgs {
             Some(adapter) => Checkpoint::open_adapted(&self.model, adapter),
             None => Checkpoint::open(&self.model),
         }
+    }
+
+    /// [`open`](Self::open), with the model to answer with.
+    pub fn open_frozen(&self, on: &ComputeDevice) -> Result<(Checkpoint, Gemma3)> {
+        Checkpoint::open_frozen(&self.model, self.adapter.as_deref(), on)
     }
 
     /// Opens the device.

@@ -10,7 +10,7 @@ use crate::data::rows::Row;
 use crate::error::{Error, Kind, Result, printable};
 use crate::eval::report::Report;
 use crate::model::gemma3::Gemma3;
-use crate::session::{Checkpoint, Examples, Generation, Prompts};
+use crate::session::{Checkpoint, ComputeDevice, Examples, Generation, Prompts};
 
 /// What a table is fitted to where the width is unknown: output that goes to a file or a pipe.
 const DEFAULT_WIDTH: usize = 120;
@@ -61,7 +61,16 @@ pub fn score_until_stopped(
 
 /// The model that is named, with its adapter, the chat template and the token that ends answers that the flags name.
 pub fn open(model: &ModelArgs, rows: &RowArgs) -> Result<Checkpoint> {
-    let mut checkpoint = model.open()?;
+    with_flags(model.open()?, rows)
+}
+
+/// [`open`], with the model to answer with.
+pub fn open_frozen(model: &ModelArgs, rows: &RowArgs, on: &ComputeDevice) -> Result<(Checkpoint, Gemma3)> {
+    let (checkpoint, model) = model.open_frozen(on)?;
+    Ok((with_flags(checkpoint, rows)?, model))
+}
+
+fn with_flags(mut checkpoint: Checkpoint, rows: &RowArgs) -> Result<Checkpoint> {
     if let Some(path) = &rows.chat_template_path {
         checkpoint = checkpoint.with_chat_template(path)?;
     }

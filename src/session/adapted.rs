@@ -3,14 +3,14 @@
 use std::path::Path;
 
 use super::adapter_source::AdapterSource;
-use super::checkpoint::Checkpoint;
+use super::checkpoint::{Checkpoint, has_texts};
 use super::devices::ComputeDevice;
-use crate::device::{DType, Device, Purpose, Tensor, room};
+use crate::device::{DType, Device, Purpose, Tensor};
 use crate::error::{Error, Kind, Result};
 use crate::io::adapter_files::AdapterFolder;
 use crate::io::gguf_type::GgufType;
 use crate::model::gemma3::Gemma3;
-use crate::model::gemma3::adapter::{Adapter, merge};
+use crate::model::gemma3::adapter::Adapter;
 use crate::model::gemma3::lora::Lora;
 use crate::model::gemma3::table::{parameter_count, parameter_specs, parameters};
 
@@ -22,8 +22,7 @@ impl Checkpoint {
     /// As [`Checkpoint::open`]; the adapter cannot be used, or is of another model.
     pub fn open_adapted(model: &str, adapter: &Path) -> Result<Self> {
         let folder = AdapterFolder::open(adapter)?;
-        let texts = adapter.join("tokenizer.json").is_file().then_some(adapter);
-        let checkpoint = Self::open_with(model, texts)?;
+        let checkpoint = Self::open_with(model, Some(adapter).filter(|adapter| has_texts(adapter)))?;
         folder.check(&checkpoint.config)?;
         Ok(Self { adapter: Some(AdapterSource::of_folder(folder)), ..checkpoint })
     }
@@ -60,14 +59,6 @@ impl Checkpoint {
         }
     }
 
-    /// Adds the adapter, if there is one, to weights in memory.
-    pub(super) fn merge(&self, values: &mut [f32]) -> Result<()> {
-        let Some(adapter) = &self.adapter else { return Ok(()) };
-        let mut of_adapter = room::zeroed(adapter.len(&self.config)?, "the adapter")?;
-        adapter.read(&self.config, values, &mut of_adapter)?;
-        merge(&self.config, &adapter.config.lora, &of_adapter, values)
-    }
-
     /// The weights as f32 in memory, with the adapter added to them.
     ///
     /// # Errors
@@ -75,7 +66,7 @@ impl Checkpoint {
     pub fn merged(&self) -> Result<Vec<f32>> {
         let merged = || {
             let mut flat = self.source.load_flat(&self.config)?;
-            self.merge(&mut flat).map(|()| flat)
+            self.weights().merge(&mut flat).map(|()| flat)
         };
         merged().map_err(|error: Error| error.or_kind(Kind::Model))
     }

@@ -1,13 +1,13 @@
 //! A checkpoint: a model folder (or GGUF) with its tokenizer, its configs and its weights.
 
+use std::panic::resume_unwind;
 use std::path::Path;
-
-use half::bf16;
+use std::thread;
 
 use crate::chat::tokenizer::ChatTokenizer;
-use crate::device::{DType, Purpose, Tensor};
 use crate::error::{Error, Kind, Result};
 use crate::generate::{GenerateOptions, Sampling};
+use crate::io::adapter_files::AdapterFolder;
 use crate::io::folder::{OutputFolder, Saved};
 use crate::io::gguf_type::GgufType;
 use crate::io::model_files::{SavedModel, TokenizerFiles};
@@ -19,6 +19,7 @@ use crate::model::gemma3::table::{parameter_count, parameter_specs, parameters};
 use crate::model::generation_config::GenerationConfig;
 use crate::session::adapter_source::AdapterSource;
 use crate::session::devices::ComputeDevice;
+use crate::session::weights::Weights;
 
 const GENERATION_CONFIG: &str = "generation_config.json";
 
@@ -55,6 +56,43 @@ impl Default for Generation {
     }
 }
 
+/// Where a model is, and what it looks like.
+fn found(model: &str) -> Result<(ModelSource, Gemma3Config)> {
+    let source = resolve_model(model)?;
+    let config = source.load_config()?;
+    Ok((source, config))
+}
+
+/// Whether an adapter has a tokenizer and a chat template of its own.
+pub(super) fn has_texts(adapter: &Path) -> bool {
+    adapter.join("tokenizer.json").is_file()
+}
+
+/// What a checkpoint has beside its weights.
+struct Texts {
+    generation_config: GenerationConfig,
+    tokenizer: ChatTokenizer,
+    files: TokenizerFiles,
+}
+
+impl Texts {
+    /// Of a folder in the place of the model's own.
+    fn read(folder: Option<&Path>, source: &ModelSource, config: &Gemma3Config) -> Result<Self> {
+        let folder = folder.unwrap_or(source.folder());
+        let is_complete = folder.join(GENERATION_CONFIG).is_file();
+        let generation = if is_complete { folder } else { source.folder() };
+        let generation_config = GenerationConfig::load(generation, config)?;
+        let tokenizer = ChatTokenizer::load(folder)?.with_model_vocab(config.vocab_size);
+        let files = TokenizerFiles::read(folder)?;
+        Ok(Self { generation_config, tokenizer, files })
+    }
+
+    fn of(self, source: ModelSource, config: Gemma3Config, adapter: Option<AdapterSource>) -> Checkpoint {
+        let Self { generation_config, tokenizer, files } = self;
+        Checkpoint { source, config, generation_config, tokenizer, files, adapter, qat: None }
+    }
+}
+
 impl Checkpoint {
     /// Finds the model (a folder, a GGUF, or a hub id that is downloaded if need be) and reads its configs and tokenizer.
     ///
@@ -67,15 +105,32 @@ impl Checkpoint {
     /// [`open`](Self::open) with the tokenizer of another folder.
     pub(super) fn open_with(model: &str, texts: Option<&Path>) -> Result<Self> {
         let open = || {
-            let source = resolve_model(model)?;
-            let config = source.load_config()?;
-            let texts = texts.unwrap_or(source.folder());
-            let is_complete = texts.join(GENERATION_CONFIG).is_file();
-            let generation = if is_complete { texts } else { source.folder() };
-            let generation_config = GenerationConfig::load(generation, &config)?;
-            let tokenizer = ChatTokenizer::load(texts)?.with_model_vocab(config.vocab_size);
-            let files = TokenizerFiles::read(texts)?;
-            Ok(Self { source, config, generation_config, tokenizer, files, adapter: None, qat: None })
+            let (source, config) = found(model)?;
+            let texts = Texts::read(texts, &source, &config)?;
+            Ok(texts.of(source, config, None))
+        };
+        open().map_err(|e: Error| e.or_kind(Kind::Model))
+    }
+
+    /// [`open`](Self::open), or [`open_adapted`](Self::open_adapted), and [`load_frozen`](Self::load_frozen), side by side: a tokenizer is read
+    /// by one thread, and takes longer than the weights.
+    ///
+    /// # Errors
+    /// As those.
+    pub fn open_frozen(model: &str, adapter: Option<&Path>, on: &ComputeDevice) -> Result<(Self, Gemma3)> {
+        let open = || {
+            let folder = adapter.map(AdapterFolder::open).transpose()?;
+            let texts = adapter.filter(|adapter| has_texts(adapter));
+            let (source, config) = found(model)?;
+            folder.iter().try_for_each(|folder| folder.check(&config))?;
+            let adapter = folder.map(AdapterSource::of_folder);
+            let weights = Weights { source: &source, config: &config, adapter: adapter.as_ref() };
+            let (texts, model) = thread::scope(|scope| {
+                let texts = scope.spawn(|| Texts::read(texts, &source, &config));
+                let model = weights.load_frozen(on);
+                (texts.join().unwrap_or_else(|panic| resume_unwind(panic)), model)
+            });
+            Ok((texts?.of(source, config, adapter), model?))
         };
         open().map_err(|e: Error| e.or_kind(Kind::Model))
     }
@@ -111,20 +166,7 @@ impl Checkpoint {
     /// # Errors
     /// As [`load`](Self::load).
     pub fn load_frozen(&self, on: &ComputeDevice) -> Result<Gemma3> {
-        if on.dtype != DType::Bf16 || self.adapter.is_some() {
-            return self.read(on, |_| Ok(()))?.frozen_in(on.dtype);
-        }
-        let mut weights = self.room(on, DType::Bf16)?;
-        let read = |values: &mut [bf16]| self.source.load_rounded(&self.config, values);
-        weights.fill_with(read).map_err(|error| error.or_kind(Kind::Model))?;
-        Gemma3::new(self.config.clone(), weights)?.frozen_in(DType::Bf16)
-    }
-
-    /// Memory for the weights, whose files are there.
-    fn room(&self, on: &ComputeDevice, dtype: DType) -> Result<Tensor> {
-        self.source.check(&self.config).map_err(|error| error.or_kind(Kind::Model))?;
-        let len = parameter_count(&parameter_specs(&self.config));
-        Tensor::empty(&on.device.of(Purpose::Weights), &[len], dtype)
+        self.weights().load_frozen(on)
     }
 
     /// [`load_frozen`](Self::load_frozen) with the weights rounded as a GGUF of type `kind` holds them.
@@ -139,14 +181,12 @@ impl Checkpoint {
 
     /// The model in f32, `change`d as it is read.
     pub(super) fn read(&self, on: &ComputeDevice, change: impl FnOnce(&mut [f32]) -> Result<()>) -> Result<Gemma3> {
-        let mut weights = self.room(on, DType::F32)?;
-        let read = |values: &mut [f32]| {
-            self.source.load_into(&self.config, values)?;
-            self.merge(values)?;
-            change(values)
-        };
-        weights.fill_with(read).map_err(|error| error.or_kind(Kind::Model))?;
-        Gemma3::new(self.config.clone(), weights)
+        self.weights().read(on, change)
+    }
+
+    /// What its weights are read with.
+    pub(super) fn weights(&self) -> Weights<'_> {
+        Weights { source: &self.source, config: &self.config, adapter: self.adapter.as_ref() }
     }
 
     /// Puts what was trained with this checkpoint's tokenizer and configs into a folder, whole or not at all.

@@ -42,6 +42,7 @@ pub mod score;
 pub mod selection;
 pub mod state;
 pub mod token_cache;
+mod weights;
 
 pub use about::About;
 pub use adapter_source::AdapterSource;
