@@ -1,8 +1,8 @@
 //! Products of bytes: 16 rows of weights with some rows of x, their sums in 32 bits, exact.
 //!
-//! A [panel](PANEL) holds 16 rows of weights, four terms of each at a time, so that a vector of it gives four terms to each
+//! A panel holds 16 rows of weights, four terms of each at a time, so that a vector of it gives four terms to each
 //! of 16 sums: no lanes are added up in the end. Of x four terms are broadcast. Bytes of weights are without a sign, as
-//! `vpdpbusd` multiplies them: whoever packs them adds [`Unit::LEVELS`] + 1 to each.
+//! `vpdpbusd` multiplies them: whoever packs them adds half their range to each.
 
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
