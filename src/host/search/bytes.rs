@@ -19,6 +19,9 @@ pub(super) const STEP: usize = PANEL * TERMS;
 /// The most rows of x that any unit takes at once.
 pub(super) const MOST_ROWS: usize = 24;
 
+/// Bytes of x are numbers of -127 to 127.
+pub(super) const LEVELS_OF_X: i32 = 127;
+
 /// What is multiplied.
 #[derive(Clone, Copy)]
 pub(super) struct Job {
@@ -36,7 +39,7 @@ pub(super) struct Job {
 
 /// Something that multiplies bytes.
 pub(super) trait Unit: Copy + Send + Sync {
-    /// Weights have bytes of 1 to 2 LEVELS + 1, x of -127 to 127.
+    /// Weights have bytes of 1 to 2 LEVELS + 1, x of those of [`LEVELS_OF_X`].
     const LEVELS: i32;
     /// Rows of x that it takes at once, in ascending order.
     const WIDTHS: &'static [usize];
@@ -145,7 +148,7 @@ pub(super) mod x86 {
     macro_rules! unit {
         ($unit:ident, $levels:literal, $tile:ident, [$($width:literal),*]) => {
             #[derive(Clone, Copy)]
-            pub(in crate::host::search) struct $unit(());
+            pub struct $unit(());
 
             impl $unit {
                 /// # Panics

@@ -4,8 +4,7 @@ use std::sync::atomic::{AtomicI32, Ordering};
 
 use rayon::prelude::*;
 
-use super::LEVELS_OF_X;
-use super::bytes::{Job, MOST_ROWS, PANEL, TERMS, Unit};
+use super::bytes::{Job, LEVELS_OF_X, MOST_ROWS, PANEL, TERMS, Unit};
 use super::panels::{Facts, Panels};
 use super::quantized::{LANES, ROUNDING, quantize};
 use super::view::DIRECTIONS;

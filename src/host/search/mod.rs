@@ -44,9 +44,6 @@ const MANY: usize = 16;
 /// The search ends when so many calls have been in vain, and every second one.
 const MOST_MISSES: usize = 4;
 
-/// Bytes of x are numbers of -127 to 127.
-const LEVELS_OF_X: i32 = 127;
-
 /// Weights (V, D) of type T, and how they are searched.
 pub struct HeadSearch<T> {
     kernel: Kernel,

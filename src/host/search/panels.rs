@@ -2,8 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::LEVELS_OF_X;
-use super::bytes::{PANEL, STEP, TERMS, Unit};
+use super::bytes::{LEVELS_OF_X, PANEL, STEP, TERMS, Unit};
 use super::quantized::{LANES, Quantized, ROUNDING, quantize};
 use super::view::{DIRECTIONS, View, norm};
 use crate::host::memory::Block;
