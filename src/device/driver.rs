@@ -120,8 +120,13 @@ pub trait Driver {
     /// See [`Driver`].
     unsafe fn product(&self, product: &Product) -> Result<()>;
 
-    /// A search for the largest products with a weight (V, D) of this type, where a device finds them without computing all. The weight
-    /// stays there and does not change while the search is used.
+    /// Whether there is a [`search`](Self::search) in this type.
+    fn searches(&self, _dtype: DType) -> bool {
+        false
+    }
+
+    /// A search for the largest products with a weight (V, D), where a device finds them without computing all. The weight stays there and does
+    /// not change while the search is used.
     ///
     /// # Safety
     /// See [`Driver`]; and what is said of the weight.

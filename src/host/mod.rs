@@ -135,6 +135,10 @@ impl Driver for Host {
         Ok(())
     }
 
+    fn searches(&self, dtype: DType) -> bool {
+        matches!(dtype, DType::F32 | DType::Bf16) && search::bytes::Kernel::fastest().is_some()
+    }
+
     unsafe fn search(&self, weight: *const c_void, shape: [usize; 2], dtype: DType) -> Option<Box<dyn Search>> {
         let kernel = search::bytes::Kernel::fastest()?;
         // SAFETY: the caller's promise.

@@ -29,9 +29,11 @@ struct State {
 impl Greedy {
     /// Of `weight` (V, D).
     pub fn new(device: &Device, weight: Param) -> Self {
-        let (value, shape) = (&weight.value, [weight.shape()[0], weight.shape()[1]]);
+        let (driver, value, shape) = (device.driver(), &weight.value, [weight.shape()[0], weight.shape()[1]]);
+        // Only then: a device that keeps account of traffic is told of every address that is asked for.
+        let searches = driver.searches(value.dtype());
         // SAFETY: this holds the weight, which is not written while somebody does.
-        let search = unsafe { device.driver().search(value.address(), shape, value.dtype()) };
+        let search = searches.then(|| unsafe { driver.search(value.address(), shape, value.dtype()) }).flatten();
         Self { state: search.map(|search| RefCell::new(State { search, calls: 0 })), _weight: weight }
     }
 

@@ -1,11 +1,13 @@
 //! The host's search for the largest product against all products, by every kernel that multiplies bytes on this machine.
 
-use engine::device::Element;
+use engine::autograd::{ParamSpec, Params};
+use engine::device::{Device, Element, Tensor};
 use engine::host::gemm::{Matrix, Store};
 use engine::host::products::product;
 use engine::host::search::HeadSearch;
 use engine::host::search::bytes::Kernel;
 use engine::host::simd::Scalar;
+use engine::ops::greedy::Greedy;
 use half::bf16;
 use rand::RngExt;
 
@@ -152,4 +154,28 @@ fn a_search_that_finds_nothing_ends() {
         assert!(search.largest(&good).is_some());
         assert!(search.largest(&bad).is_none());
     }
+}
+
+/// As decoding asks: of its first calls it learns, then tokens are those of all logits; on a device without a search they are never found.
+#[test]
+fn a_head_that_is_asked_again_and_again_finds_the_tokens_of_its_logits() {
+    let case = Case { v: 4096, terms: 64, rows: 5, near: 6, apart: 1e-2 };
+    let (weights, x) = case.numbers::<bf16>(7);
+    let expected = largest_of_all(&weights, &x, case.terms);
+    let answers = |device: &Device| {
+        let specs = [ParamSpec::new("head".into(), &[case.v, case.terms])];
+        let params = Params::new(&specs, Tensor::from_slice(device, &[weights.len()], &weights)).unwrap();
+        let greedy = Greedy::new(device, params.get("head"));
+        let x = Tensor::from_slice(device, &[case.rows, case.terms], &x);
+        (0..7).map(|_| greedy.tokens(&x).unwrap().map(|tokens| tokens.download::<u32>().unwrap())).collect::<Vec<_>>()
+    };
+    let found = answers(&engine::host::device());
+    let searches = Kernel::fastest().is_some();
+    assert!(found[..4].iter().all(Option::is_none));
+    assert!(
+        found[4..].iter().all(|tokens| *tokens == searches.then(|| expected.clone())),
+        "{found:?}, not {expected:?}"
+    );
+    #[cfg(engine_emulated)]
+    assert!(answers(&engine::emulated::device().unwrap()).iter().all(Option::is_none));
 }

@@ -1,8 +1,8 @@
 //! Products of bytes: 16 rows of weights with some rows of x, their sums in 32 bits, exact.
 //!
 //! A panel holds 16 rows of weights, four terms of each at a time, so that a vector of it gives four terms to each
-//! of 16 sums: no lanes are added up in the end. Of x four terms are broadcast. Bytes of weights are without a sign, as
-//! `vpdpbusd` multiplies them: whoever packs them adds half their range to each.
+//! of 16 sums: no lanes are added up in the end. Of x four terms are broadcast. Where bytes of weights are without a sign, as
+//! `vpdpbusd` multiplies them, whoever packs them adds the unit's OFFSET to each.
 
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
@@ -39,8 +39,10 @@ pub(super) struct Job {
 
 /// Something that multiplies bytes.
 pub(super) trait Unit: Copy + Send + Sync {
-    /// Weights have bytes of 1 to 2 LEVELS + 1, x of those of [`LEVELS_OF_X`].
+    /// Weights have bytes of -LEVELS to LEVELS, x those of [`LEVELS_OF_X`].
     const LEVELS: i32;
+    /// Added to those of weights.
+    const OFFSET: i32;
     /// Rows of x that it takes at once, in ascending order.
     const WIDTHS: &'static [usize];
 
@@ -58,6 +60,8 @@ pub enum Kernel {
     AvxVnni,
     /// `vpmaddubsw`, which adds two products in 16 bits: weights have 7 bits there.
     Avx2,
+    /// `sdot` of 128 bits: FEAT_DotProd, which ARM's have since 2018, Apple's M1 among them.
+    Dotprod,
     /// Plain Rust, for tests.
     Portable,
 }
@@ -72,6 +76,8 @@ macro_rules! with_unit {
             $crate::host::search::bytes::Kernel::AvxVnni => $f($crate::host::search::bytes::x86::AvxVnni::unit(), $($args),*),
             #[cfg(target_arch = "x86_64")]
             $crate::host::search::bytes::Kernel::Avx2 => $f($crate::host::search::bytes::x86::Avx2::unit(), $($args),*),
+            #[cfg(target_arch = "aarch64")]
+            $crate::host::search::bytes::Kernel::Dotprod => $f($crate::host::search::bytes::arm::Dotprod::unit(), $($args),*),
             _ => $f($crate::host::search::bytes::Portable, $($args),*),
         }
     };
@@ -79,13 +85,14 @@ macro_rules! with_unit {
 pub(super) use with_unit;
 
 impl Kernel {
-    pub const ALL: [Self; 4] = [Self::Avx512Vnni, Self::AvxVnni, Self::Avx2, Self::Portable];
+    pub const ALL: [Self; 5] = [Self::Avx512Vnni, Self::AvxVnni, Self::Avx2, Self::Dotprod, Self::Portable];
 
     pub fn name(self) -> &'static str {
         match self {
             Self::Avx512Vnni => "avx512vnni",
             Self::AvxVnni => "avxvnni",
             Self::Avx2 => "avx2",
+            Self::Dotprod => "dotprod",
             Self::Portable => "portable",
         }
     }
@@ -99,8 +106,10 @@ impl Kernel {
             Self::AvxVnni => is_x86_feature_detected!("avxvnni") && is_x86_feature_detected!("avx2"),
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => is_x86_feature_detected!("avx2"),
+            // Sums are as bytes lie there.
+            #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+            Self::Dotprod => std::arch::is_aarch64_feature_detected!("dotprod"),
             Self::Portable => true,
-            #[cfg(not(target_arch = "x86_64"))]
             _ => false,
         }
     }
@@ -117,6 +126,7 @@ pub(super) struct Portable;
 
 impl Unit for Portable {
     const LEVELS: i32 = 127;
+    const OFFSET: i32 = 128;
     const WIDTHS: &'static [usize] = &[1, 2, 3];
 
     unsafe fn multiply(self, job: &Job) {
@@ -140,45 +150,98 @@ impl Unit for Portable {
     }
 }
 
+/// A unit for each kernel, of these levels and offset, with the widths that it is compiled for. `$tile` multiplies with `R` rows of x.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+macro_rules! unit {
+    ($unit:ident, $levels:literal and $offset:literal, $tile:ident, [$($width:literal),*]) => {
+        #[derive(Clone, Copy)]
+        pub struct $unit(());
+
+        impl $unit {
+            /// # Panics
+            /// Where this machine does not have the instructions.
+            pub fn unit() -> Self {
+                assert!(Kernel::$unit.is_available(), "{:?} on this machine", Kernel::$unit);
+                Self(())
+            }
+        }
+
+        impl Unit for $unit {
+            const LEVELS: i32 = $levels;
+            const OFFSET: i32 = $offset;
+            const WIDTHS: &'static [usize] = &[$($width),*];
+
+            unsafe fn multiply(self, job: &Job) {
+                // SAFETY: a unit is made only where it can be used; the caller's promise.
+                unsafe {
+                    match job.rows {
+                        $($width => $tile::<$width>(job),)*
+                        other => unreachable!("{other} rows of x"),
+                    }
+                }
+            }
+        }
+    };
+}
+
+#[cfg(target_arch = "aarch64")]
+pub(super) mod arm {
+    use std::arch::aarch64::*;
+    use std::arch::asm;
+
+    use super::*;
+
+    unit!(Dotprod, 127 and 0, tile, [1, 2, 4, 6]);
+
+    /// `vdotq_s32`, which is not in Rust yet.
+    ///
+    /// # Safety
+    /// There is FEAT_DotProd.
+    #[inline(always)]
+    unsafe fn sdot(mut sums: int32x4_t, a: int8x16_t, b: int8x16_t) -> int32x4_t {
+        // SAFETY: the caller's promise.
+        unsafe {
+            asm!(
+                ".arch_extension dotprod",
+                "sdot {sums:v}.4s, {a:v}.16b, {b:v}.16b",
+                sums = inout(vreg) sums, a = in(vreg) a, b = in(vreg) b,
+                options(pure, nomem, nostack, preserves_flags),
+            );
+        }
+        sums
+    }
+
+    /// 4 sums at a time of each row of x: 24 registers of sums for 6 rows.
+    unsafe fn tile<const R: usize>(job: &Job) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let mut sums = [[vdupq_n_s32(0); 4]; R];
+            for step in 0..job.steps {
+                let weights = job.weights.add(step * STEP).cast::<i8>();
+                let weights = [0, 1, 2, 3].map(|quarter| vld1q_s8(weights.add(16 * quarter)));
+                for (row, sums) in sums.iter_mut().enumerate() {
+                    let x = vreinterpretq_s8_s32(vdupq_n_s32(*job.x.add(step * R + row)));
+                    for (sum, weights) in sums.iter_mut().zip(weights) {
+                        *sum = sdot(*sum, weights, x);
+                    }
+                }
+            }
+            for (row, sums) in sums.into_iter().enumerate() {
+                for (quarter, sum) in sums.into_iter().enumerate() {
+                    vst1q_s32(job.sums.add(row).cast::<i32>().add(4 * quarter), sum);
+                }
+            }
+        }
+    }
+}
+
 #[cfg(target_arch = "x86_64")]
 pub(super) mod x86 {
     use super::*;
 
-    /// A unit for each kernel, with the widths that it is compiled for. `$tile` multiplies with `R` rows of x.
-    macro_rules! unit {
-        ($unit:ident, $levels:literal, $tile:ident, [$($width:literal),*]) => {
-            #[derive(Clone, Copy)]
-            pub struct $unit(());
-
-            impl $unit {
-                /// # Panics
-                /// Where this machine does not have the instructions.
-                pub fn unit() -> Self {
-                    assert!(Kernel::$unit.is_available(), "{:?} on this machine", Kernel::$unit);
-                    Self(())
-                }
-            }
-
-            impl Unit for $unit {
-                const LEVELS: i32 = $levels;
-                const WIDTHS: &'static [usize] = &[$($width),*];
-
-                unsafe fn multiply(self, job: &Job) {
-                    // SAFETY: a unit is made only where it can be used; the caller's promise.
-                    unsafe {
-                        match job.rows {
-                            $($width => $tile::<$width>(job),)*
-                            other => unreachable!("{other} rows of x"),
-                        }
-                    }
-                }
-            }
-        };
-    }
-
-    unit!(Avx512Vnni, 127, tile_512, [1, 2, 4, 8, 12, 16, 20, 24]);
-    unit!(AvxVnni, 127, tile_256, [1, 2, 4, 5]);
-    unit!(Avx2, 63, tile_without_vnni, [1, 2, 4]);
+    unit!(Avx512Vnni, 127 and 128, tile_512, [1, 2, 4, 8, 12, 16, 20, 24]);
+    unit!(AvxVnni, 127 and 128, tile_256, [1, 2, 4, 5]);
+    unit!(Avx2, 63 and 64, tile_without_vnni, [1, 2, 4]);
 
     /// Asks for the same step of the next panel: its lines come while this one is multiplied.
     #[inline(always)]

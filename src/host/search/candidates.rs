@@ -118,7 +118,7 @@ fn group<U: Unit, T: Scalar<Acc = f32>>(panels: &Panels, x: &[T], terms: usize) 
     let quantized = |(i, x): (usize, &[T])| {
         let (seen, norms) = vectorized!({
             let seen = panels.view.see_x(x, &mut v);
-            (seen, quantize(&mut bytes, &mut v, LEVELS_OF_X, false))
+            (seen, quantize(&mut bytes, &mut v, LEVELS_OF_X, 0))
         });
         for (step, terms) in bytes.as_chunks::<TERMS>().0.iter().take(panels.steps).enumerate() {
             words[step * width + i] = i32::from_le_bytes(*terms);
@@ -126,7 +126,7 @@ fn group<U: Unit, T: Scalar<Acc = f32>>(panels: &Panels, x: &[T], terms: usize) 
         let sum: i32 = bytes.iter().map(|byte| i32::from(*byte as i8)).sum();
         Row {
             scale: norms.scale,
-            offset: (U::LEVELS + 1) * sum,
+            offset: U::OFFSET * sum,
             base: seen.base,
             along: seen.along,
             of_error: norms.norm(),

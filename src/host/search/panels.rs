@@ -52,7 +52,7 @@ impl Panels {
                 vectorized!({
                     *size = norm(weight);
                     let along = view.see_weight(weight, &mut v);
-                    let Quantized { scale, error, size } = quantize(&mut row, &mut v, U::LEVELS, true);
+                    let Quantized { scale, error, size } = quantize(&mut row, &mut v, U::LEVELS, U::OFFSET);
                     (facts.scales[i], facts.errors[i], facts.sizes[i]) = (scale, error, size);
                     facts.along.iter_mut().zip(along).for_each(|(facts, along)| facts[i] = along);
                 });

@@ -25,13 +25,12 @@ pub(super) const ROUNDING: f32 = 1e-4;
 /// Numbers that are taken at once: there are as many in lists, with zeros behind those that count.
 pub(super) const LANES: usize = 16;
 
-/// Puts `v` into bytes: numbers of -`levels` to `levels`, to each of which `levels` + 1 is added where they are `unsigned`.
-/// `v` becomes its errors.
+/// Puts `v` into bytes: numbers of -`levels` to `levels`, to each of which `offset` is added. `v` becomes its errors.
 #[inline(always)]
-pub(super) fn quantize(bytes: &mut [u8], v: &mut [f32], levels: i32, unsigned: bool) -> Quantized {
+pub(super) fn quantize(bytes: &mut [u8], v: &mut [f32], levels: i32, offset: i32) -> Quantized {
     // 1.5 * 2^23: a number that is added to it is rounded to the nearest integer, which is in the lowest bits then.
     const NEAREST: f32 = 12_582_912.0;
-    let offset = if unsigned { (levels + 1) as f32 } else { 0.0 };
+    let offset = offset as f32;
     let mut largest = [0.0f32; LANES];
     for v in v.as_chunks::<LANES>().0 {
         for (largest, v) in largest.iter_mut().zip(v) {
