@@ -50,7 +50,7 @@ fn of<T: Scalar<Acc = f32> + Element>(device: &Device, dtype: DType) {
             let largest: f32 = logits.chunks(v).map(|logits| max_of(logits)).sum();
             std::hint::black_box(largest);
         });
-        for kernel in Kernel::ALL.into_iter().filter(|kernel| kernel.is_available() && *kernel != Kernel::Portable) {
+        for kernel in Kernel::available().filter(|kernel| *kernel != Kernel::Portable) {
             // SAFETY: the weights stay where and as they are.
             let mut search = unsafe { HeadSearch::new(kernel, weights.as_ptr(), [v, TERMS]) };
             let started = Instant::now();

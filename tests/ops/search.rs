@@ -79,13 +79,9 @@ fn check<T: Scalar<Acc = f32> + Element>(kernel: Kernel, case: &Case, seed: u64)
     computed as f64 / case.rows as f64
 }
 
-fn kernels() -> impl Iterator<Item = Kernel> {
-    Kernel::ALL.into_iter().filter(|kernel| kernel.is_available())
-}
-
 #[test]
 fn what_is_found_is_the_first_of_the_largest_of_all_products() {
-    for kernel in kernels() {
+    for kernel in Kernel::available() {
         for (v, terms, rows) in [(4096, 64, 1), (3001, 63, 3), (4097, 130, 20), (2000, 33, 29), (1024, 16, 70)] {
             for apart in [0.0, 1e-3, 1e-2, 5e-2] {
                 let case = Case { v, terms, rows, near: if rows > 40 { 2 } else { 12 }, apart };
@@ -100,7 +96,7 @@ fn what_is_found_is_the_first_of_the_largest_of_all_products() {
 
 #[test]
 fn few_products_are_computed_where_bytes_tell_most_apart() {
-    for kernel in kernels() {
+    for kernel in Kernel::available() {
         let case = Case { v: 16_384, terms: 640, rows: 4, near: 6, apart: 1e-2 };
         let computed = check::<bf16>(kernel, &case, 1);
         assert!((1.0..100.0).contains(&computed), "{kernel:?}: {computed} of {} products", case.v);

@@ -78,7 +78,8 @@ macro_rules! with_unit {
             $crate::host::search::bytes::Kernel::Avx2 => $f($crate::host::search::bytes::x86::Avx2::unit(), $($args),*),
             #[cfg(target_arch = "aarch64")]
             $crate::host::search::bytes::Kernel::Dotprod => $f($crate::host::search::bytes::arm::Dotprod::unit(), $($args),*),
-            _ => $f($crate::host::search::bytes::Portable, $($args),*),
+            $crate::host::search::bytes::Kernel::Portable => $f($crate::host::search::bytes::Portable, $($args),*),
+            other => panic!("no machine of this kind has {}", other.name()),
         }
     };
 }
@@ -114,9 +115,14 @@ impl Kernel {
         }
     }
 
+    /// Those of this machine, the fastest first and plain Rust last.
+    pub fn available() -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter().filter(|kernel| kernel.is_available())
+    }
+
     /// The fastest one of this machine; None where plain Rust is all there is.
     pub fn fastest() -> Option<Self> {
-        Self::ALL.into_iter().find(|kernel| kernel.is_available()).filter(|kernel| *kernel != Self::Portable)
+        Self::available().find(|kernel| *kernel != Self::Portable)
     }
 }
 

@@ -9,8 +9,8 @@
 //! |w x - w' x'| <= |e| |x| + |w'| |f|
 //! ```
 //!
-//! A product whose upper bound lies below the largest lower bound of its row cannot be the largest one. The others, some ten
-//! or hundred of 262144, are computed as the head computes them, so that tokens are the same to the bit, the first of
+//! A product whose upper bound lies below the largest lower bound of its row cannot be the largest one. The others, of most
+//! rows fewer than ten of 262144, are computed as the head computes them, so that tokens are the same to the bit, the first of
 //! equals included.
 //!
 //! Norms are small where little is rounded: `view` says what is taken out before. It is made for a sample of x, the rows that come first.

@@ -41,7 +41,7 @@ fn the_largest_product_is_found_where_bytes_are_as_wrong_as_can_be() {
         all[0] = first;
         all
     };
-    for kernel in kernels() {
+    for kernel in Kernel::available() {
         let levels = if kernel == Kernel::Avx2 { 63.0 } else { 127.0 };
         // Of the weight: its bytes are those of its first term, which counts for nothing. The other weight is what its bytes say.
         let step = 1.0 / levels;
@@ -64,7 +64,7 @@ fn the_largest_product_is_found_where_bytes_are_as_wrong_as_can_be() {
 #[test]
 fn of_products_that_are_equal_in_bf16_the_first_is_found() {
     let numbers = |some: [f32; 3]| [&some[..], &[0.0; 62]].concat();
-    for kernel in kernels() {
+    for kernel in Kernel::available() {
         // Bytes of 63 levels say the same of half as much.
         let of = |last: f32| if kernel == Kernel::Avx2 { [63.0, 50.0, last / 2.0] } else { [127.0, 100.0, last] };
         let x = numbers([0.0, 127.0, 1.0]);
@@ -86,11 +86,7 @@ fn of_products_that_are_equal_in_bf16_the_first_is_found() {
 fn weights_that_are_not_there_are_not_found() {
     let weight = |i| vec![if i == 499 { 0.5 } else { 1.0 + (i % 3) as f32 }; 16];
     let weights: Vec<Vec<f32>> = (0..500).map(weight).collect();
-    for kernel in kernels() {
+    for kernel in Kernel::available() {
         assert_eq!(found::<f32>(kernel, &weights, &[-1.0; 16], View::plain(16)), 499, "{kernel:?}");
     }
-}
-
-fn kernels() -> impl Iterator<Item = Kernel> {
-    Kernel::ALL.into_iter().filter(|kernel| kernel.is_available())
 }
