@@ -13,7 +13,7 @@ use super::gemm::{Matrix, Store};
 use super::launcher::{Scratch, elements_mut, run, with_dtype};
 use super::products::{MOST_ROWS, product};
 use super::rope::rope_forward;
-use super::simd::{Real, Scalar, max_of, sum_of, sum_of_both, vectorized};
+use super::simd::{Real, Scalar, max_of, sum_of, vectorized};
 use super::visible::{Tile, query_tiles};
 use crate::device::bindings::{engine_attention, engine_rope, engine_status, engine_stream};
 
@@ -88,7 +88,7 @@ fn attend_all<T: Scalar>(inputs: &Inputs<T>, o: &mut [T], tiles: &[Tile]) {
         let of_shared = p.par_chunks_mut(group * width).zip(scores.par_chunks(group * width));
         let each = of_rows.par_chunks_mut(group * dim).zip(q.par_chunks(group * dim)).zip(&tails).zip(of_shared);
         each.for_each(|(((o, q), tail), (p, scores))| {
-            attend(inputs, o, &T::widened(q), tail, head, (p, scores, &shared));
+            attend(inputs, o, q, tail, head, (p, scores, &shared));
         });
         if !shared.is_empty() {
             let v = inputs.key_rows(inputs.v, &all, head);
@@ -108,7 +108,7 @@ fn attend_all<T: Scalar>(inputs: &Inputs<T>, o: &mut [T], tiles: &[Tile]) {
 fn attend<T: Scalar>(
     inputs: &Inputs<T>,
     o: &mut [T::Acc],
-    q: &[T::Acc],
+    q: &[T],
     tail: &Tile,
     head: usize,
     (p_of_shared, scores, shared): (&mut [T], &[T::Acc], &Range<usize>),
@@ -117,16 +117,20 @@ fn attend<T: Scalar>(
     let keys = Tile { own: tail.own.clone(), other: [std::slice::from_ref(shared), &tail.other].concat() };
     let (width, visible) = (keys.width(), inputs.mask.of_tile(&keys));
     let mut p = vec![T::Acc::ZERO; group * width];
-    let slot = inputs.kv_heads * dim;
+    let (slot, q) = (inputs.kv_heads * dim, Matrix::new(q, group, dim));
+    let mut at = first;
+    for range in &tail.other {
+        let k = &inputs.k[range.start * slot + head * dim..range.end * slot];
+        let mut products = vec![T::Acc::ZERO; group * range.len()];
+        product(&mut products, Store::Write, q, Matrix::strided(k, range.len(), dim, slot).t());
+        for (p, products) in p.chunks_exact_mut(width).zip(products.chunks_exact(range.len())) {
+            p[at..][..range.len()].copy_from_slice(products);
+        }
+        at += range.len();
+    }
     vectorized!({
         for (p, scores) in p.chunks_exact_mut(width).zip(scores.chunks_exact(first.max(1))) {
             p[..first].copy_from_slice(&scores[..first]);
-        }
-        for (at, j) in (first..).zip(tail.keys()) {
-            let k = &inputs.k[j * slot + head * dim..][..dim];
-            for h in 0..group {
-                p[h * width + at] = sum_of_both([&q[h * dim..][..dim]], [k], |[q], [k]| q * k.wide());
-            }
         }
         for p in p.chunks_exact_mut(width) {
             for (p, &visible) in p.iter_mut().zip(&visible) {
@@ -139,16 +143,53 @@ fn attend<T: Scalar>(
                 *to = T::narrow(*p);
             }
         }
-        for (at, j) in (first..).zip(tail.keys()) {
-            let v = &inputs.v[j * slot + head * dim..][..dim];
-            for (h, o) in o.chunks_exact_mut(dim).enumerate() {
-                let weight = p[h * width + at];
-                for (o, v) in o.iter_mut().zip(v) {
-                    *o += weight * v.wide();
+        let mut keys = (first..).zip(tail.keys());
+        let v = |j: usize| &inputs.v[j * slot + head * dim..][..dim];
+        loop {
+            let some: [Option<(usize, usize)>; KEYS] = std::array::from_fn(|_| keys.next());
+            if let [Some(a), Some(b), Some(c), Some(d)] = some {
+                let rows = [a, b, c, d].map(|(_, j)| v(j));
+                for (h, o) in o.chunks_exact_mut(dim).enumerate() {
+                    add_rows(o, [a, b, c, d].map(|(at, _)| p[h * width + at]), rows);
+                }
+                continue;
+            }
+            for (at, j) in some.into_iter().flatten() {
+                for (h, o) in o.chunks_exact_mut(dim).enumerate() {
+                    add_rows(o, [p[h * width + at]], [v(j)]);
                 }
             }
+            break;
         }
     });
+}
+
+/// Keys whose values are added at once.
+const KEYS: usize = 4;
+
+/// Numbers that loops take at once: blocks of them, so that no index is checked within.
+const LANES: usize = 16;
+
+/// o += the rows, each times its weight, one after the other.
+#[inline(always)]
+fn add_rows<T: Scalar, const N: usize>(o: &mut [T::Acc], weights: [T::Acc; N], rows: [&[T]; N]) {
+    let rows = rows.map(|row| row[..o.len()].as_chunks::<LANES>());
+    let (blocks, rest) = o.as_chunks_mut::<LANES>();
+    for (block, o) in blocks.iter_mut().enumerate() {
+        let mut sums = *o;
+        for n in 0..N {
+            let row = &rows[n].0[block];
+            for l in 0..LANES {
+                sums[l] += weights[n] * row[l].wide();
+            }
+        }
+        *o = sums;
+    }
+    for (i, o) in rest.iter_mut().enumerate() {
+        for n in 0..N {
+            *o += weights[n] * rows[n].1[i].wide();
+        }
+    }
 }
 
 /// Slots that every tile begins with: none where they are too few to gain anything. Windows may begin anywhere.

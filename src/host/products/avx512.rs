@@ -66,7 +66,7 @@ macro_rules! unit {
         impl Unit for $unit {
             const PAIRS: bool = $pairs;
             const LANES: usize = 16;
-            const DOTS: [(usize, usize); 2] = [($weights, $rows), (6, 4)];
+            const DOTS: [(usize, usize); 2] = [($weights, $rows), (4, 5)];
             type Sums = __m512;
             type Words = __m512i;
 
@@ -158,7 +158,7 @@ macro_rules! unit {
 }
 
 unit!(Avx512, false, 4 by 5, |sums, a, b| _mm512_fmadd_ps(_mm512_castsi512_ps(a), _mm512_castsi512_ps(b), sums));
-unit!(Avx512Bf16, true, 6 by 4, |sums, a, b| _mm512_dpbf16_ps(
+unit!(Avx512Bf16, true, 4 by 6, |sums, a, b| _mm512_dpbf16_ps(
     sums,
     std::mem::transmute::<__m512i, __m512bh>(a),
     std::mem::transmute::<__m512i, __m512bh>(b)

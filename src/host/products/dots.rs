@@ -60,7 +60,8 @@ unsafe fn some_rows<U: Unit, const WIDE: bool, const R: usize>(unit: U, job: &Do
             2 => few::<U, WIDE, R, 2>(unit, job),
             3 => few::<U, WIDE, R, 3>(unit, job),
             4 => few::<U, WIDE, R, 4>(unit, job),
-            _ => few::<U, WIDE, R, 5>(unit, job),
+            5 => few::<U, WIDE, R, 5>(unit, job),
+            _ => few::<U, WIDE, R, 6>(unit, job),
         }
     }
 }
@@ -100,15 +101,32 @@ unsafe fn few<U: Unit, const WIDE: bool, const R: usize, const X: usize>(unit: U
         }
         w = w.wrapping_add(U::LANES * size_of::<u32>());
     }
+    // Four rows of weights give four sums that lie side by side.
     for first in (0..R * X).step_by(4) {
+        let (count, place) = ((R * X - first).min(4), |i| (i / R, i % R));
         let mut four = [unit.zero(); 4];
-        for (i, four) in four.iter_mut().enumerate().take(R * X - first) {
-            *four = sums[(first + i) / X][(first + i) % X];
+        for (i, four) in four.iter_mut().enumerate().take(count) {
+            let (row, weight) = place(first + i);
+            *four = sums[weight][row];
         }
-        for (i, total) in unit.totals(four).into_iter().enumerate().take(R * X - first) {
-            let to = job.sums.wrapping_add((first + i) % X * job.sums_stride + (first + i) / X);
-            // SAFETY: as above.
-            unsafe { *to = if job.add { *to + total } else { total } };
+        let totals = unit.totals(four);
+        let at = |i| {
+            let (row, weight) = place(first + i);
+            job.sums.wrapping_add(row * job.sums_stride + weight)
+        };
+        // SAFETY: as above, and what lies side by side is there as such.
+        unsafe {
+            if R.is_multiple_of(4) {
+                let to = &mut *at(0).cast::<[f32; 4]>();
+                let before = if job.add { *to } else { [0.0; 4] };
+                for i in 0..4 {
+                    to[i] = before[i] + totals[i];
+                }
+            } else {
+                for (i, total) in totals.into_iter().enumerate().take(count) {
+                    *at(i) = if job.add { *at(i) + total } else { total };
+                }
+            }
         }
     }
 }

@@ -1,12 +1,13 @@
 //! Skinny products: y (m, n) = x (m, k) W^T of at most [`MOST_ROWS`] rows, for decoding. Nothing of W is packed or copied.
 //!
 //! Both x and W lie along k, so an element of y is a dot product: lanes run along k and are added at the end. A tile takes
-//! [`DOTS`](super::unit::Unit::DOTS) rows of W and of x. A task takes some rows of W in blocks: [`block_rows`] of them times TERMS terms are 15
-//! KB, read from memory once, while each group of rows of x (10 KB at most) passes over them in the first-level cache;
-//! the next block is asked for meanwhile, a few lines a step.
+//! [`DOTS`](super::unit::Unit::DOTS) rows of W and of x. A task takes some rows of W in blocks of eight or nearly so: with so many
+//! [terms](terms_at_once) they are 16 to 20 KB, read from memory once, while each group of rows of x (some 10 KB) passes over them in the first-level
+//! cache; what comes two blocks later is asked for meanwhile, a line a step. Sums of [`BLOCKS`] blocks wait for one another, so that whole lines of y
+//! are rounded and written.
 //!
 //! What a row of x gives does not depend on the rows beside it, nor on the number of threads: the order of a sum follows
-//! from k alone. Each TERMS terms are summed in lanes, those added up, and blocks of terms one after the other.
+//! from k alone. Some terms are summed in lanes, those added up, and the next terms' sums to them.
 
 use std::ffi::c_void;
 
@@ -16,14 +17,17 @@ use rayon::prelude::*;
 use super::buffer::Buffer;
 use super::dots::{Dots, parts};
 use super::tiles::Compiled;
+use super::unit::Unit;
 use crate::device::driver::Operand;
 use crate::host::simd::{Scalar, vectorized};
 
 /// Rows of x from which a blocked product is faster: it packs W once and adds no lanes.
 pub const MOST_ROWS: usize = 64;
 
-/// Terms that a block sums at most.
-const TERMS: usize = 640;
+/// Terms that lanes sum at most before they are added: a layer's width in f32, its heads in bf16.
+const fn terms_at_once(wide: bool) -> usize {
+    if wide { 640 } else { 1024 }
+}
 
 /// y and its operands: `x` and `w` lie along k.
 #[derive(Clone, Copy)]
@@ -42,9 +46,16 @@ pub(super) struct Skinny {
 // SAFETY: tasks read x and w, and each writes columns of y of its own.
 unsafe impl Sync for Skinny {}
 
-/// Rows of W of a block.
-const fn block_rows(wide: bool) -> usize {
-    if wide { 6 } else { 12 }
+/// Products of numbers that take a thread no longer than others need to wake up.
+const ALONE: usize = 1 << 20;
+
+/// Blocks whose sums are put in their places together: of a row they are some cache lines.
+const BLOCKS: usize = 8;
+
+/// Rows of W of a block: eight or nearly so, in whole tiles.
+const fn block_rows<U: Unit, const WIDE: bool>() -> usize {
+    let tile = U::DOTS[WIDE as usize].0;
+    if tile < 8 { 8 / tile * tile } else { tile }
 }
 
 /// # Safety
@@ -53,17 +64,24 @@ pub(super) unsafe fn skinny<U: Compiled, const WIDE: bool>(unit: U, product: &Sk
     assert!(product.m <= MOST_ROWS && !(WIDE && U::PAIRS), "not a skinny product");
     // SAFETY: the caller's promise.
     let x = unsafe { Prepared::new::<U, WIDE>(product) };
-    let block = const { block_rows(WIDE) };
+    let block = const { block_rows::<U, WIDE>() };
     let per_task = product.n.div_ceil(8 * rayon::current_num_threads()).div_ceil(block).clamp(2, 32) * block;
-    (0..product.n.div_ceil(per_task)).into_par_iter().for_each(|task| {
+    let width = const { BLOCKS * block_rows::<U, WIDE>() };
+    let run = |task: usize| {
         let rows = task * per_task..((task + 1) * per_task).min(product.n);
-        let task = Task { unit, product, x: &x, end: rows.end };
-        let mut sums = [0.0; MOST_ROWS * block_rows(false)];
-        for first in rows.step_by(block) {
+        let mut sums = Buffer::new(product.m * width);
+        for first in rows.clone().step_by(width) {
+            let task = Task { unit, product, x: &x, first, end: rows.end.min(first + width), width };
             // SAFETY: as above: rows of W, and columns of y that are this task's own.
-            unsafe { task.block::<WIDE>(first, &mut sums) };
+            unsafe { task.run::<WIDE>(sums.sums()) };
         }
-    });
+    };
+    let tasks = 0..product.n.div_ceil(per_task);
+    if product.m * product.n * product.k <= ALONE {
+        tasks.for_each(run);
+    } else {
+        tasks.into_par_iter().for_each(run);
+    }
 }
 
 /// x with its terms as the unit multiplies them, in whole steps: what is beyond k is 0.
@@ -120,99 +138,64 @@ fn lay<U: Compiled>(words: &mut [u32], x: &[bf16]) {
     }
 }
 
-/// Some columns of y.
+/// Some columns of y: of BLOCKS blocks at most.
 struct Task<'a, U> {
     unit: U,
     product: &'a Skinny,
     x: &'a Prepared,
-    /// Past the last row of W.
+    /// The rows of W.
+    first: usize,
     end: usize,
+    /// Sums of a row of x, of which the first ones are used.
+    width: usize,
 }
 
 impl<U: Compiled> Task<'_, U> {
-    /// The columns of y of a block of rows of W, from `first` on.
-    ///
     /// # Safety
-    /// They are there and are this task's own.
-    unsafe fn block<const WIDE: bool>(&self, first: usize, sums: &mut [f32]) {
-        let m = self.product.m;
-        let block = const { block_rows(WIDE) };
-        let weights = block.min(self.end - first);
-        let parts = self.x.steps.div_ceil(TERMS / self.terms::<WIDE>()).max(1);
-        let steps = self.x.steps.div_ceil(parts);
-        sums[..m * block].fill(0.0);
-        for from in (0..self.x.steps).step_by(steps.max(1)) {
-            // SAFETY: the caller's promise.
-            unsafe { self.terms_of_block::<WIDE>((first, weights), from..(from + steps).min(self.x.steps), sums) };
+    /// The columns are there and are this task's own.
+    unsafe fn run<const WIDE: bool>(&self, sums: &mut [f32]) {
+        let block = const { block_rows::<U, WIDE>() };
+        if self.product.k == 0 {
+            sums.fill(0.0);
         }
-        if self.x.rest > 0 {
-            // SAFETY: as above.
-            unsafe { self.rest_of_block::<WIDE>((first, weights), sums) };
+        for first in (self.first..self.end).step_by(block) {
+            let parts = self.x.steps.div_ceil(const { terms_at_once(WIDE) } / self.terms::<WIDE>()).max(1);
+            let steps = self.x.steps.div_ceil(parts).max(1);
+            let rows = (first, block.min(self.end - first));
+            for from in (0..self.x.steps).step_by(steps) {
+                // SAFETY: the caller's promise.
+                unsafe { self.terms_of_block::<WIDE>(rows, from..(from + steps).min(self.x.steps), sums) };
+            }
+            if self.x.rest > 0 {
+                // SAFETY: as above.
+                unsafe { self.rest_of_block::<WIDE>(rows, sums) };
+            }
         }
-        // SAFETY: as above.
-        unsafe { self.store::<WIDE>((first, weights), sums) };
-    }
-
-    /// Puts the sums of a block in their places.
-    ///
-    /// # Safety
-    /// As [`Task::block`].
-    unsafe fn store<const WIDE: bool>(&self, at: (usize, usize), sums: &mut [f32]) {
-        const OF_F32: usize = block_rows(true);
-        const OF_BF16: usize = block_rows(false);
-        let &Skinny { m, y, narrow, .. } = self.product;
-        let sums = &mut sums[..m * const { block_rows(WIDE) }];
         vectorized!({
             // SAFETY: the caller's promise.
-            unsafe {
-                match (WIDE, narrow) {
-                    (true, true) => self.put::<bf16, OF_F32>(y.cast(), at, sums),
-                    (true, false) => self.put::<f32, OF_F32>(y.cast(), at, sums),
-                    (false, true) => self.put::<bf16, OF_BF16>(y.cast(), at, sums),
-                    (false, false) => self.put::<f32, OF_BF16>(y.cast(), at, sums),
-                }
-            }
+            unsafe { if self.product.narrow { self.put::<bf16>(sums) } else { self.put::<f32>(sums) } }
         });
     }
 
-    /// A block has BLOCK sums in a row, of which y gets as many as there are `weights`.
+    /// Puts sums in their places.
     ///
     /// # Safety
-    /// As [`Task::block`].
+    /// As [`Task::run`].
     #[inline(always)]
-    unsafe fn put<C: Scalar<Acc = f32>, const BLOCK: usize>(
-        &self,
-        y: *mut C,
-        (first, weights): (usize, usize),
-        sums: &mut [f32],
-    ) {
-        let &Skinny { n, accumulate, .. } = self.product;
-        // SAFETY: the caller's promise.
-        let rows = |row: usize| unsafe { std::slice::from_raw_parts_mut(y.add(row * n + first), weights) };
-        if accumulate {
-            for (row, sums) in sums.chunks_exact_mut(BLOCK).enumerate() {
-                sums.iter_mut().zip(rows(row)).for_each(|(sum, y)| *sum += y.wide());
-            }
-        }
-        // Four rows at once, in vectors; a row alone is none, and has a length that copies know.
-        for (group, sums) in sums.as_chunks::<BLOCK>().0.chunks(4).enumerate() {
-            let mut narrow = [[C::zeroed(); BLOCK]; 4];
-            // The same loop twice: of the first one the compiler knows how long it is.
-            if let Ok(sums) = <&[[f32; BLOCK]; 4]>::try_from(sums) {
-                for (narrow, sum) in narrow.as_flattened_mut().iter_mut().zip(sums.as_flattened()) {
-                    *narrow = C::narrow(*sum);
+    unsafe fn put<C: Scalar<Acc = f32>>(&self, sums: &[f32]) {
+        let &Skinny { n, m, y, accumulate, .. } = self.product;
+        for (row, sums) in sums.chunks_exact(self.width).enumerate().take(m) {
+            // SAFETY: the caller's promise.
+            let y = unsafe {
+                std::slice::from_raw_parts_mut(y.cast::<C>().add(row * n + self.first), self.end - self.first)
+            };
+            if accumulate {
+                for (y, sum) in y.iter_mut().zip(sums) {
+                    *y = C::narrow(y.wide() + sum);
                 }
             } else {
-                for (narrow, sum) in narrow.as_flattened_mut().iter_mut().zip(sums.as_flattened()) {
-                    *narrow = C::narrow(*sum);
-                }
-            }
-            for (row, narrow) in narrow[..sums.len()].iter().enumerate() {
-                let y = rows(4 * group + row);
-                if let Ok(y) = <&mut [C; BLOCK]>::try_from(&mut *y) {
-                    *y = *narrow;
-                } else {
-                    y.copy_from_slice(&narrow[..weights]);
+                for (y, sum) in y.iter_mut().zip(sums) {
+                    *y = C::narrow(*sum);
                 }
             }
         }
@@ -225,7 +208,7 @@ impl<U: Compiled> Task<'_, U> {
     /// Adds some steps of all dot products of a block.
     ///
     /// # Safety
-    /// As [`Task::block`].
+    /// As [`Task::run`].
     unsafe fn terms_of_block<const WIDE: bool>(
         &self,
         (first, weights): (usize, usize),
@@ -236,7 +219,6 @@ impl<U: Compiled> Task<'_, U> {
         let bytes = U::LANES * size_of::<u32>();
         let at = |row: usize| self.product.w.address.cast::<u8>().wrapping_add(row * w_stride + steps.start * bytes);
         let groups = self.product.m.div_ceil(U::DOTS[usize::from(WIDE)].1);
-        let block = const { block_rows(WIDE) };
         for group in 0..groups {
             let rows = group * self.product.m / groups..(group + 1) * self.product.m / groups;
             for weight in (0..weights).step_by(U::DOTS[usize::from(WIDE)].0) {
@@ -249,11 +231,11 @@ impl<U: Compiled> Task<'_, U> {
                     w: at(first + weight),
                     w_stride,
                     weights: tile,
-                    sums: &raw mut sums[rows.start * block + weight],
-                    sums_stride: block,
-                    add: true,
+                    sums: &raw mut sums[rows.start * self.width + first - self.first + weight],
+                    sums_stride: self.width,
+                    add: steps.start > 0,
                     // The next block's rows, some by each group.
-                    ahead: weights * w_stride,
+                    ahead: 2 * weights * w_stride,
                     ahead_rows: group * tile / groups..(group + 1) * tile / groups,
                 };
                 // SAFETY: the caller's promise; the words of x are as many as its steps.
@@ -265,10 +247,9 @@ impl<U: Compiled> Task<'_, U> {
     /// Adds the terms beyond the last whole step: copied, with zeros behind them.
     ///
     /// # Safety
-    /// As [`Task::block`].
+    /// As [`Task::run`].
     unsafe fn rest_of_block<const WIDE: bool>(&self, (first, weights): (usize, usize), sums: &mut [f32]) {
         let size = if WIDE { 4 } else { 2 };
-        let block = const { block_rows(WIDE) };
         for weight in 0..weights {
             let from = (first + weight) * self.product.w.stride + self.x.steps * self.terms::<WIDE>();
             let mut words = [0u32; 16];
@@ -286,9 +267,9 @@ impl<U: Compiled> Task<'_, U> {
                     w: words.as_ptr().cast(),
                     w_stride: 0,
                     weights: 1,
-                    sums: &raw mut sums[row * block + weight],
-                    sums_stride: block,
-                    add: true,
+                    sums: &raw mut sums[row * self.width + first - self.first + weight],
+                    sums_stride: self.width,
+                    add: self.x.steps > 0,
                     ahead: 0,
                     ahead_rows: 0..0,
                 };
