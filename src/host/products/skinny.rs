@@ -16,6 +16,7 @@ use rayon::prelude::*;
 
 use super::buffer::Buffer;
 use super::dots::{Dots, parts};
+use super::prefetch::{LINE, fetch_far};
 use super::tiles::Compiled;
 use super::unit::Unit;
 use crate::device::driver::Operand;
@@ -155,6 +156,7 @@ impl<U: Compiled> Task<'_, U> {
     /// The columns are there and are this task's own.
     unsafe fn run<const WIDE: bool>(&self, sums: &mut [f32]) {
         let block = const { block_rows::<U, WIDE>() };
+        self.fetch();
         if self.product.k == 0 {
             sums.fill(0.0);
         }
@@ -175,6 +177,16 @@ impl<U: Compiled> Task<'_, U> {
             // SAFETY: the caller's promise.
             unsafe { if self.product.narrow { self.put::<bf16>(sums) } else { self.put::<f32>(sums) } }
         });
+    }
+
+    /// Asks for the lines that will be written: rows of y may lie a power of two apart, where no near cache holds many.
+    fn fetch(&self) {
+        let &Skinny { n, m, y, narrow, .. } = self.product;
+        let size = if narrow { size_of::<bf16>() } else { size_of::<f32>() };
+        for row in 0..m {
+            let columns = (row * n + self.first) * size..(row * n + self.end) * size;
+            columns.step_by(LINE).for_each(|byte| fetch_far(y.cast::<u8>().wrapping_add(byte)));
+        }
     }
 
     /// Puts sums in their places.
