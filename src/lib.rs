@@ -176,8 +176,8 @@
 //! state, the settings or the data, and the order of an epoch follows from seed and epoch. Only [`cli`] knows a
 //! terminal: what a user should be told comes back as a value, an observer is told, or an error says.
 //!
-//! **Saved is: renamed.** What is written to an output folder is made beside its place as an [`io::new_folder`], every file hashed and
-//! synced, a manifest last; one rename puts it there. A model changes places with the whole output folder (`RENAME_EXCHANGE`), so
+//! **Saved is: renamed.** What is written to an output folder is made beside its place as an [`io::new_folder`], every file hashed while it
+//! is written, large ones past the system's cache ([`io::new_file`]), and synced, a manifest last; one rename puts it there. A model changes places with the whole output folder (`RENAME_EXCHANGE`), so
 //! that there is no moment without a model; what is not of a model moves along afterwards, and whoever claims the folder next finishes that. The
 //! folder belongs to the run that holds a lock on its `engine.json`, which ends with the process. Metrics of a run that has not ended are never
 //! beside the model of another. `scripts/kill-test` and `scripts/fault-test` hold all this.

@@ -146,6 +146,12 @@ pub trait Driver {
         false
     }
 
+    /// What would compute products here if nothing had been [chosen](Self::choose), where that is something else, and how to have it: for
+    /// people.
+    fn own_choice(&self) -> Option<String> {
+        None
+    }
+
     /// From now on what is queued is kept in a graph and not run. Uploads and downloads must not occur.
     fn begin_capture(&self) -> Result<()> {
         bail!("internal: `{}` captures no graphs", self.name())

@@ -160,6 +160,10 @@ impl Driver for Profiled {
         self.driver().choose(choices)
     }
 
+    fn own_choice(&self) -> Option<String> {
+        self.driver().own_choice()
+    }
+
     fn after_launch(&self, op: &str, sizes: &[(&str, u64)]) -> Result<()> {
         let bytes = bytes_of(op, sizes);
         self.profile.borrow_mut().add(Op::Other(op.to_owned()), self.started.get(), 0.0, bytes);

@@ -43,7 +43,7 @@ mod table;
 mod visible;
 mod weight_gradients;
 
-use products::choice::Kernel;
+use products::choice::{Kernel, VARIABLE};
 
 /// Bytes that one task sets to zero: new memory costs a page fault each huge page, of which every core takes its share.
 const ZEROED_AT_ONCE: usize = 4 << 20;
@@ -127,6 +127,11 @@ impl Driver for Host {
 
     fn choose(&self, choices: &str) -> bool {
         Kernel::choose(choices)
+    }
+
+    fn own_choice(&self) -> Option<String> {
+        let own = Kernel::of_machine().filter(|own| *own != Kernel::chosen())?.name();
+        Some(format!("`{own}`, which {VARIABLE}={own} takes"))
     }
 
     unsafe fn product(&self, product: &Product) -> Result<()> {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -80,44 +80,16 @@ fn entry_of(path: &Path) -> io::Result<FileEntry> {
         return Err(io::Error::other("it is not a plain file"));
     }
     let mut file = File::open(path)?;
-    let mut hashed = Hashed::new(io::sink());
+    let (mut bytes, mut hash) = (0, Sha256::new());
     let mut buffer = vec![0; 1 << 20];
     loop {
         match file.read(&mut buffer)? {
-            0 => return Ok(hashed.entry()),
-            n => hashed.write_all(&buffer[..n])?,
+            0 => return Ok(FileEntry { bytes, sha256: hex(&hash.finalize()) }),
+            n => {
+                hash.update(&buffer[..n]);
+                bytes += n as u64;
+            }
         }
-    }
-}
-
-/// A writer that counts and hashes what passes through it.
-pub struct Hashed<W> {
-    inner: W,
-    bytes: u64,
-    hash: Sha256,
-}
-
-impl<W: Write> Hashed<W> {
-    pub fn new(inner: W) -> Self {
-        Self { inner, bytes: 0, hash: Sha256::new() }
-    }
-
-    /// What has passed so far.
-    pub fn entry(self) -> FileEntry {
-        FileEntry { bytes: self.bytes, sha256: hex(&self.hash.finalize()) }
-    }
-}
-
-impl<W: Write> Write for Hashed<W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.inner.write(bytes)?;
-        self.hash.update(&bytes[..written]);
-        self.bytes += written as u64;
-        Ok(written)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.inner.flush()
     }
 }
 

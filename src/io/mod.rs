@@ -19,6 +19,7 @@ pub mod lock;
 pub mod manifest;
 pub mod model_files;
 mod modelfile;
+pub mod new_file;
 pub mod new_folder;
 #[cfg(feature = "hub")]
 pub mod publish;

@@ -5,7 +5,8 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use super::manifest::{Hashed, MARKER, Manifest};
+use super::manifest::{MARKER, Manifest};
+use super::new_file::NewFile;
 use crate::error::{Context, Result};
 
 /// What the names of unfinished folders begin with; the name of their place and six random letters follow.
@@ -51,15 +52,12 @@ impl NewFolder {
     ///
     /// # Errors
     /// The disk is full or refuses, or `write` fails.
-    pub fn write(&mut self, name: &str, write: impl FnOnce(&mut Hashed<File>) -> Result<()>) -> Result<()> {
+    pub fn write(&mut self, name: &str, write: impl FnOnce(&mut NewFile) -> Result<()>) -> Result<()> {
         let path = self.path.join(name);
         let failed = || format!("cannot write `{}`", path.display());
-        let file = File::create_new(&path).context(failed)?;
-        let synced = file.try_clone().context(failed)?;
-        let mut hashed = Hashed::new(file);
-        write(&mut hashed).context(failed)?;
-        synced.sync_all().context(failed)?;
-        self.manifest.files.insert(name.to_owned(), hashed.entry());
+        let mut file = NewFile::create(&path).context(failed)?;
+        write(&mut file).context(failed)?;
+        self.manifest.files.insert(name.to_owned(), file.finish().context(failed)?);
         Ok(())
     }
 

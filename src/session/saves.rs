@@ -254,15 +254,23 @@ impl SavedRun {
         self.state.identity.check(now).map_err(|error| error.context(place()))
     }
 
-    /// Makes the device compute products as that of the checkpoint did. Why it cannot is returned, unless it is another device, as
-    /// [`check`](Self::check) tells.
+    /// Makes the device compute products as that of the checkpoint did. Why it cannot is returned, or that it would be faster otherwise; nothing
+    /// on another device, as [`check`](Self::check) tells.
     pub fn choose(&self, device: &Device) -> Option<String> {
-        let choices = self.state.choices.as_ref()?;
-        let same = self.state.identity.device() == device.driver().name();
-        (same && !device.driver().choose(choices)).then(|| {
-            "the run was computed with other instructions of a CPU, another driver or another cuBLASLt: its numbers will differ \
-             in the last bits"
-                .into()
+        let (choices, driver) = (self.state.choices.as_ref()?, device.driver());
+        if self.state.identity.device() != driver.name() {
+            return None;
+        }
+        if !driver.choose(choices) {
+            let why = "the run was computed with other instructions of a CPU, another driver or another cuBLASLt: its numbers will \
+                       differ in the last bits";
+            return Some(why.into());
+        }
+        driver.own_choice().map(|own| {
+            format!(
+                "the run goes on with the instructions that it began with (`{choices}`), so that it ends equal to the bit; this \
+                 machine's own are {own}"
+            )
         })
     }
 

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use engine::host::products::choice::Kernel;
 use serde_json::Value;
 
 use crate::{folder_with, metrics, names, of_steps, path, quickstart, run, test_rows, train, train_command};
@@ -110,7 +111,15 @@ fn a_run_goes_on_with_the_instructions_it_began_with() {
     stop();
     let second = by(&output, None, &["--resume-from-checkpoint"]);
     assert!(!second.stderr.contains(other), "{}", second.stderr);
+    let has_better =
+        Kernel::ALL.iter().take_while(|kernel| **kernel != Kernel::Portable).any(|kernel| kernel.is_available());
+    let notice = "goes on with the instructions that it began with (`portable`)";
+    let is_told = second.stderr.contains(notice) && second.stderr.contains(", which ENGINE_CPU_PRODUCTS=");
+    assert_eq!(is_told, has_better, "{}", second.stderr);
     assert!(model(&whole) == model(&output));
+    stop();
+    let same = by(&output, Some("portable"), &["--resume-from-checkpoint"]);
+    assert!(!same.stderr.contains(notice), "{}", same.stderr);
     stop();
     let third = by(&output, Some("portable-pairs"), &["--resume-from-checkpoint"]);
     assert!(third.stderr.contains(other), "{}", third.stderr);
