@@ -67,7 +67,7 @@ impl Download<'_> {
     ) -> Result<(), Failure> {
         // A part is only trusted where a hash will tell whether it was any good.
         let mut start = if target.hash.is_some() && part.len()? <= target.size { part.len()? } else { 0 };
-        let mut answer = Some(first).filter(|_| start == 0);
+        let mut answer = (start == 0).then_some(first);
         let mut left = RETRIES;
         loop {
             let failed = match self.attempt(part, target, (start, answer.take()), progress) {
