@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use cudarc::driver::sys::{CUresult, CUstream};
 use engine::device::Device;
+use engine::device::kernels::Kernels;
 use engine::error::Result;
 use libloading::Library;
 
@@ -88,7 +89,12 @@ impl Gpu {
 
     /// On a machine that is not as the driver says.
     pub fn open_on(&self, survey: &Survey, settings: Settings) -> Result<Device> {
-        cuda::open_with(launches::kernels(), &survey.machine, survey.choose(Name::Index(self.index))?, settings)
+        self.open_by(launches::kernels(), survey, settings)
+    }
+
+    /// With other launchers.
+    pub fn open_by(&self, kernels: Kernels, survey: &Survey, settings: Settings) -> Result<Device> {
+        cuda::open_with(kernels, &survey.machine, survey.choose(Name::Index(self.index))?, settings)
     }
 
     /// It has so many bytes from now on.

@@ -1,6 +1,10 @@
 //! Whole steps and generation through the driver, against the emulated device: the same kernels and the same order of sums,
 //! so the same bits.
 
+use std::cell::Cell;
+
+use engine::device::bindings::engine_kernels;
+use engine::device::kernels::Kernels;
 use engine::device::{DType, Device, Tensor};
 use engine::generate::{GenerateOptions, generate};
 use engine::model::gemma3::Gemma3;
@@ -9,7 +13,8 @@ use engine::ops::adamw::AdamW;
 use engine::train::step::{Step, StepResult};
 
 use crate::cuda::Settings;
-use crate::machine::{Gpu, USUAL, stand_in};
+use crate::launches;
+use crate::machine::{Gpu, USUAL, stand_in, survey};
 use crate::story::{drawn, story};
 use crate::tiny::{config, examples, tree, weights, wide};
 
@@ -75,6 +80,23 @@ fn waiting_for_every_op_changes_nothing() {
     assert!(!device.driver().captures_graphs());
     let graphs = How { graphs: true, ..How::default() };
     assert!(train(&device, &config(), DType::Bf16, graphs, 2) == expected);
+}
+
+#[test]
+fn launchers_are_told_whether_kernels_may_overlap() {
+    thread_local! {
+        static TOLD: Cell<Option<bool>> = const { Cell::new(None) };
+    }
+    unsafe extern "C" fn tell(allowed: bool) {
+        TOLD.set(Some(allowed));
+    }
+    for programmatic_launch in [true, false] {
+        let table = engine_kernels { allow_programmatic_launch: Some(tell), ..*launches::kernels().table };
+        let kernels = Kernels { table: Box::leak(Box::new(table)) };
+        let gpu = Gpu::new();
+        gpu.open_by(kernels, &survey(), Settings { programmatic_launch, ..USUAL }).unwrap();
+        assert_eq!(TOLD.take(), Some(programmatic_launch));
+    }
 }
 
 #[test]
