@@ -139,7 +139,7 @@ fn lay<U: Compiled>(words: &mut [u32], x: &[bf16]) {
     }
 }
 
-/// Some columns of y: of BLOCKS blocks at most.
+/// Some columns of y, of [`BLOCKS`] blocks at most, whose sums wait for one another.
 struct Task<'a, U> {
     unit: U,
     product: &'a Skinny,
