@@ -75,6 +75,9 @@ typedef void *engine_stream;
 /// Rows of `linear_few_rows`, at most.
 #define ENGINE_FEW_ROWS 64
 
+/// Rows from which on `linear_geglu_forward` and `linear_geglu_backward` cut their products into large tiles: enough of those for all of a chip.
+#define ENGINE_MANY_ROWS 2048
+
 /// Rows that a product of few rows norms itself, at most, and how wide they may be: they lie in a block's shared memory.
 #define ENGINE_NORMED_ROWS 32
 #define ENGINE_NORMED_WIDTH 1024
@@ -362,9 +365,10 @@ typedef struct engine_kernels {
 
     /// `dy = dz weight`, the gradient of a y that the product `z = y weight^T` read; then geglu_backward of dy and x. For bf16.
     ///
-    /// dx, x (N, 2F), dz (N, D), weight (D, F) T. D and F are multiples of 8, addresses of 16.
-    engine_status (*linear_geglu_backward)(void *dx, const void *dz, const void *weight, const void *x, uint32_t n, uint32_t d,
-                                           uint32_t f, engine_dtype dtype, engine_stream stream);
+    /// dx, x (N, 2F), dz (N, D), weight (D, F) T; y = geglu(x) (N, F) T again, or null, when nobody wants it. D and F are multiples of 8,
+    /// addresses of 16.
+    engine_status (*linear_geglu_backward)(void *dx, void *y, const void *dz, const void *weight, const void *x, uint32_t n,
+                                           uint32_t d, uint32_t f, engine_dtype dtype, engine_stream stream);
 
     /// `h = scale * weight[ids]`.  embedding
     ///

@@ -111,17 +111,22 @@
 //! reads ([`autograd::Tape::checkpointed`]), and runs it again when the backward comes to it. The second run is recorded among the activations of the first,
 //! so that every sum has the same terms in the same order: losses, gradients and weights are equal to the bit. A closure keeps the value of what it
 //! reads, of the rest only where the gradient arrives ([`autograd::Arrival`]): the input of a frozen product is kept by nobody.
+//! Of a batch of many rows that is so unasked, but for what is expensive: products and attention leave their results to the second run
+//! ([`autograd::Recompute::Selective`]), which norms and rotates again. A row has 18 KB a layer then, not 27.
 //!
 //! **The stream is normed where it is written.** The norm that closes a block, the residual sum and the norm that opens the next block are
 //! one op each way ([`ops::residual`]): a launch for three, and the sum is not read again.
 //!
 //! **Small products go on with what follows.** With few rows a product is bound by its weight's bytes and by its launch, whoever writes it. Where
-//! a device says so ([`device::driver::Driver::joins_small_products`]), the gated unit is the end of the product before it and its backward that of
+//! a device says so ([`device::driver::Driver::joins_products`]), the gated unit is the end of the product before it and its backward that of
 //! the product after it ([`ops::mlp`]); what decodes is multiplied by kernels that read a weight once, from memory to registers ([`ops::linear`]); the
 //! norms between two blocks are left to the product that opens the next one, of which each block of threads norms all rows while its part of the
 //! weight is on its way ([`ops::stream::Stream`]); and the attention of a decoded token norms and rotates what it needs itself, and puts the
-//! token's key into the cache, which nobody else sees ([`ops::decode`]). Large batches and the host have the ops one by one: a table's launcher that
+//! token's key into the cache, which nobody else sees ([`ops::decode`]). Other batches and the host have the ops one by one: a table's launcher that
 //! joins some is tested against them.
+//!
+//! **So do the gated unit's products of many rows.** They are bound by arithmetic, and the passes over what lies between them and the unit take as long as
+//! half of it: own products, in large tiles, end with the unit and with its backward, which gives the unit again so that nobody keeps it.
 //!
 //! **A kernel takes its place while the one before it ends.** Launches are programmatic dependent ones where the code is made for that, on an H100
 //! ([`cuda::programmatic_launch`]): blocks come as soon as there is room for them, and each thread waits for the end of earlier kernels before it

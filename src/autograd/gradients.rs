@@ -31,7 +31,7 @@ impl Params {
         let squares = values
             .device()
             .driver()
-            .joins_small_products(self.dtype())
+            .joins_products(self.dtype())
             .then(|| Squares::new(values.device(), values.dtype(), &shapes, MOST_SMALL_ROWS))
             .transpose()?;
         Ok(Gradients {

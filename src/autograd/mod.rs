@@ -13,5 +13,5 @@ pub use gradients::Gradients;
 pub use masters::WeightsToUpdate;
 pub use params::{Param, ParamHandle, ParamSpec, Params, Span};
 pub use round_blocks::{BlockFormat, RoundBlocks};
-pub use tape::{Arrival, Backward, Rounding, Tape, Var};
+pub use tape::{Arrival, Backward, Recompute, Rounding, Tape, Var};
 pub use vectors::{Parts, rows_of_part};

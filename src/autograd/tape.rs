@@ -5,15 +5,16 @@
 //! (`+=`) in [`Gradients`], which outlives the tape so that micro-batches add up. A tape without gradients records
 //! nothing: evaluation and generation run the same ops on [`Tape::inference`].
 //!
-//! A tape with checkpoints keeps the inputs of a part of the forward ([`Tape::checkpointed`]) and nothing of what is inside: its backward
-//! runs the part again, on a tape of its own, whose closures then run in the place of those that were not kept. So every gradient gets
-//! its terms in the same order, and is the same to the bit.
+//! A tape that recomputes keeps the inputs of a part of the forward ([`Tape::checkpointed`]), and of what is inside nothing, or what is
+//! expensive ([`Tape::kept`]): its backward runs the part again, on a tape of its own, whose closures then run in the place of those that
+//! were not kept. So every gradient gets its terms in the same order, and is the same to the bit.
 
+use std::collections::VecDeque;
 use std::ffi::c_void;
 use std::rc::Rc;
 
 use crate::autograd::{Gradients, Param};
-use crate::device::{DType, Device, Tensor};
+use crate::device::{DType, Device, Tensor, WeakTensor};
 use crate::error::Result;
 use crate::{bail, err};
 
@@ -65,8 +66,44 @@ pub struct Tape<'g> {
     activations: usize,
     gradients: Option<&'g mut Gradients>,
     rounding: Rounding,
-    /// Whether parts of the forward are run again in the backward.
-    checkpoints: bool,
+    recompute: Recompute,
+    run: Run,
+}
+
+/// What the backward computes again of the parts of a forward that are [`checkpointed`](Tape::checkpointed), to hold less memory until then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Recompute {
+    Nothing,
+    /// What costs little: all but what ops have [`kept`](Tape::kept), products and attention.
+    Selective,
+    /// Everything but what somebody holds anyway: what a part has given to others.
+    Full,
+}
+
+/// Which run of a part of the forward a tape is in.
+enum Run {
+    /// The only one.
+    Only,
+    /// The first of two, and the results that ops asked to keep, in their order.
+    First(Vec<Kept>),
+    /// The second, and what is left of those that ops have not asked for yet.
+    Second(VecDeque<Option<Vec<Tensor>>>),
+}
+
+/// Results of an op.
+enum Kept {
+    Held(Vec<Tensor>),
+    /// By others, perhaps.
+    NotHeld(Vec<WeakTensor>),
+}
+
+impl Kept {
+    fn left(self) -> Option<Vec<Tensor>> {
+        match self {
+            Self::Held(results) => Some(results),
+            Self::NotHeld(results) => results.into_iter().map(WeakTensor::upgrade).collect(),
+        }
+    }
 }
 
 /// Whether values and gradients in f32 are rounded to bf16 where one op hands them to the next: what plain low precision
@@ -108,8 +145,8 @@ impl<'g> Tape<'g> {
 
     /// A tape that records nothing, for evaluation and generation.
     pub fn inference(device: &Device) -> Self {
-        let (device, rounding) = (device.clone(), Rounding::None);
-        Self { device, nodes: Vec::new(), activations: 0, gradients: None, rounding, checkpoints: false }
+        let (device, rounding, recompute) = (device.clone(), Rounding::None, Recompute::Nothing);
+        Self { device, nodes: Vec::new(), activations: 0, gradients: None, rounding, recompute, run: Run::Only }
     }
 
     pub fn device(&self) -> &Device {
@@ -121,9 +158,9 @@ impl<'g> Tape<'g> {
         Self { rounding, ..self }
     }
 
-    /// The same tape, which keeps only the inputs of what is [`checkpointed`](Self::checkpointed), or all.
-    pub fn with_checkpoints(self, checkpoints: bool) -> Self {
-        Self { checkpoints, ..self }
+    /// The same tape, whose backward computes so much of what is [`checkpointed`](Self::checkpointed) again.
+    pub fn recomputing(self, recompute: Recompute) -> Self {
+        Self { recompute, ..self }
     }
 
     /// What is rounded between ops.
@@ -148,6 +185,35 @@ impl<'g> Tape<'g> {
         self.gradients.is_some()
     }
 
+    /// Whether a backward will want what ops find on the way to their results: this run records, or one that comes after it and computes the rest
+    /// again.
+    pub fn is_for_backward(&self) -> bool {
+        self.is_recording() || matches!(self.run, Run::First(_))
+    }
+
+    /// What `make` gives, which is expensive: a part of the forward that is run again has it from the first run, if that is selective or
+    /// somebody else holds it.
+    pub fn kept<const N: usize>(&mut self, make: impl FnOnce() -> Result<[Tensor; N]>) -> Result<[Tensor; N]> {
+        match &mut self.run {
+            Run::Only => make(),
+            Run::First(kept) => {
+                let made = make()?;
+                kept.push(match self.recompute {
+                    Recompute::Selective => Kept::Held(made.to_vec()),
+                    _ => Kept::NotHeld(made.iter().map(Tensor::downgrade).collect()),
+                });
+                Ok(made)
+            }
+            Run::Second(kept) => match kept.pop_front() {
+                Some(Some(known)) => {
+                    known.try_into().map_err(|_| err!("internal: an op asks for other results than before"))
+                }
+                Some(None) => make(),
+                None => Err(err!("internal: an op asks for more than it has kept")),
+            },
+        }
+    }
+
     /// The parameters' gradients while recording: for an op that computes its gradient together with its value.
     pub fn gradients(&mut self) -> Option<&mut Gradients> {
         self.gradients.as_deref_mut()
@@ -160,23 +226,26 @@ impl<'g> Tape<'g> {
         }
     }
 
-    /// Runs a part of the forward. A tape with checkpoints keeps its inputs, and what `part` itself holds; its backward runs the part again.
-    /// `part` must compute the same whenever it is run, and what it uses of the tape it must be given as inputs.
+    /// Runs a part of the forward. A tape that recomputes keeps its inputs, what `part` itself holds, and what was [`kept`](Self::kept); its
+    /// backward runs the part again. `part` must compute the same whenever it is run, and what it uses of the tape it must be given as inputs.
     pub fn checkpointed<const I: usize, const O: usize>(
         &mut self,
         name: &'static str,
         inputs: [Var; I],
         part: impl Fn(&mut Tape<'_>, [Var; I]) -> Result<[Var; O]> + 'static,
     ) -> Result<[Var; O]> {
-        if !self.checkpoints || !self.is_recording() {
+        if self.recompute == Recompute::Nothing || !self.is_recording() {
             return part(self, inputs);
         }
-        let gradients = self.gradients.take();
+        let (gradients, run) = (self.gradients.take(), std::mem::replace(&mut self.run, Run::First(Vec::new())));
         let outputs = part(self, inputs.clone());
         self.gradients = gradients;
+        let first = std::mem::replace(&mut self.run, run);
         let outputs = outputs?;
+        let Run::First(kept) = first else { bail!("internal: a part has left its run") };
+        let second = Run::Second(kept.into_iter().map(Kept::left).collect());
         let (device, arrivals) = (self.device.clone(), outputs.each_ref().map(Var::arrival));
-        self.push(name, move |ctx| ctx.run_again(&device, &arrivals, |tape| part(tape, inputs)));
+        self.push(name, move |ctx| ctx.run_again(&device, &arrivals, second, |tape| part(tape, inputs)));
         Ok(outputs)
     }
 
@@ -231,6 +300,7 @@ impl Backward<'_> {
         &mut self,
         device: &Device,
         outputs: &[Arrival; O],
+        run: Run,
         part: impl FnOnce(&mut Tape<'_>) -> Result<[Var; O]>,
     ) -> Result<()> {
         let arrived = outputs.each_ref().map(|y| self.take(y));
@@ -240,9 +310,12 @@ impl Backward<'_> {
         // Activations of this run are numbered on from those of the whole forward, among which its inputs are.
         let known = self.arrived.len();
         let mut tape = Tape::going_on(device, self.gradients).rounded(self.rounding);
-        tape.activations = known;
+        (tape.activations, tape.run) = (known, run);
         let outputs = part(&mut tape)?.map(|y| y.arrival());
-        let Tape { nodes, activations, .. } = tape;
+        let Tape { nodes, activations, run, .. } = tape;
+        if matches!(&run, Run::Second(kept) if !kept.is_empty()) {
+            bail!("internal: a part has kept what its second run does not ask for");
+        }
         self.arrived.resize(activations, None);
         for (y, dy) in outputs.iter().zip(arrived) {
             dy.map_or(Ok(()), |dy| self.give(y, dy))?;

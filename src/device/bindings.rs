@@ -10,6 +10,7 @@ pub const ENGINE_CLIP_RUN: u32 = 16384;
 pub const ENGINE_GRADIENT_TILE: u32 = 128;
 pub const ENGINE_MOST_WEIGHT_GRADIENTS: u32 = 80;
 pub const ENGINE_FEW_ROWS: u32 = 64;
+pub const ENGINE_MANY_ROWS: u32 = 2048;
 pub const ENGINE_NORMED_ROWS: u32 = 32;
 pub const ENGINE_NORMED_WIDTH: u32 = 1024;
 pub const ENGINE_SUM_PARTS_COLUMNS: u32 = 32;
@@ -427,10 +428,11 @@ pub struct engine_kernels {
             stream: engine_stream,
         ) -> engine_status,
     >,
-    #[doc = " `dy = dz weight`, the gradient of a y that the product `z = y weight^T` read; then geglu_backward of dy and x. For bf16.\n\n dx, x (N, 2F), dz (N, D), weight (D, F) T. D and F are multiples of 8, addresses of 16."]
+    #[doc = " `dy = dz weight`, the gradient of a y that the product `z = y weight^T` read; then geglu_backward of dy and x. For bf16.\n\n dx, x (N, 2F), dz (N, D), weight (D, F) T; y = geglu(x) (N, F) T again, or null, when nobody wants it. D and F are multiples of 8,\n addresses of 16."]
     pub linear_geglu_backward: ::std::option::Option<
         unsafe extern "C" fn(
             dx: *mut ::std::os::raw::c_void,
+            y: *mut ::std::os::raw::c_void,
             dz: *const ::std::os::raw::c_void,
             weight: *const ::std::os::raw::c_void,
             x: *const ::std::os::raw::c_void,

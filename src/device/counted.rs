@@ -61,8 +61,8 @@ impl Driver for Counted {
         self.like.driver().blocks_at_once()
     }
 
-    fn joins_small_products(&self, dtype: DType) -> bool {
-        self.like.driver().joins_small_products(dtype)
+    fn joins_products(&self, dtype: DType) -> bool {
+        self.like.driver().joins_products(dtype)
     }
 
     fn logits_bytes(&self) -> usize {

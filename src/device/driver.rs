@@ -14,7 +14,7 @@ use crate::device::DType;
 use crate::error::Result;
 
 /// Rows up to which the products of a layer are bound by memory and by their launches; with more of them a library's are faster than
-/// [those that are joined](Driver::joins_small_products).
+/// [those that are joined](Driver::joins_products).
 pub const MOST_SMALL_ROWS: usize = 512;
 
 /// A device's memory, stream, matrix products and graphs.
@@ -66,9 +66,9 @@ pub trait Driver {
         1
     }
 
-    /// Whether products of few rows in this type are kernels of the table, which do more than a product: write the gradients of all
-    /// weights by one launch (`weight_gradients`), or go on with what follows (`linear_geglu_forward`).
-    fn joins_small_products(&self, dtype: DType) -> bool {
+    /// Whether some products in this type are kernels of the table, which do more than a product. Those of few rows write the gradients of all
+    /// weights by one launch (`weight_gradients`); those of few rows and of many go on with what follows (`linear_geglu_forward`).
+    fn joins_products(&self, dtype: DType) -> bool {
         dtype == DType::Bf16 && !self.is_host()
     }
 

@@ -20,4 +20,4 @@ mod tensor;
 pub use dtype::{DType, Element};
 pub use memory::{Device, GraphMemory, Purpose};
 pub use out_of_memory::OutOfMemory;
-pub use tensor::Tensor;
+pub use tensor::{Tensor, WeakTensor};

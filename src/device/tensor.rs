@@ -6,7 +6,7 @@
 
 use std::borrow::Cow;
 use std::ffi::c_void;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 
 use half::bf16;
 
@@ -25,6 +25,22 @@ pub struct Tensor {
     offset: usize,
     shape: Vec<usize>,
     dtype: DType,
+}
+
+/// A tensor as long as somebody holds its storage.
+pub struct WeakTensor {
+    storage: Weak<Storage>,
+    offset: usize,
+    shape: Vec<usize>,
+    dtype: DType,
+}
+
+impl WeakTensor {
+    /// The tensor, if its storage is still held.
+    pub fn upgrade(self) -> Option<Tensor> {
+        let Self { storage, offset, shape, dtype } = self;
+        storage.upgrade().map(|storage| Tensor { storage, offset, shape, dtype })
+    }
 }
 
 impl Tensor {
@@ -110,6 +126,12 @@ impl Tensor {
     fn check_host<T: Element>(&self) {
         assert_eq!(T::DTYPE, self.dtype, "dtype of a tensor of shape {:?}", self.shape);
         assert!(self.device().driver().is_host(), "a tensor of shape {:?} is not in the host's memory", self.shape);
+    }
+
+    /// The same tensor, which does not hold its storage.
+    pub fn downgrade(&self) -> WeakTensor {
+        let Self { storage, offset, shape, dtype } = self;
+        WeakTensor { storage: Rc::downgrade(storage), offset: *offset, shape: shape.clone(), dtype: *dtype }
     }
 
     /// Whether this is the storage's only holder, so that it may be written in place.

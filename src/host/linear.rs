@@ -86,6 +86,7 @@ pub unsafe extern "C" fn linear_geglu_forward(
 
 pub unsafe extern "C" fn linear_geglu_backward(
     dx: *mut c_void,
+    y: *mut c_void,
     dz: *const c_void,
     weight: *const c_void,
     x: *const c_void,
@@ -100,6 +101,12 @@ pub unsafe extern "C" fn linear_geglu_backward(
     let (left, right) = (Operand::new(dz, terms), Operand::new(weight, columns));
     // SAFETY: the table's contract; dy has room for its matrix.
     unsafe {
+        if !y.is_null() {
+            let status = geglu_forward(y, x, n, f, dtype, stream);
+            if status != engine_status::ENGINE_OK {
+                return status;
+            }
+        }
         match run(|| multiply(dy.address(), left, right, [rows, columns, terms], dtype)) {
             engine_status::ENGINE_OK => geglu_backward(dx, dy.address(), x, n, f, dtype, stream),
             bad => bad,

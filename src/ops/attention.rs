@@ -54,7 +54,7 @@ pub fn attention(tape: &mut Tape, qkv: &Qkv, mask: &Rc<AttentionMask>, softmax_s
     if mask.decoding {
         return tape.output(decode(qkv, mask, softmax_scale)?);
     }
-    let (o, lse) = forward(qkv, mask, softmax_scale)?;
+    let [o, lse] = tape.kept(|| forward(qkv, mask, softmax_scale))?;
     let o = tape.output(o)?;
     let (out, qkv, mask) = (o.clone(), qkv.clone(), mask.clone());
     tape.push("attention", move |ctx| {
@@ -120,7 +120,7 @@ fn heads_at_once(qkv: &Qkv) -> usize {
 }
 
 /// o (N, H * Dh) and lse (N, H)
-fn forward(qkv: &Qkv, mask: &AttentionMask, scale: f64) -> Result<(Tensor, Tensor)> {
+fn forward(qkv: &Qkv, mask: &AttentionMask, scale: f64) -> Result<[Tensor; 2]> {
     let (attention, q) = (description_of(qkv, mask, scale)?, &qkv.q.value);
     let (device, rows, heads, dim) = (q.device(), q.shape()[0], q.shape()[1], q.shape()[2]);
     let mut o = Tensor::empty(device, &[rows, heads * dim], q.dtype())?;
@@ -130,7 +130,7 @@ fn forward(qkv: &Qkv, mask: &AttentionMask, scale: f64) -> Result<(Tensor, Tenso
     let (q, k, v) = (q.address(), qkv.k.value.address(), qkv.v.value.address());
     // SAFETY: tensors of the shapes that engine.h asks for, and the mask of these rows and slots.
     unsafe { launch!(driver, attention_forward { n, s, tiles }(out, sums, q, k, v, &attention, driver.stream()))? };
-    Ok((o, lse))
+    Ok([o, lse])
 }
 
 /// Room for the parts of an o (N, H * Dh) in decoding.

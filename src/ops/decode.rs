@@ -39,7 +39,7 @@ pub fn decode_attention(
 
 fn is_joined(qkv: &Tensor, Heads { query, kv, dim }: Heads) -> bool {
     let is_known = query <= MOST_OF_A_GROUP * kv && dim.is_multiple_of(2);
-    is_known && qkv.device().driver().joins_small_products(qkv.dtype())
+    is_known && qkv.device().driver().joins_products(qkv.dtype())
 }
 
 fn joined(qkv: &Tensor, how: &NormRope, cache: CacheSlots<'_>, mask: &AttentionMask, scale: f64) -> Result<Tensor> {

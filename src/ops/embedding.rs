@@ -36,6 +36,11 @@ pub struct TokenIds {
 }
 
 impl TokenIds {
+    /// N
+    pub fn rows(&self) -> usize {
+        self.len
+    }
+
     /// Appends the ids to what the batch sends. An id outside the vocabulary is an error.
     pub fn new(inputs: &Rc<Inputs>, ids: &[u32], vocabulary: usize) -> Result<Self> {
         if let Some(id) = ids.iter().find(|&&id| id as usize >= vocabulary) {

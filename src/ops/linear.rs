@@ -21,8 +21,11 @@ use crate::ops::stream::Stream;
 pub fn linear(tape: &mut Tape, x: &Var, weight: &Param) -> Result<Var> {
     let (n, i, o) = (x.value.shape()[0], x.value.shape()[1], weight.shape()[0]);
     assert_eq!(weight.shape()[1], i, "linear: x {:?}, weight {:?}", x.value.shape(), weight.shape());
-    let mut y = Tensor::empty(tape.device(), &[n, o], x.value.dtype())?;
-    forward(&mut y, &x.value, &weight.value, Store::Written)?;
+    let [y] = tape.kept(|| {
+        let mut y = Tensor::empty(x.value.device(), &[n, o], x.value.dtype())?;
+        forward(&mut y, &x.value, &weight.value, Store::Written)?;
+        Ok([y])
+    })?;
     let y = tape.output(y)?;
     let (out, arrival, weight) = (y.arrival(), x.arrival(), weight.clone());
     let x = (!weight.is_frozen()).then(|| x.value.clone());
@@ -74,7 +77,7 @@ fn is_for_few_rows(x: &Tensor, weight: &Tensor, store: Store) -> bool {
     let is_even = weight.shape().iter().all(|width| width.is_multiple_of(8));
     let is_aligned = [x, weight].iter().all(|matrix| matrix.is_at_multiple_of(16));
     let is_known = store == Store::Written && is_even && is_aligned;
-    is_small && is_known && x.device().driver().joins_small_products(x.dtype())
+    is_small && is_known && x.device().driver().joins_products(x.dtype())
 }
 
 /// y (N, O) = x (N, I) weight (O, I)^T of few rows, or of what the norms give for x

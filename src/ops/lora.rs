@@ -123,14 +123,18 @@ impl Update {
 /// y (N, O) = x (N, I) times the transpose of weight (O, I) with its update.
 pub fn lora_linear(tape: &mut Tape, x: &Var, weight: &Param, update: &Update) -> Result<Var> {
     let (n, o, low) = (x.value.shape()[0], weight.shape()[0], update.a.shape()[0]);
-    let empty = |columns: usize| Tensor::empty(tape.device(), &[n, columns], x.value.dtype());
-    let (mut h, mut y) = (empty(low)?, empty(o)?);
-    linear::forward(&mut h, &update.left_of(&x.value, tape.rounding())?, &update.a.value, Store::Written)?;
-    let h = tape.rounding().apply(h)?;
-    let spread = tape.rounding().apply(update.blocks.spread(&update.b.value, update.scaling)?)?;
-    linear::forward(&mut y, &x.value, &weight.value, Store::Written)?;
-    y = tape.rounding().apply(y)?;
-    linear::forward(&mut y, &h, &spread, Store::Added)?;
+    let (device, rounding) = (tape.device().clone(), tape.rounding());
+    let [h, spread, y] = tape.kept(|| {
+        let empty = |columns: usize| Tensor::empty(&device, &[n, columns], x.value.dtype());
+        let (mut h, mut y) = (empty(low)?, empty(o)?);
+        linear::forward(&mut h, &update.left_of(&x.value, rounding)?, &update.a.value, Store::Written)?;
+        let h = rounding.apply(h)?;
+        let spread = rounding.apply(update.blocks.spread(&update.b.value, update.scaling)?)?;
+        linear::forward(&mut y, &x.value, &weight.value, Store::Written)?;
+        y = rounding.apply(y)?;
+        linear::forward(&mut y, &h, &spread, Store::Added)?;
+        Ok([h, spread, y])
+    })?;
     let y = tape.output(y)?;
     let (out, saved) = (y.arrival(), Saved { x: x.clone(), h, spread, weight: weight.clone(), update: update.clone() });
     tape.push("lora", move |ctx| match ctx.take(&out) {

@@ -56,9 +56,9 @@ impl RotationTable {
         self.cos.shape()[0]
     }
 
-    /// The rotation of rows at these positions, each below the table's length.
-    pub fn at(&self, positions: DeviceArray) -> Rotation {
-        Rotation { table: self.clone(), positions }
+    /// The rotation of rows at these positions, each below `depth` and that below the table's length. A captured graph may be given deeper ones.
+    pub fn at(&self, positions: DeviceArray, depth: usize) -> Rotation {
+        Rotation { table: self.clone(), positions, depth }
     }
 }
 
@@ -66,6 +66,7 @@ impl RotationTable {
 pub struct Rotation {
     table: RotationTable,
     positions: DeviceArray,
+    depth: usize,
 }
 
 /// A key-value cache of one layer: where the rows of k and v go.
@@ -102,7 +103,8 @@ impl NormRope {
     /// What the launchers read for n rows; `slots`: the rows of k and v to write, null for the rows themselves.
     pub(super) fn description(&self, n: usize, slots: *const u32) -> Result<engine_rope> {
         let Heads { query, kv, dim } = self.heads;
-        let angles = |table: &Tensor| table.address_of(0, n * dim / 2);
+        let rows = n.min(self.rotation.depth);
+        let angles = |table: &Tensor| table.address_of(0, rows * dim / 2);
         Ok(engine_rope {
             q_norm: self.q_norm.value.address(),
             k_norm: self.k_norm.value.address(),

@@ -24,7 +24,7 @@ enum Opening {
     Normed(Var),
     /// What the last block gives, and the norms that close it.
     Left(Var, NormPair),
-    /// A product has done the norms that were left to it.
+    /// The block has opened.
     Done,
 }
 
@@ -34,9 +34,19 @@ impl Stream {
         Self { h, opening: Opening::Normed(x) }
     }
 
+    /// A residual stream to which nothing was added since a block opened with it.
+    pub fn opened(h: Var) -> Self {
+        Self { h, opening: Opening::Done }
+    }
+
+    /// The stream itself.
+    pub fn sum(&self) -> &Var {
+        &self.h
+    }
+
     /// Adds what a block gives, normed.
     pub fn close(&mut self, tape: &mut Tape, x: &Var, norms: &NormPair) -> Result<()> {
-        let may_be_left = !tape.is_recording() && tape.rounding() == Rounding::None;
+        let may_be_left = !tape.is_for_backward() && tape.rounding() == Rounding::None;
         self.opening = Opening::Left(x.clone(), norms.clone());
         if !(may_be_left && is_known(&self.h.value, &x.value, norms)) {
             self.normed(tape)?;
@@ -83,5 +93,5 @@ fn is_known(h: &Tensor, x: &Tensor, NormPair { weight, next_weight, .. }: &NormP
     let (rows, width) = (x.shape()[0], x.shape()[1]);
     let is_small = rows <= ENGINE_NORMED_ROWS as usize && width <= ENGINE_NORMED_WIDTH as usize;
     let is_even = [h, x, &weight.value, &next_weight.value].iter().all(|tensor| tensor.is_at_multiple_of(16));
-    is_small && is_even && width.is_multiple_of(8) && x.device().driver().joins_small_products(x.dtype())
+    is_small && is_even && width.is_multiple_of(8) && x.device().driver().joins_products(x.dtype())
 }

@@ -1,7 +1,7 @@
-//! Gradient checkpointing: layers that are computed again in the backward give the bits of those that are kept, and take the memory of
-//! one.
+//! Layers that are computed again in the backward, in whole (gradient checkpointing) or selectively, give the bits of those that are kept, and take
+//! less memory.
 
-use engine::autograd::{Rounding, Tape};
+use engine::autograd::{Recompute, Rounding, Tape};
 use engine::device::{DType, Device, Purpose, Tensor, counted};
 use engine::model::gemma3::Gemma3;
 use engine::model::gemma3::adapter::Adapter;
@@ -39,8 +39,8 @@ fn adapted(device: &Device, config: &Gemma3Config, dtype: DType, targets: &[&str
 }
 
 /// What three steps of two micro-batches measure, and the weights that they leave.
-fn train(mut model: Gemma3, graphs: bool, checkpointing: bool) -> (Vec<StepResult>, Vec<f64>) {
-    let mut step = Step::new(&model, 1.0, graphs).unwrap().with_gradient_checkpointing(checkpointing);
+fn train(mut model: Gemma3, graphs: bool, recompute: Recompute) -> (Vec<StepResult>, Vec<f64>) {
+    let mut step = Step::new(&model, 1.0, graphs).unwrap().recomputing(Some(recompute));
     let results = (1..=3).map(|number| {
         let mut examples = examples();
         examples.rotate_left(number as usize);
@@ -55,11 +55,13 @@ fn train(mut model: Gemma3, graphs: bool, checkpointing: bool) -> (Vec<StepResul
 fn steps_are_equal_to_the_bit() {
     for (place, config) in places().into_iter().zip([config(), wide()].iter().cycle()) {
         let model = || model(&place.device(), config, place.dtype);
-        let expected = train(model(), false, false);
+        let expected = train(model(), false, Recompute::Nothing);
         assert!(expected.0[2].mean_loss() < expected.0[0].mean_loss());
-        assert!(train(model(), false, true) == expected, "{place:?}");
-        if place.device().driver().captures_graphs() {
-            assert!(train(model(), true, true) == expected, "{place:?}: graphs");
+        for recompute in [Recompute::Selective, Recompute::Full] {
+            assert!(train(model(), false, recompute) == expected, "{place:?}: {recompute:?}");
+            if place.device().driver().captures_graphs() {
+                assert!(train(model(), true, recompute) == expected, "{place:?}: {recompute:?} in graphs");
+            }
         }
     }
 }
@@ -70,24 +72,29 @@ fn steps_of_an_adapter_are_equal_to_the_bit() {
         for targets in [&[ALL_LINEAR][..], &["q_proj", "v_proj"]] {
             let model = || adapted(&place.device(), &config(), place.dtype, targets);
             let graphs = place.device().driver().captures_graphs();
-            assert!(train(model(), graphs, true) == train(model(), false, false), "{place:?}: {targets:?}");
+            let expected = train(model(), false, Recompute::Nothing);
+            for recompute in [Recompute::Selective, Recompute::Full] {
+                assert!(train(model(), graphs, recompute) == expected, "{place:?}: {targets:?}: {recompute:?}");
+            }
         }
     }
 }
 
 #[test]
 fn what_is_rounded_between_ops_is_rounded_in_the_second_run_too() {
-    let gradients = |checkpoints| {
+    let gradients = |recompute| {
         let model = model(&engine::host::device(), &config(), DType::F32);
         let (tree, mut gradients) = (tree(&examples()), model.params.gradients().unwrap());
         let tape = Tape::recording(model.device(), &mut gradients).rounded(Rounding::Bf16);
-        let mut tape = tape.with_checkpoints(checkpoints);
+        let mut tape = tape.recomputing(recompute);
         let hidden = model.forward(&mut tape, &model.batch(&tree).unwrap(), None).unwrap();
         let sums = linear_cross_entropy(&mut tape, &hidden, &model.embedding(), &tree.targets, 1.0).unwrap();
         tape.backward().unwrap();
         (sums, gradients.values.to_f64())
     };
-    assert!(gradients(true) == gradients(false));
+    let expected = gradients(Recompute::Nothing);
+    assert!(gradients(Recompute::Selective) == expected);
+    assert!(gradients(Recompute::Full) == expected);
 }
 
 /// The same model with so many layers, all alike.
@@ -99,28 +106,32 @@ fn with_layers(layers: usize) -> Gemma3Config {
 }
 
 /// The most bytes of activations that a step holds at once.
-fn activations(layers: usize, checkpointing: bool) -> usize {
+fn activations(layers: usize, recompute: Recompute) -> usize {
     // The emulated device rounds no sizes.
     let device = counted::device(&engine::emulated::device().unwrap());
     let config = with_layers(layers);
     let count = parameter_count(&parameter_specs(&config));
     let weights = Tensor::empty(&device.of(Purpose::Weights), &[count], DType::F32).unwrap();
     let mut model = Gemma3::new(config, weights).unwrap().computed_in(DType::Bf16).unwrap();
-    let mut step = Step::new(&model, 1.0, false).unwrap().with_gradient_checkpointing(checkpointing);
+    let mut step = Step::new(&model, 1.0, false).unwrap().recomputing(Some(recompute));
     let hyper = AdamW { learning_rate: 1e-2, betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.01, step: 1 };
     step.run(&mut model, vec![tree(&examples())], &hyper).unwrap();
     device.peak_bytes_of(Purpose::Activations)
 }
 
 #[test]
-fn a_layer_more_takes_the_memory_of_its_inputs() {
+fn a_layer_more_takes_the_memory_of_what_is_kept_of_it() {
     // Batches of the emulated device are padded for graphs.
     let (rows, config) = (64, wide());
     let (d, f) = (config.hidden_size, config.intermediate_size);
     let (q, qkv) = (4 * config.head_dim, 6 * config.head_dim);
-    let inputs = 2 * rows * d * DType::Bf16.size();
-    assert_eq!(activations(5, true) - activations(4, true), inputs);
-    // x, qkv before and after norm and rotation, o, o_proj, sum and its norm, gate and up, their product, down_proj, sum; lse and rstd in f32.
-    let kept = rows * (6 * d + 2 * qkv + q + 3 * f) * DType::Bf16.size() + rows * (4 + 4) * DType::F32.size();
-    assert_eq!(activations(5, false) - activations(4, false), kept);
+    let more = |recompute| activations(5, recompute) - activations(4, recompute);
+    // So many numbers of bf16 and of f32 in a row.
+    let bytes = |half, full| rows * (half * DType::Bf16.size() + full * DType::F32.size());
+    // The stream and its norm, down_proj; rstd of the norms after that.
+    assert_eq!(more(Recompute::Full), bytes(3 * d, 2));
+    // And qkv, o, o_proj, gate and up; lse.
+    assert_eq!(more(Recompute::Selective), bytes(4 * d + qkv + q + 2 * f, 2 + 4));
+    // And qkv after norm and rotation, the sum in the middle and its norm; rstd of those norms.
+    assert_eq!(more(Recompute::Nothing), bytes(6 * d + 2 * qkv + q + 2 * f, 4 + 4));
 }

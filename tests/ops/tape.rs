@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use engine::autograd::{Backward, ParamSpec, Params, Tape, Var};
+use engine::autograd::{Backward, ParamSpec, Params, Recompute, Tape, Var};
 use engine::batch::Example;
 use engine::batch::inputs::Inputs;
 use engine::batch::mask::{AttentionMask, Placement};
@@ -71,7 +71,8 @@ fn every_op(tape: &mut Tape, device: &Device) -> Params {
     let norms = NormPair { weight: p[1].clone(), next_weight: p[5].clone(), eps: 1e-6 };
     let (h, _) = residual_rmsnorm(tape, &h, &x, &norms).unwrap();
     let qkv = linear(tape, &h, &p[2]).unwrap();
-    let rotation = Rc::new(RotationTable::new(device, 3, 2, 1e4, DType::F64).unwrap().at(placement.positions.clone()));
+    let rotation =
+        Rc::new(RotationTable::new(device, 3, 2, 1e4, DType::F64).unwrap().at(placement.positions.clone(), 3));
     let (q_norm, k_norm, heads) = (p[3].clone(), p[4].clone(), Heads { query: 1, kv: 1, dim: 2 });
     let rotated = qkv_norm_rope(tape, &qkv, &NormRope { q_norm, k_norm, rotation, heads, eps: 1e-6 }).unwrap();
     attention(tape, &rotated, &mask, 1.0).unwrap();
@@ -314,12 +315,12 @@ fn the_first_gradient_of_a_step_is_written_over_what_is_there_and_the_next_ones_
 
 /// What passes through a tape whose middle is checkpointed or not: the gradient of x, which is used before the middle, twice in it and after it,
 /// by terms of which any other order gives another sum; and how often the middle is run.
-fn through_a_part(checkpoints: bool) -> (f64, u32) {
+fn through_a_part(recompute: Recompute) -> (f64, u32) {
     let device = host::device();
     let table = no_params(&device);
     let mut gradients = table.gradients().unwrap();
     let (runs, caught) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(f64::NAN)));
-    let mut tape = Tape::recording(&device, &mut gradients).with_checkpoints(checkpoints);
+    let mut tape = Tape::recording(&device, &mut gradients).recomputing(recompute);
     let x = tape.var(tensor(&device, &[1], DType::F32, &[0.0]));
     let (arrival, sink) = (x.arrival(), caught.clone());
     tape.push("catch", move |ctx| {
@@ -355,17 +356,19 @@ fn through_a_part(checkpoints: bool) -> (f64, u32) {
 #[test]
 fn a_part_that_is_run_again_adds_the_same_terms_in_the_same_order() {
     // ((1e8 - 1e8) + 3) + 1; in f32 3 is lost where it is added to -1e8 first.
-    assert_eq!(through_a_part(false), (4.0, 1));
-    assert_eq!(through_a_part(true), (4.0, 2));
+    assert_eq!(through_a_part(Recompute::Nothing), (4.0, 1));
+    assert_eq!(through_a_part(Recompute::Selective), (4.0, 2));
+    assert_eq!(through_a_part(Recompute::Full), (4.0, 2));
 }
 
 #[test]
-fn a_tape_with_checkpoints_holds_the_inputs_of_a_part_and_what_the_part_itself_holds() {
+fn a_tape_that_recomputes_holds_the_inputs_of_a_part_and_what_the_part_itself_holds() {
     let device = host::device();
     let table = no_params(&device);
-    for checkpoints in [false, true] {
+    for recompute in [Recompute::Nothing, Recompute::Selective, Recompute::Full] {
+        let checkpoints = recompute != Recompute::Nothing;
         let mut gradients = table.gradients().unwrap();
-        let mut tape = Tape::recording(&device, &mut gradients).with_checkpoints(checkpoints);
+        let mut tape = Tape::recording(&device, &mut gradients).recomputing(recompute);
         let input = tape.var(tensor(&device, &[1, 2], DType::F64, &[1.0, 2.0]));
         let (held, inner) = (Rc::new(()), Rc::new(RefCell::new(None)));
         let (own, seen) = (held.clone(), inner.clone());
@@ -408,15 +411,50 @@ fn a_part_that_no_gradient_reaches_is_not_run_again() {
             Ok([geglu(tape, &x)?])
         }
     };
-    let mut tape = Tape::recording(&device, &mut gradients).with_checkpoints(true);
+    let mut tape = Tape::recording(&device, &mut gradients).recomputing(Recompute::Full);
     let x = tape.var(tensor(&device, &[1, 2], DType::F64, &[1.0, 2.0]));
     tape.checkpointed("part", [x], part(runs.clone())).unwrap();
     tape.backward().unwrap();
     assert_eq!(runs.get(), 1);
-    let mut tape = Tape::inference(&device).with_checkpoints(true);
+    let mut tape = Tape::inference(&device).recomputing(Recompute::Full);
     let x = tape.var(tensor(&device, &[1, 2], DType::F64, &[1.0, 2.0]));
     tape.checkpointed("part", [x], part(runs.clone())).unwrap();
     assert_eq!((runs.get(), Rc::strong_count(&runs)), (2, 1));
+}
+
+/// How often an op of a part makes its two results, which it asks the tape to keep, and what the second run of the part gives of them.
+fn what_is_kept(recompute: Recompute) -> (u32, Vec<f64>) {
+    let device = host::device();
+    let table = no_params(&device);
+    let mut gradients = table.gradients().unwrap();
+    let (made, seen) = (Rc::new(Cell::new(0)), Rc::new(RefCell::new(Vec::new())));
+    let mut tape = Tape::recording(&device, &mut gradients).recomputing(recompute);
+    let x = tape.var(tensor(&device, &[1], DType::F64, &[1.0]));
+    let (count, values) = (made.clone(), seen.clone());
+    let part = move |tape: &mut Tape<'_>, [x]: [Var; 1]| {
+        let expensive = |value: f64| {
+            count.set(count.get() + 1);
+            tensor(x.value.device(), &[1], DType::F64, &[value])
+        };
+        assert_eq!(tape.is_for_backward(), tape.is_recording() || recompute != Recompute::Nothing);
+        let [a, b] = tape.kept(|| Ok([expensive(2.0), expensive(3.0)]))?;
+        let [c] = tape.kept(|| Ok([expensive(4.0)]))?;
+        *values.borrow_mut() = [&a, &b, &c].iter().flat_map(|value| value.to_f64()).collect();
+        Ok([tape.var(c)])
+    };
+    let [y] = tape.checkpointed("part", [x], part).unwrap();
+    tape.push("seed", move |ctx| ctx.give(&y, tensor(&host::device(), &[1], DType::F64, &[1.0])));
+    tape.backward().unwrap();
+    (made.get(), seen.take())
+}
+
+#[test]
+fn what_is_expensive_is_made_once_where_a_part_is_run_again_selectively() {
+    let values = vec![2.0, 3.0, 4.0];
+    assert_eq!(what_is_kept(Recompute::Nothing), (3, values.clone()));
+    assert_eq!(what_is_kept(Recompute::Selective), (3, values.clone()));
+    // The last one is held by whoever has the part's output.
+    assert_eq!(what_is_kept(Recompute::Full), (5, values));
 }
 
 #[test]
@@ -424,7 +462,7 @@ fn an_error_in_a_part_that_is_run_again_names_part_and_op() {
     let device = host::device();
     let table = no_params(&device);
     let mut gradients = table.gradients().unwrap();
-    let mut tape = Tape::recording(&device, &mut gradients).with_checkpoints(true);
+    let mut tape = Tape::recording(&device, &mut gradients).recomputing(Recompute::Full);
     let x = tape.var(tensor(&device, &[1], DType::F64, &[1.0]));
     let part = |tape: &mut Tape<'_>, [x]: [Var; 1]| {
         let y = tape.var(x.value.clone());

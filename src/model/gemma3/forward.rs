@@ -80,6 +80,13 @@ pub struct KvCache {
     layers: Vec<(Tensor, Tensor)>,
 }
 
+impl Batch {
+    /// N
+    pub fn rows(&self) -> usize {
+        self.ids.rows()
+    }
+}
+
 impl Gemma3 {
     /// A model from its flat weights, in the order of the parameter table.
     pub fn new(config: Gemma3Config, weights: Tensor) -> Result<Self> {
@@ -146,7 +153,7 @@ impl Gemma3 {
         let depth = rows.positions.iter().max().map_or(1, |&p| p as usize + 1);
         let tables = self.rotation_tables(if inputs.is_fixed() { depth.max(rows.ids.len()) } else { depth })?;
         let kind = |table: &RotationTable, window: Option<usize>| Kind {
-            rotation: Rc::new(table.at(placement.positions.clone())),
+            rotation: Rc::new(table.at(placement.positions.clone(), depth)),
             mask: Rc::new(AttentionMask::new(inputs, tree, rows, &placement, window, decoding)),
         };
         Ok(Batch {
@@ -207,17 +214,22 @@ impl Gemma3 {
         let mut stream = Stream::new([h, x]);
         for i in 0..self.layers.len() {
             let layer = self.layer(i, batch);
+            let norms = layer.mlp_norms.clone();
             if let Some(cache) = cache.as_deref_mut() {
-                layer.forward(tape, &mut stream, Some(cache.slots(i, batch)))?;
+                let o = layer.forward(tape, &mut stream, Some(cache.slots(i, batch)))?;
+                stream.close(tape, &o, &norms)?;
                 continue;
             }
             let through = move |tape: &mut Tape, stream: [Var; 2]| {
                 let mut stream = Stream::new(stream);
-                layer.forward(tape, &mut stream, None)?;
-                stream.normed(tape)
+                let o = layer.forward(tape, &mut stream, None)?;
+                Ok([stream.sum().clone(), o])
             };
             let before = stream.normed(tape)?;
-            stream = Stream::new(tape.checkpointed("layer", before, through)?);
+            let [h, o] = tape.checkpointed("layer", before, through)?;
+            // The next layer needs what the norms give in any case: they are not part of what is computed again.
+            stream = Stream::opened(h);
+            stream.close(tape, &o, &norms)?;
         }
         let [_, hidden] = stream.normed(tape)?;
         Ok(hidden)

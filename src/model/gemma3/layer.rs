@@ -101,12 +101,12 @@ pub(super) struct Layer {
 }
 
 impl Layer {
-    /// The residual stream (N, D) through the layer. With a cache, keys and values are stored in it and read from it.
-    pub fn forward(&self, tape: &mut Tape, stream: &mut Stream, cache: Option<CacheSlots<'_>>) -> Result<()> {
+    /// The residual stream (N, D) through the layer, up to the norms that close it: gives what is to be added. With a cache, keys and values are
+    /// stored in it and read from it.
+    pub fn forward(&self, tape: &mut Tape, stream: &mut Stream, cache: Option<CacheSlots<'_>>) -> Result<Var> {
         let o = self.attention_block(tape, stream, cache)?;
         stream.close(tape, &o, &self.attention_norms)?;
-        let o = self.mlp_block(tape, stream)?;
-        stream.close(tape, &o, &self.mlp_norms)
+        self.mlp_block(tape, stream)
     }
 
     /// o_proj of the attention of the normed stream.

@@ -33,7 +33,7 @@ impl Rope {
         let [positions, slots] = [&self.positions[..], slots].map(|array| inputs.push(array, array.len(), 0));
         inputs.send()?;
         let (q_norm, k_norm, heads, eps) = (params[0].clone(), params[1].clone(), self.heads, self.eps);
-        let rotation: Rc<Rotation> = Rc::new(table.at(positions));
+        let rotation: Rc<Rotation> = Rc::new(table.at(positions, length));
         Ok((NormRope { q_norm, k_norm, rotation, heads, eps }, slots))
     }
 
