@@ -10,9 +10,12 @@
 //           bit-equal reruns
 // Cost      14 * Dh FLOP per (row, key, head) of the tiles, of which 4 are scores that both parts compute
 //
-// Blocks of either part run in one launch: of the some hundred rows of a batch neither part fills the chip. Two blocks
-// fit on a multiprocessor. In the part of dk and dv a warp computes p^T and ds^T of its half of the queries, hands them
-// over in shared memory, and then adds up its half of the columns for all queries: dk and dv fit into registers.
+// Of some hundred rows neither part fills the chip: blocks of both run in one launch, behind one that computes delta. Of
+// thousands dq is a launch of its own, whose blocks compute delta of their own rows: nothing reads do and o for that
+// alone; dk and dv, which need it of all rows, are the next. Delta has the same bits either way, and so has the rest.
+//
+// Two blocks fit on a multiprocessor. In the part of dk and dv a warp computes p^T and ds^T of its half of the queries,
+// hands them over in shared memory, and then adds up its half of the columns for all queries: dk and dv fit into registers.
 #include "attention.cuh"
 
 namespace ENGINE_NAMESPACE {
@@ -34,31 +37,68 @@ template <class S> constexpr size_t TILE_ELEMENTS = TILE *S::PITCH;
 template <class S>
 constexpr size_t SHARED_BYTES = 4 * TILE_ELEMENTS<S> * sizeof(bf16) + sizeof(Exchange);
 
-constexpr uint32_t DELTA_WARPS = 4;
+/// From so many blocks on dq is a launch of its own: about four waves of two blocks on each of 132 multiprocessors. At its
+/// end the chip runs empty before dk and dv begin, which costs about half the time of a wave, whatever the number of waves;
+/// a pass over do and o costs more the more blocks there are. An estimate: not measured on a chip.
+constexpr uint32_t BLOCKS_OF_OWN_LAUNCH = 1024;
+
+// ---- delta
+
+constexpr uint32_t WARPS = THREADS / WARP;
+
+/// Sums of some rows of do * o, by a warp. What the rows have in a column is on its way from memory at once.
+template <uint32_t W, uint32_t ROWS>
+__device__ inline void row_deltas(float (&sums)[ROWS], const bf16 *d_o, const bf16 *o, const size_t (&rows)[ROWS],
+                                  uint32_t dim) {
+    float x[ROWS][W], y[ROWS][W];
+#pragma unroll
+    for (uint32_t r = 0; r < ROWS; r++) sums[r] = 0;
+    for (uint32_t i = threadIdx.x % WARP * W; i < dim; i += WARP * W) {
+#pragma unroll
+        for (uint32_t r = 0; r < ROWS; r++) load(x[r], d_o + rows[r] * dim + i), load(y[r], o + rows[r] * dim + i);
+#pragma unroll
+        for (uint32_t r = 0; r < ROWS; r++)
+            for (uint32_t j = 0; j < W; j++) sums[r] += x[r][j] * y[r][j];
+    }
+#pragma unroll
+    for (uint32_t r = 0; r < ROWS; r++) sums[r] = warp_sum(sums[r]);
+}
 
 /// delta (N * H) = rowsum(do * o), a warp per row.
 template <uint32_t W>
-__global__ void __launch_bounds__(DELTA_WARPS *WARP)
+__global__ void __launch_bounds__(THREADS)
     attention_delta_kernel(float *delta, const bf16 *d_o, const bf16 *o, uint32_t rows, uint32_t dim) {
     wait_for_earlier_kernels();
-    uint32_t row = blockIdx.x * (blockDim.x / WARP) + threadIdx.x / WARP, lane = threadIdx.x % WARP;
+    uint32_t row = blockIdx.x * WARPS + threadIdx.x / WARP;
     if (row >= rows) return;
-    float x[W], y[W], sum = 0;
-    for (uint32_t i = lane * W; i < dim; i += WARP * W) {
-        load(x, d_o + size_t(row) * dim + i);
-        load(y, o + size_t(row) * dim + i);
-        for (uint32_t j = 0; j < W; j++) sum += x[j] * y[j];
-    }
-    sum = warp_sum(sum);
-    if (lane == 0) delta[row] = sum;
+    float sum[1];
+    row_deltas<W>(sum, d_o, o, {row}, dim);
+    if (threadIdx.x % WARP == 0) delta[row] = sum[0];
+}
+
+/// delta of the block's pairs, 8 to a warp. Beyond the last pair are copies of it, never stored.
+template <uint32_t W>
+__device__ inline void pair_deltas(float *delta, const bf16 *d_o, const bf16 *o, const Pairs &pairs, uint32_t dim) {
+    constexpr uint32_t ROWS = PAIRS / WARPS;
+    uint32_t first = threadIdx.x / WARP * ROWS;
+    size_t rows[ROWS];
+    float sums[ROWS];
+#pragma unroll
+    for (uint32_t r = 0; r < ROWS; r++) rows[r] = pairs.index(first + r < pairs.count ? first + r : pairs.count - 1);
+    row_deltas<W>(sums, d_o, o, rows, dim);
+    if (threadIdx.x % WARP != 0) return;
+#pragma unroll
+    for (uint32_t r = 0; r < ROWS; r++)
+        if (first + r < pairs.count) delta[rows[r]] = sums[r];
 }
 
 // ---- dq
 
-/// dq of the block's pairs. k of the next tile arrives while do v^T is computed, v while ds k is.
+/// dq of the block's pairs, and delta if there is an `o`; else it has been computed. k of the next tile arrives while
+/// do v^T is computed, v while ds k is.
 template <class S>
 __device__ inline void query_gradients(bf16 *shared, const Gradients<bf16> &to, const Inputs<bf16> &in,
-                                       const Pairs &pairs, const KeyWalk &walk, uint32_t first, const Place &place) {
+                                       const bf16 *o, const Pairs &pairs, const KeyWalk &walk, const Place &place) {
     bf16 *q = shared, *d_o = q + TILE_ELEMENTS<S>, *k = d_o + TILE_ELEMENTS<S>, *v = k + TILE_ELEMENTS<S>;
     uint32_t dim = in.mask.heads.dim, kv_heads = in.mask.heads.kv;
     auto load_pairs = [&](bf16 *into, const bf16 *from) {
@@ -74,17 +114,24 @@ __device__ inline void query_gradients(bf16 *shared, const Gradients<bf16> &to, 
         copy_commit();
     };
     Rows rows(in.mask, pairs, place);
-    float scale = static_cast<float>(in.mask.scale) * LOG2_E, lse[2], delta[2];
-#pragma unroll
-    for (uint32_t r = 0; r < 2; r++)
-        lse[r] = to.lse[pairs.index(rows.pair[r])] * LOG2_E, delta[r] = to.delta[pairs.index(rows.pair[r])];
-    float dq[S::DIM / 8][4] = {};
-    Keys keys = walk.fetch(first);
+    Keys keys = walk.fetch(0);
     walk.settle(keys); // a row sees a key at least
     load_pairs(q, in.q);
     load_pairs(d_o, to.d_o);
     load_keys(v, in.v, keys);
     load_keys(k, in.k, keys);
+    if (o) {
+        if (in.wide)
+            pair_deltas<8>(to.delta, to.d_o, o, pairs, dim);
+        else
+            pair_deltas<1>(to.delta, to.d_o, o, pairs, dim);
+        __syncthreads(); // delta is here
+    }
+    float scale = static_cast<float>(in.mask.scale) * LOG2_E, lse[2], delta[2];
+#pragma unroll
+    for (uint32_t r = 0; r < 2; r++)
+        lse[r] = to.lse[pairs.index(rows.pair[r])] * LOG2_E, delta[r] = to.delta[pairs.index(rows.pair[r])];
+    float dq[S::DIM / 8][4] = {};
     uint32_t band = place.band * BAND * S::PITCH, half = place.half * BAND * S::PITCH;
     while (keys.at < walk.end) {
         Keys next = walk.fetch(keys.at + 1);
@@ -315,31 +362,63 @@ __device__ inline void key_gradients(bf16 *shared, const Gradients<bf16> &to, co
     }
 }
 
-/// Block: first those of (32 keys, some heads), then those of (tile of queries, pairs in it and kv head).
+// ---- kernels
+
+/// Block `block` of those of (tile of queries, pairs in it and kv head), the last tile first.
+template <class S>
+__device__ inline void query_block(bf16 *shared, const Gradients<bf16> &to, const Inputs<bf16> &in, const bf16 *o,
+                                   uint32_t block) {
+    const engine_attention &mask = in.mask;
+    Place place;
+    uint32_t kv_heads = mask.heads.kv, tiles = (mask.n - 1) / ENGINE_ATTENTION_TILE + 1;
+    uint32_t tile = tiles - 1 - block % tiles;
+    Pairs pairs(mask, tile, ENGINE_ATTENTION_TILE, block / tiles / kv_heads, PAIRS, block / tiles % kv_heads);
+    if (pairs.count == 0) return;
+    uint32_t first = mask.key_starts[tile], steps = (mask.key_starts[tile + 1] - first) * STEPS;
+    KeyWalk walk{mask, mask.key_tiles + first, steps, place.lane, Extent(mask, pairs, place.lane)};
+    query_gradients<S>(shared, to, in, o, pairs, walk, place);
+}
+
+/// Block `block` of those of (32 keys, some heads).
+template <class S>
+__device__ inline void key_block(bf16 *shared, const Gradients<bf16> &to, const Inputs<bf16> &in, uint32_t block) {
+    const engine_attention &mask = in.mask;
+    Place place;
+    uint32_t heads = mask.heads_at_once, per_key = mask.heads.query / heads;
+    uint32_t head = block % per_key * heads, tile = block / per_key;
+    uint32_t first = mask.query_starts[tile / STEPS];
+    uint32_t steps = (mask.query_starts[tile / STEPS + 1] - first) * STEPS;
+    QueryWalk walk{mask,  to,         mask.query_tiles + first, steps,
+                   steps * heads, place.lane, head, KeyExtent(mask, tile * TILE, place.lane)};
+    key_gradients<S>(shared, to, in, walk, place);
+}
+
+/// Of few rows: first the blocks of keys, then those of queries.
 template <class S>
 __global__ void __launch_bounds__(THREADS)
     attention_backward_kernel(Gradients<bf16> to, Inputs<bf16> in, uint32_t key_blocks) {
     wait_for_earlier_kernels();
     DYNAMIC_SHARED(bf16, shared, SHARED_BYTES<S>);
-    Place place;
-    const engine_attention &mask = in.mask;
-    if (blockIdx.x < key_blocks) {
-        uint32_t heads = mask.heads_at_once, per_key = mask.heads.query / heads;
-        uint32_t head = blockIdx.x % per_key * heads, tile = blockIdx.x / per_key;
-        uint32_t first = mask.query_starts[tile / STEPS];
-        uint32_t steps = (mask.query_starts[tile / STEPS + 1] - first) * STEPS;
-        QueryWalk walk{mask,  to,         mask.query_tiles + first, steps,
-                       steps * heads, place.lane, head, KeyExtent(mask, tile * TILE, place.lane)};
-        key_gradients<S>(shared, to, in, walk, place);
-    } else {
-        uint32_t block = blockIdx.x - key_blocks, kv_heads = mask.heads.kv;
-        uint32_t tiles = (mask.n - 1) / ENGINE_ATTENTION_TILE + 1, tile = tiles - 1 - block % tiles;
-        Pairs pairs(mask, tile, ENGINE_ATTENTION_TILE, block / tiles / kv_heads, PAIRS, block / tiles % kv_heads);
-        if (pairs.count == 0) return;
-        uint32_t first = mask.key_starts[tile], steps = (mask.key_starts[tile + 1] - first) * STEPS;
-        KeyWalk walk{mask, mask.key_tiles + first, steps, place.lane, Extent(mask, pairs, place.lane)};
-        query_gradients<S>(shared, to, in, pairs, walk, 0, place);
-    }
+    if (blockIdx.x < key_blocks)
+        key_block<S>(shared, to, in, blockIdx.x);
+    else
+        query_block<S>(shared, to, in, nullptr, blockIdx.x - key_blocks);
+}
+
+/// Of many rows: dq, and delta for attention_keys_kernel.
+template <class S>
+__global__ void __launch_bounds__(THREADS)
+    attention_queries_kernel(Gradients<bf16> to, Inputs<bf16> in, const bf16 *o) {
+    wait_for_earlier_kernels();
+    DYNAMIC_SHARED(bf16, shared, SHARED_BYTES<S>);
+    query_block<S>(shared, to, in, o, blockIdx.x);
+}
+
+template <class S>
+__global__ void __launch_bounds__(THREADS) attention_keys_kernel(Gradients<bf16> to, Inputs<bf16> in) {
+    wait_for_earlier_kernels();
+    DYNAMIC_SHARED(bf16, shared, SHARED_BYTES<S>);
+    key_block<S>(shared, to, in, blockIdx.x);
 }
 
 template <class S>
@@ -347,13 +426,23 @@ engine_status launch_gradients(S, const Gradients<bf16> &to, const Inputs<bf16> 
                                engine_stream stream) {
     const engine_attention &mask = in.mask;
     uint32_t rows = mask.n * mask.heads.query, group = mask.heads.query / mask.heads.kv;
-    auto delta_kernel = in.wide ? attention_delta_kernel<8> : attention_delta_kernel<1>;
-    engine_status status = LAUNCH(delta_kernel, ceil_div(rows, DELTA_WARPS), DELTA_WARPS * WARP, 0, stream, to.delta,
-                                  to.d_o, o, rows, mask.heads.dim);
-    if (status != ENGINE_OK) return status;
     uint32_t key_blocks = ceil_div(mask.s, TILE) * (mask.heads.query / mask.heads_at_once);
     uint32_t query_blocks = ceil_div(mask.n, ENGINE_ATTENTION_TILE) * ceil_div(ENGINE_ATTENTION_TILE * group, PAIRS);
-    uint32_t blocks = key_blocks + query_blocks * mask.heads.kv;
+    query_blocks *= mask.heads.kv;
+    if (query_blocks >= BLOCKS_OF_OWN_LAUNCH) {
+        Gradients<bf16> of_queries = to, of_keys = to; // each gets what it touches
+        of_queries.dk = of_queries.dv = nullptr, of_queries.dk_parts = of_queries.dv_parts = nullptr;
+        of_keys.dq = nullptr;
+        engine_status status = LAUNCH((attention_queries_kernel<S>), query_blocks, THREADS, SHARED_BYTES<S>, stream,
+                                      of_queries, in, o);
+        if (status != ENGINE_OK) return status;
+        return LAUNCH((attention_keys_kernel<S>), key_blocks, THREADS, SHARED_BYTES<S>, stream, of_keys, in);
+    }
+    auto delta_kernel = in.wide ? attention_delta_kernel<8> : attention_delta_kernel<1>;
+    engine_status status =
+        LAUNCH(delta_kernel, ceil_div(rows, WARPS), THREADS, 0, stream, to.delta, to.d_o, o, rows, mask.heads.dim);
+    if (status != ENGINE_OK) return status;
+    uint32_t blocks = key_blocks + query_blocks;
     return LAUNCH((attention_backward_kernel<S>), blocks, THREADS, SHARED_BYTES<S>, stream, to, in, key_blocks);
 }
 

@@ -27,6 +27,17 @@ const FIRST: usize = 0x7a51_0000_0000;
 /// The kernel whose blocks read twice what they write over: a row of logits for its sum, and again for its gradient.
 const TWO_READS: &str = "cross_entropy_kernel";
 
+/// The share of the FLOPs of attention's backward that a kernel does: dq takes three products of seven (s, dp, dq), dk and dv four
+/// (s, dp, dv, dk), and one kernel may do all. What only adds up delta does none.
+fn share_of_backward(kernel: &str) -> f64 {
+    match kernel {
+        _ if kernel.contains("queries_kernel") => 3.0 / 7.0,
+        _ if kernel.contains("keys_kernel") => 4.0 / 7.0,
+        _ if kernel.contains("backward_kernel") => 1.0,
+        _ => 0.0,
+    }
+}
+
 /// What a chip can do at most.
 #[derive(Clone, Copy, Debug)]
 pub struct Roof {
@@ -324,8 +335,12 @@ impl Driver for Billed {
                 rewritten += if access == Access::Update { bytes } else { 0 };
             }
             written_before.extend(own);
-            let works = Some(kernel.blocks * kernel.words.len() as u64) == largest;
-            let flop = if works { flop } else { 0.0 };
+            let share = match op {
+                "attention_backward" => share_of_backward(&kernel.kernel),
+                _ if Some(kernel.blocks * kernel.words.len() as u64) == largest => 1.0,
+                _ => 0.0,
+            };
+            let flop = share * flop;
             let (op, blocks) = (op.to_owned(), kernel.blocks);
             let kept = blocks * kernel.shared_bytes;
             let again = if kernel.kernel.starts_with(TWO_READS) { rewritten.saturating_sub(kept) } else { 0 };

@@ -3,6 +3,7 @@
 use std::ffi::c_void;
 use std::ptr::null_mut;
 
+use engine::autograd::Tape;
 use engine::batch::inputs::Inputs;
 use engine::batch::tree::TokenTree;
 use engine::device::bindings::{engine_attention, engine_heads};
@@ -12,9 +13,9 @@ use engine::launch;
 
 use crate::checks::{check_close, check_formula, check_gradients, check_place, check_precision, check_twice_plain};
 use crate::guarded;
-use crate::lists::attention::{Attention, decoded, prompts, trained};
+use crate::lists::attention::{Attention, decoded, many_heads, prompts, trained};
 use crate::lists::trees::{Shape, fill_reserved, rows, tree, tree_of};
-use crate::lists::{Case, Pass, Values, random, rng, round, tensor};
+use crate::lists::{Case, Output, Pass, Values, catch, gradients, params, random, rng, round, seed, tensor};
 use crate::places::{Kind, Place, places};
 
 fn cases() -> Vec<Case> {
@@ -65,6 +66,53 @@ fn every_device_and_type_is_as_precise_as_plain_rounding() {
         // In f32 large scores have a bound of their own: see below.
         for attention in trained().into_iter().filter(|case| place.dtype != DType::F32 || case.scale < 100.0) {
             check_place(&attention.clone().case(), place, |plain, values| rounded_inside(&attention, plain, values));
+        }
+    }
+}
+
+#[test]
+fn many_heads_are_as_precise_as_plain_rounding() {
+    // In f32 the kernels are the same for any number of heads.
+    for place in places().into_iter().filter(|place| place.dtype == DType::Bf16) {
+        for attention in many_heads() {
+            check_place(&attention.clone().case(), place, |plain, values| rounded_inside(&attention, plain, values));
+        }
+    }
+}
+
+/// dq, dk and dv from q, k, v and do.
+fn backward(attention: Attention, place: Place, [q, k, v, d_o]: [Vec<f64>; 4]) -> Vec<Vec<f64>> {
+    let (device, case) = (place.device(), attention.case());
+    let (table, none) = params(&device, &[], place.dtype, &[]);
+    let mut gradients = gradients(&table, 0.0);
+    let mut tape = Tape::recording(&device, &mut gradients);
+    let vars = case.place(&mut tape, place.dtype, &[q, k, v]);
+    let caught = catch(&mut tape, &vars);
+    let Output::Vars(o) = (case.run)(&mut tape, &vars, &none).unwrap() else { panic!("attention gives o") };
+    seed(&mut tape, o, place.dtype, vec![d_o]);
+    tape.backward().unwrap();
+    caught.take()
+}
+
+/// dq has a launch of its own that computes delta, or one with dk and dv behind one that does.
+#[cfg(engine_emulated)]
+#[test]
+fn a_head_among_many_gets_the_bits_that_it_gets_alone() {
+    let place = Place { kind: Kind::Emulated, dtype: DType::Bf16 };
+    for attention in many_heads() {
+        let (h, kv, dim) = attention.heads;
+        let (n, group, mut rng) = (attention.slots.len(), h / kv, rng(9));
+        let x = [h, kv, kv, h].map(|heads| random(place.dtype, &mut rng, n * heads * dim, 1.0));
+        let all = backward(attention.clone(), place, x.clone());
+        for head in [0, kv - 1] {
+            // What belongs to this kv head of a tensor of `heads` heads.
+            let own = |x: &Vec<f64>| -> Vec<f64> {
+                let width = x.len() / n / kv;
+                pick(x, width, &(0..n).map(|row| row * kv + head).collect::<Vec<_>>())
+            };
+            let alone = Attention { heads: (group, 1, dim), ..attention.clone() };
+            let expected = backward(alone, place, x.each_ref().map(own));
+            assert!(all.iter().map(own).eq(expected), "kv head {head} of {}", attention.name);
         }
     }
 }

@@ -219,6 +219,15 @@ pub fn trained() -> Vec<Attention> {
     cases.map(case).into()
 }
 
+/// So many heads that on a GPU, and on the emulated one, dq has a launch of its own in bf16 (attention_backward.cu: 1024 blocks of 32 rows),
+/// though rows are few: head_dims that align and that do not; tiles that end within a block of rows, and blocks without any.
+pub fn many_heads() -> Vec<Attention> {
+    vec![
+        Attention::of(tree(Shape::Random(7), 70), (258, 86, 8), Some(9), 1.0),
+        Attention::of(tree(Shape::Rows(30), 33), (512, 128, 3), Some(20), 1.0),
+    ]
+}
+
 /// Rows of one token each, over prompts with free slots behind them.
 pub fn decoded() -> Vec<Attention> {
     let made: &[usize] = &[3, 1, 20, 17, 2];
