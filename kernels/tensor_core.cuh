@@ -24,6 +24,19 @@ __device__ inline void copy_async_16(void *to_shared, const void *from_global) {
 #endif
 }
 
+/// copy_async_16, and what it reads is the first to leave the cache: nobody reads it there again soon.
+__device__ inline void copy_async_16_streaming(void *to_shared, const void *from_global) {
+#ifdef __CUDACC__
+    uint32_t to = static_cast<uint32_t>(__cvta_generic_to_shared(to_shared));
+    uint64_t first; // to leave
+    asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(first));
+    asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2;" ::"r"(to), "l"(from_global), "l"(first)
+                 : "memory");
+#else
+    copy_async_16(to_shared, from_global);
+#endif
+}
+
 /// copy_async_16, or 16 bytes of zeros: then nothing is read, and `from_global` is any address of global memory.
 __device__ inline void copy_async_16_or_zero(void *to_shared, const void *from_global, bool copy) {
 #ifdef __CUDACC__

@@ -90,20 +90,76 @@ template <class T, uint32_t W> __device__ inline void store(T *to, const float (
     }
 }
 
+/// store, and what it writes is the first to leave the cache: nobody reads it soon.
+template <class T, uint32_t W> __device__ inline void store_streaming(T *to, const float (&x)[W]) {
+#ifdef __CUDACC__
+    if constexpr (sizeof(T) * W == sizeof(uint4)) {
+        Vector<T, W> vector;
+#pragma unroll
+        for (uint32_t j = 0; j < W; j++) vector.at[j] = from_float<T>(x[j]);
+        uint4 bits;
+        memcpy(&bits, &vector, sizeof bits);
+        __stcs(reinterpret_cast<uint4 *>(to), bits);
+        return;
+    }
+#endif
+    store(to, x);
+}
+
+/// A vector of at most 16 bytes as it is in memory, in as few registers as it fills.
+template <class T, uint32_t W> struct Packed {
+    static_assert(sizeof(T) * W <= 16);
+    uint32_t words[(sizeof(T) * W + 3) / 4];
+
+    __device__ void load(const T *from) {
+#ifndef __CUDACC__
+        emulator::check_alignment(from, sizeof(Vector<T, W>));
+#endif
+        Vector<T, W> vector = *reinterpret_cast<const Vector<T, W> *>(from);
+        memcpy(words, &vector, sizeof vector);
+    }
+
+    /// The same, and what it reads is the first to leave the cache: nobody reads it there again soon.
+    __device__ void load_streaming(const T *from) {
+#ifdef __CUDACC__
+        if constexpr (sizeof words == sizeof(uint4)) {
+            uint4 bits = __ldcs(reinterpret_cast<const uint4 *>(from));
+            words[0] = bits.x, words[1] = bits.y, words[2] = bits.z, words[3] = bits.w;
+            return;
+        }
+#endif
+        load(from);
+    }
+
+    __device__ void unpack(float (&x)[W]) const {
+#pragma unroll
+        for (uint32_t j = 0; j < W; j++) {
+            if constexpr (sizeof(T) == sizeof(uint32_t))
+                x[j] = float_of(words[j]);
+            else
+                x[j] = float_of(j % 2 == 0 ? words[j / 2] << 16 : words[j / 2] & 0xffff0000);
+        }
+    }
+};
+
 /// visit(values, i) for each vector from[i .. i + W] of the n elements that is this thread's, of a block of THREADS.
 ///
 /// BATCH loads are on their way at once: a block that has a row to itself waits for memory otherwise.
 template <uint32_t THREADS, uint32_t BATCH, uint32_t W, class T, class Visit>
 __device__ inline void for_each_vector(const T *from, uint32_t n, const Visit &visit) {
     constexpr uint32_t STEP = THREADS * W;
-    float values[BATCH][W];
+    Packed<T, W> batch[BATCH];
     for (uint32_t i = threadIdx.x * W; i < n; i += BATCH * STEP) {
 #pragma unroll
         for (uint32_t b = 0; b < BATCH; b++)
-            if (i + b * STEP < n) load(values[b], from + i + b * STEP);
+            if (i + b * STEP < n) batch[b].load(from + i + b * STEP);
 #pragma unroll
-        for (uint32_t b = 0; b < BATCH; b++)
-            if (i + b * STEP < n) visit(values[b], i + b * STEP);
+        for (uint32_t b = 0; b < BATCH; b++) {
+            if (i + b * STEP >= n) continue;
+            float values[W];
+            batch[b].unpack(values);
+            visit(values, i + b * STEP);
+        }
     }
 }
 

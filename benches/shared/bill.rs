@@ -3,9 +3,9 @@
 //!
 //! Launchers are the emulator's, so grids are those of the GPU; their kernels are taken apart and not run. Bytes are those of the tensors
 //! whose addresses stand among a kernel's arguments, as the ops told the device ([`Driver::addressed`]): each byte once per kernel. What a
-//! kernel reads or writes beside that (constants of a few bytes) is left out. A kernel that reads a row twice finds it in the cache, unless the
-//! rows of all blocks that run at once do not fit there: `cross_entropy` of a large vocabulary reads again what it does not keep of its
-//! logits in shared memory ([`Node::again`]).
+//! kernel reads or writes beside that (constants of a few bytes) is left out. `cross_entropy` of a large vocabulary reads again what it does not
+//! keep of its logits in registers and shared memory ([`Node::again`]): from the cache, unless that of all blocks that run at once does not fit
+//! there.
 
 #![allow(dead_code)] // a test and a bench use a part each
 
@@ -71,8 +71,9 @@ pub struct Node {
     pub op: String,
     pub kernel: String,
     pub blocks: u64,
+    /// Once.
     pub read: u64,
-    /// Of `read`, what blocks read a second time, where the cache has lost it: what they do not keep in shared memory.
+    /// What blocks read last, and then first of all a second time: what they do not keep in registers and shared memory.
     pub again: u64,
     pub written: u64,
     pub flop: f64,
@@ -82,11 +83,20 @@ impl Node {
     /// Seconds: the slower of memory and arithmetic, of the part of the chip that the blocks reach, and the node itself.
     pub fn seconds(&self, roof: &Roof) -> f64 {
         let reached = (self.blocks as f64 / roof.multiprocessors as f64).min(1.0);
-        // A block to a multiprocessor. What a block keeps has come through the cache, too.
-        let at_once = (self.read - self.again) / self.blocks.max(1) * self.blocks.min(roof.multiprocessors);
-        let kept = if at_once <= roof.cache_bytes { self.again } else { 0 };
-        let memory = (self.read - kept + self.written) as f64 / roof.bytes_per_second;
+        let memory = self.bytes(roof) as f64 / roof.bytes_per_second;
         roof.seconds_per_node + memory.max(self.flop / roof.flop_per_second) / reached
+    }
+
+    /// From memory and to it.
+    pub fn bytes(&self, roof: &Roof) -> u64 {
+        self.read_from_memory(roof) + self.written
+    }
+
+    /// All that is read, but what the cache still has when a block (one to a multiprocessor) reads it again. Half of the cache is for that:
+    /// it has two parts, and either may hold what was read through the other, too.
+    pub fn read_from_memory(&self, roof: &Roof) -> u64 {
+        let at_once = self.again as f64 / self.blocks.max(1) as f64 * self.blocks.min(roof.multiprocessors) as f64;
+        self.read + if at_once <= roof.cache_bytes as f64 / 2.0 { 0 } else { self.again }
     }
 }
 
@@ -105,9 +115,9 @@ impl Bill {
         self.nodes.iter().map(|node| node.seconds(roof)).sum()
     }
 
-    /// Read and written.
-    pub fn bytes(&self) -> u64 {
-        self.nodes.iter().map(|node| node.read + node.written).sum()
+    /// From memory and to it.
+    pub fn bytes(&self, roof: &Roof) -> u64 {
+        self.nodes.iter().map(|node| node.bytes(roof)).sum()
     }
 
     pub fn flop(&self) -> f64 {
@@ -163,6 +173,21 @@ struct Called {
     /// Of each block, beside its own arrays.
     shared_bytes: u64,
     words: Vec<u64>,
+}
+
+impl Called {
+    /// Of `bytes` that the blocks of `cross_entropy` read twice, what they do not keep. Its kernel is told the bytes that a block keeps in
+    /// registers and those in shared memory, one after the other (`Kept`); as it fills registers first, a launch without shared memory keeps all.
+    fn not_kept(&self, bytes: u64) -> u64 {
+        if self.shared_bytes == 0 {
+            return 0;
+        }
+        let kept = |&&word: &&u64| word >> 32 == self.shared_bytes;
+        let [&word] = self.words.iter().filter(kept).collect::<Vec<_>>()[..] else {
+            panic!("`{}` is not told what its blocks keep: {:x?}", self.kernel, self.words);
+        };
+        bytes - self.blocks * (self.shared_bytes + (word & 0xffff_ffff))
+    }
 }
 
 thread_local! {
@@ -342,9 +367,8 @@ impl Driver for Billed {
             };
             let flop = share * flop;
             let (op, blocks) = (op.to_owned(), kernel.blocks);
-            let kept = blocks * kernel.shared_bytes;
-            let again = if kernel.kernel.starts_with(TWO_READS) { rewritten.saturating_sub(kept) } else { 0 };
-            let (kernel, read) = (kernel.kernel.clone(), read + again);
+            let again = if kernel.kernel.starts_with(TWO_READS) { kernel.not_kept(rewritten) } else { 0 };
+            let kernel = kernel.kernel.clone();
             self.add([Node { op, kernel, blocks, read, again, written, flop }]);
         }
         Ok(())

@@ -139,11 +139,11 @@ fn loss_and_gradient_are_as_precise_as_plain_rounding() {
     }
 }
 
-/// 60,000 logits of either type are more than a block keeps on the smallest chip, also where rows are not aligned.
+/// 262,144 logits of either type are more than a block keeps on any chip, and 140,001 where rows are not aligned.
 #[test]
 fn rows_that_a_block_cannot_keep_are_as_precise() {
     for place in places() {
-        for (r, v) in [(2, 60_000), (1, 60_001)] {
+        for (r, v) in [(1, 262_144), (1, 140_001)] {
             Case::new(place.dtype, r, v).check(&format!("R {r}, V {v}"), place);
         }
     }
@@ -155,19 +155,47 @@ unsafe extern "C" {
     fn engine_emulator_shared_bytes(bytes: usize);
 }
 
+/// With so much a block keeps a step or two of a row beside what it holds in registers; ten of rows that are not aligned.
+#[cfg(engine_emulated)]
+const LITTLE_SHARED: usize = 11 << 10;
+
+/// Without the gradient a block keeps nothing. With it registers hold all whole steps of a short row, or 18 of a long one; of what is left
+/// shared memory holds nothing, a few steps, or on the largest chip all.
 #[cfg(engine_emulated)]
 #[test]
 fn what_a_block_keeps_of_its_row_changes_no_bit() {
     let device = engine::emulated::device().unwrap();
     for dtype in [DType::F32, DType::Bf16] {
-        for v in [40_000, 40_001] {
-            // Nothing, a step or a few of them, and on the largest chip all.
-            let [none, others @ ..] = [0, 40 << 10, 99 << 10, 227 << 10].map(|bytes| {
+        for v in [8_232, 90_008, 40_001] {
+            let case = Case::new(dtype, 2, v);
+            let [none, others @ ..] = [0, LITTLE_SHARED, 40 << 10, 227 << 10].map(|bytes| {
                 // SAFETY: a number of this thread, whose launches the device runs.
                 unsafe { engine_emulator_shared_bytes(bytes) };
-                Case::new(dtype, 2, v).run(&device, dtype, true)
+                case.run(&device, dtype, true)
             });
             assert!(others.iter().all(|other| *other == none), "V {v} in {dtype:?}");
+            assert_eq!(none.sums, case.run(&device, dtype, false).sums, "V {v} in {dtype:?}");
+        }
+    }
+}
+
+/// Equals that one thread sees: a step of a block is 4096 logits or a part of that. The first of them is in registers, in shared
+/// memory, or is not kept.
+#[cfg(engine_emulated)]
+#[test]
+fn the_first_of_equals_wins_wherever_it_is_kept() {
+    let device = engine::emulated::device().unwrap();
+    // SAFETY: a number of this thread, whose launches the device runs.
+    unsafe { engine_emulator_shared_bytes(LITTLE_SHARED) };
+    for dtype in [DType::F32, DType::Bf16] {
+        for v in [90_008, 90_001] {
+            let mut case = Case::new(dtype, 4, v);
+            for (row, first) in [(0, 5), (1, 2 * 4096 + 7), (2, 10 * 4096 + 2047), (3, 20 * 4096 + 1111)] {
+                (first..v).step_by(4096).for_each(|id| case.logits[(row * v + id) as usize] = 10.0);
+                case.targets[row as usize] = vec![target(row, first, 1.0), target(row, first + 4096, 2.0)];
+            }
+            let [_, _, correct, scored] = case.run(&device, dtype, true).sums;
+            assert_eq!([correct, scored], [4.0, 12.0], "V {v} in {dtype:?}");
         }
     }
 }
