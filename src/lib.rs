@@ -112,7 +112,7 @@
 //! so that every sum has the same terms in the same order: losses, gradients and weights are equal to the bit. A closure keeps the value of what it
 //! reads, of the rest only where the gradient arrives ([`autograd::Arrival`]): the input of a frozen product is kept by nobody.
 //! Of a batch of many rows that is so unasked, but for what is expensive: products and attention leave their results to the second run
-//! ([`autograd::Recompute::Selective`]), which norms and rotates again. A row has 18 KB a layer then, not 27.
+//! ([`autograd::Recompute::Selective`]), which norms and rotates again. A row has 18 KB a layer then, not 24.
 //!
 //! **The stream is normed where it is written.** The norm that closes a block, the residual sum and the norm that opens the next block are
 //! one op each way ([`ops::residual`]): a launch for three, and the sum is not read again.
