@@ -6,7 +6,8 @@
 // Backward  dweight[id] += scale * sum of dh over the rows that have this id
 // Numerics  f32 inside; the sum over the rows is rounded once into dweight
 // Order     a block owns an id and adds its rows in the order of the batch: no atomics, bit-equal reruns
-// Cost      2 * N * D * sizeof(T) bytes: memory bound. A frequent id is summed by D / W threads alone
+// Cost      2 * N * D * sizeof(T) bytes: memory bound. A frequent id is summed by D / W threads alone, with eight
+//           of its rows on their way at once
 #include "reduce.cuh"
 #include "vector.cuh"
 
@@ -14,6 +15,7 @@ namespace ENGINE_NAMESPACE {
 namespace {
 
 constexpr uint32_t THREADS = 128;
+constexpr uint32_t BATCH = 8; // rows of an id that are on their way at once
 
 template <class T, uint32_t W>
 __global__ void __launch_bounds__(THREADS)
@@ -45,11 +47,19 @@ __global__ void __launch_bounds__(THREADS)
     float growth = 0;
     float *target = dweight + size_t(ids[rows[first]]) * d;
     float slopes[W], sums[W];
+    Packed<T, W> batch[BATCH];
     for (uint32_t i = threadIdx.x * W; i < d; i += THREADS * W) {
         for (uint32_t j = 0; j < W; j++) sums[j] = 0;
-        for (uint32_t k = first; k < end; k++) {
-            load(slopes, dh + size_t(rows[k]) * d + i);
-            for (uint32_t j = 0; j < W; j++) sums[j] += slopes[j];
+        for (uint32_t k = first; k < end; k += BATCH) {
+#pragma unroll
+            for (uint32_t b = 0; b < BATCH; b++)
+                if (k + b < end) batch[b].load(dh + size_t(rows[k + b]) * d + i);
+#pragma unroll
+            for (uint32_t b = 0; b < BATCH; b++) {
+                if (k + b >= end) break;
+                batch[b].unpack(slopes);
+                for (uint32_t j = 0; j < W; j++) sums[j] += slopes[j];
+            }
         }
         for (uint32_t j = 0; j < W; j++) {
             float before = target[i + j], after = before + sums[j] * scale;
