@@ -2,6 +2,7 @@
 //! less memory.
 
 use engine::autograd::{Recompute, Rounding, Tape};
+use engine::batch::Example;
 use engine::device::{DType, Device, Purpose, Tensor, counted};
 use engine::model::gemma3::Gemma3;
 use engine::model::gemma3::adapter::Adapter;
@@ -105,18 +106,31 @@ fn with_layers(layers: usize) -> Gemma3Config {
     Gemma3Config::from_value(value).unwrap()
 }
 
-/// The most bytes of activations that a step holds at once.
-fn activations(layers: usize, recompute: Recompute) -> usize {
+/// The most bytes of activations that a step over these rows holds at once.
+fn peak_of(examples: &[Example], layers: usize, recompute: Option<Recompute>) -> usize {
     // The emulated device rounds no sizes.
     let device = counted::device(&engine::emulated::device().unwrap());
     let config = with_layers(layers);
     let count = parameter_count(&parameter_specs(&config));
     let weights = Tensor::empty(&device.of(Purpose::Weights), &[count], DType::F32).unwrap();
     let mut model = Gemma3::new(config, weights).unwrap().computed_in(DType::Bf16).unwrap();
-    let mut step = Step::new(&model, 1.0, false).unwrap().recomputing(Some(recompute));
+    let mut step = Step::new(&model, 1.0, false).unwrap().recomputing(recompute);
     let hyper = AdamW { learning_rate: 1e-2, betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.01, step: 1 };
-    step.run(&mut model, vec![tree(&examples())], &hyper).unwrap();
+    step.run(&mut model, vec![tree(examples)], &hyper).unwrap();
     device.peak_bytes_of(Purpose::Activations)
+}
+
+#[test]
+fn of_many_rows_what_costs_little_is_computed_again_unasked() {
+    let peak = |rows: u32, recompute| {
+        let ids = (0..rows).map(|id| id % 16).collect();
+        let example = Example { ids, scored: vec![true; rows as usize], origin: String::new() };
+        peak_of(&[example], 4, recompute)
+    };
+    let [all, less] = [Recompute::Nothing, Recompute::Selective].map(Some);
+    assert_eq!(peak(4096, None), peak(4096, all));
+    assert_eq!(peak(4097, None), peak(4097, less));
+    assert!(peak(4097, less) < peak(4097, all));
 }
 
 #[test]
@@ -125,7 +139,8 @@ fn a_layer_more_takes_the_memory_of_what_is_kept_of_it() {
     let (rows, config) = (64, wide());
     let (d, f) = (config.hidden_size, config.intermediate_size);
     let (q, qkv) = (4 * config.head_dim, 6 * config.head_dim);
-    let more = |recompute| activations(5, recompute) - activations(4, recompute);
+    let peak = |layers, recompute| peak_of(&examples(), layers, Some(recompute));
+    let more = |recompute| peak(5, recompute) - peak(4, recompute);
     // So many numbers of bf16 and of f32 in a row.
     let bytes = |half, full| rows * (half * DType::Bf16.size() + full * DType::F32.size());
     // The stream and its norm, down_proj; rstd of the norms after that.
