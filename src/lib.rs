@@ -107,10 +107,11 @@
 //! up their squares as it has them in hand. Whoever writes a gradient leaves such sums or takes back that they are complete; where they are, the norm is
 //! made of them and the gradient is not read for it ([`autograd::Gradients::sums_of_squares`]). Large batches are a library's to multiply.
 //!
-//! **A layer can be computed twice.** With gradient checkpointing the tape keeps of a layer its inputs and the layer itself, which owns all that it
-//! reads ([`autograd::Tape::checkpointed`]), and runs it again when the backward comes to it. The second run is recorded among the activations of the first,
-//! so that every sum has the same terms in the same order: losses, gradients and weights are equal to the bit. A closure keeps the value of what it
-//! reads, of the rest only where the gradient arrives ([`autograd::Arrival`]): the input of a frozen product is kept by nobody.
+//! **A layer can be computed twice.** With gradient checkpointing the tape keeps of a layer its inputs, what others hold of its results, and the
+//! layer itself, which owns all that it reads ([`autograd::Tape::checkpointed`]), and runs it again when the backward comes to it. The second run is
+//! recorded among the activations of the first, so that every sum has the same terms in the same order: losses, gradients and weights are equal to the
+//! bit. A closure keeps the value of what it reads, of the rest only where the gradient arrives ([`autograd::Arrival`]): the input of a frozen product
+//! is kept by nobody.
 //! Of a batch of many rows that is so unasked, but for what is expensive: products and attention leave their results to the second run
 //! ([`autograd::Recompute::Selective`]), which norms and rotates again. A row has 18 KB a layer then, not 24.
 //!

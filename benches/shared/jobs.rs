@@ -2,6 +2,7 @@
 
 #![allow(dead_code)] // as in `bill`
 
+use engine::autograd::Recompute;
 use engine::batch::Example;
 use engine::batch::tree::TokenTree;
 use engine::cuda::BLOCKS;
@@ -44,15 +45,15 @@ pub enum On {
 pub const ALL: [Job; 4] = [
     Job {
         name: "a step of the tutorial: 4 rows, 270 tokens of which 213 are scored",
-        run: |device, on, times, begin| step(device, on, tutorial(), false, times, begin),
+        run: |device, on, times, begin| step(device, on, tutorial(), None, times, begin),
     },
     Job {
         name: "a step of 32,768 tokens that share nothing, all scored",
-        run: |device, on, times, begin| step(device, on, large(), false, times, begin),
+        run: |device, on, times, begin| step(device, on, large(), None, times, begin),
     },
     Job {
         name: "the same with gradient checkpointing",
-        run: |device, on, times, begin| step(device, on, large(), true, times, begin),
+        run: |device, on, times, begin| step(device, on, large(), Some(Recompute::Full), times, begin),
     },
     Job { name: "a decoded token of 20 prompts", run: decoded_token },
 ];
@@ -118,12 +119,12 @@ fn step(
     device: &Device,
     on: On,
     tree: TokenTree,
-    gradient_checkpointing: bool,
+    recompute: Option<Recompute>,
     times: usize,
     begin: &dyn Fn(),
 ) -> Result<usize> {
     let mut model = model(device, on)?.computed_in(DType::Bf16)?;
-    let mut step = Step::new(&model, 1.0, on == On::Paper)?.with_gradient_checkpointing(gradient_checkpointing);
+    let mut step = Step::new(&model, 1.0, on == On::Paper)?.recomputing(recompute);
     let hyper = |step| AdamW { learning_rate: 1e-5, betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.01, step };
     for number in 1..=2 + times as u64 {
         if number == 3 {

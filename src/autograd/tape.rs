@@ -185,10 +185,14 @@ impl<'g> Tape<'g> {
         self.gradients.is_some()
     }
 
-    /// Whether a backward will want what ops find on the way to their results: this run records, or one that comes after it and computes the rest
-    /// again.
+    /// Whether there will be a backward: this run records, or one that comes after it.
     pub fn is_for_backward(&self) -> bool {
         self.is_recording() || matches!(self.run, Run::First(_))
+    }
+
+    /// Whether somebody wants what an op finds on the way to its results: not in the first of two runs of which the second does all again.
+    pub fn keeps_results(&self) -> bool {
+        self.is_recording() || (self.is_for_backward() && self.recompute == Recompute::Selective)
     }
 
     /// What `make` gives, which is expensive: a part of the forward that is run again has it from the first run, if that is selective or

@@ -373,7 +373,7 @@ pub struct OptimizationArgs {
     /// On a GPU, record a step of training or generation once and replay it: faster, with the same results
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_value_t = true, default_missing_value = "true", value_parser = BoolishValueParser::new(), action = ArgAction::Set)]
     pub cuda_graphs: bool,
-    /// Keep only the inputs of each layer for the backward and compute the rest again there: less memory, more time, the same results
+    /// Keep only what enters and leaves each layer for the backward and compute the rest again there: less memory, more time, the same results
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_value_t = false, default_missing_value = "true", value_parser = BoolishValueParser::new(), action = ArgAction::Set)]
     pub gradient_checkpointing: bool,
 }

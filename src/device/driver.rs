@@ -14,7 +14,7 @@ use crate::device::DType;
 use crate::error::Result;
 
 /// Rows up to which the products of a layer are bound by memory and by their launches; with more of them a library's are faster than
-/// [those that are joined](Driver::joins_products).
+/// [those that are joined](Driver::joins_products), but for those around the gated unit of many rows (`linear_geglu_forward`).
 pub const MOST_SMALL_ROWS: usize = 512;
 
 /// A device's memory, stream, matrix products and graphs.

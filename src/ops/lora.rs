@@ -123,9 +123,9 @@ impl Update {
 /// y (N, O) = x (N, I) times the transpose of weight (O, I) with its update.
 pub fn lora_linear(tape: &mut Tape, x: &Var, weight: &Param, update: &Update) -> Result<Var> {
     let (n, o, low) = (x.value.shape()[0], weight.shape()[0], update.a.shape()[0]);
-    let (device, rounding) = (tape.device().clone(), tape.rounding());
+    let rounding = tape.rounding();
     let [h, spread, y] = tape.kept(|| {
-        let empty = |columns: usize| Tensor::empty(&device, &[n, columns], x.value.dtype());
+        let empty = |columns: usize| Tensor::empty(x.value.device(), &[n, columns], x.value.dtype());
         let (mut h, mut y) = (empty(low)?, empty(o)?);
         linear::forward(&mut h, &update.left_of(&x.value, rounding)?, &update.a.value, Store::Written)?;
         let h = rounding.apply(h)?;

@@ -66,10 +66,10 @@ fn joined(tape: &mut Tape, x: &Var, gate_up: &Param, down: &Param) -> Result<Var
     if !tape.is_for_backward() {
         return tape.output(product(unit(None)?)?);
     }
-    let mut h = None;
+    let (mut h, is_wanted) = (None, tape.keeps_results());
     let [pre] = tape.kept(|| {
-        let mut pre = empty(2 * f)?;
-        h = Some(unit(Some(&mut pre))?);
+        let mut pre = empty(if is_wanted { 2 * f } else { 0 })?;
+        h = Some(unit(is_wanted.then_some(&mut pre))?);
         Ok([pre])
     })?;
     let [y] = tape.kept(|| {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::autograd::Recompute;
 use crate::error::{Error, Result};
 use crate::model::gemma3::Gemma3;
 use crate::train::schedule::{Schedule, ScheduleKind, ScheduleKwargs, warmup_steps};
@@ -152,7 +153,7 @@ pub struct TrainOptions {
     pub loss_spike: LossSpike,
     /// Capture steps into graphs and replay them, where the device can.
     pub cuda_graphs: bool,
-    /// Keep the inputs of each layer for the backward, and compute the rest again there.
+    /// Keep of each layer what enters and what leaves it for the backward, and compute the rest again there.
     pub gradient_checkpointing: bool,
 }
 
@@ -202,7 +203,8 @@ impl TrainOptions {
     /// The device is out of memory.
     pub fn step(&self, model: &Gemma3) -> Result<Step> {
         let step = Step::new(model, self.max_grad_norm, self.cuda_graphs)?;
-        Ok(step.with_regularization(self.regularization()).with_gradient_checkpointing(self.gradient_checkpointing))
+        let recompute = self.gradient_checkpointing.then_some(Recompute::Full);
+        Ok(step.with_regularization(self.regularization()).recomputing(recompute))
     }
 
     pub fn regularization(&self) -> Regularization {

@@ -198,11 +198,6 @@ impl Step {
         Self { recompute, ..self }
     }
 
-    /// Whether layers are computed again in the backward as a whole.
-    pub fn with_gradient_checkpointing(self, gradient_checkpointing: bool) -> Self {
-        self.recomputing(gradient_checkpointing.then_some(Recompute::Full))
-    }
-
     /// AdamW's first and second moments, laid out as the trained parameters.
     pub fn moments(&self) -> (&Tensor, &Tensor) {
         (&self.m, &self.v)

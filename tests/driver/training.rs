@@ -3,6 +3,7 @@
 
 use std::cell::Cell;
 
+use engine::autograd::Recompute;
 use engine::device::bindings::engine_kernels;
 use engine::device::kernels::Kernels;
 use engine::device::{DType, Device, Tensor};
@@ -38,7 +39,7 @@ struct How {
 fn train(device: &Device, config: &Gemma3Config, dtype: DType, how: How, steps: u64) -> (Vec<StepResult>, Vec<f64>) {
     let mut model = model(device, config, dtype);
     let step = Step::new(&model, 1.0, how.graphs).unwrap();
-    let mut step = step.with_gradient_checkpointing(how.gradient_checkpointing);
+    let mut step = step.recomputing(how.gradient_checkpointing.then_some(Recompute::Full));
     let results = (0..steps).map(|i| {
         let mut examples = examples();
         examples.rotate_left(i as usize % 4);

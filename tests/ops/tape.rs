@@ -437,6 +437,7 @@ fn what_is_kept(recompute: Recompute) -> (u32, Vec<f64>) {
             tensor(x.value.device(), &[1], DType::F64, &[value])
         };
         assert_eq!(tape.is_for_backward(), tape.is_recording() || recompute != Recompute::Nothing);
+        assert_eq!(tape.keeps_results(), tape.is_recording() || recompute == Recompute::Selective);
         let [a, b] = tape.kept(|| Ok([expensive(2.0), expensive(3.0)]))?;
         let [c] = tape.kept(|| Ok([expensive(4.0)]))?;
         *values.borrow_mut() = [&a, &b, &c].iter().flat_map(|value| value.to_f64()).collect();
