@@ -112,7 +112,7 @@ fn bytes_of_mut(blocks: &mut [Block]) -> &mut [u8] {
     unsafe { std::slice::from_raw_parts_mut(blocks.as_mut_ptr().cast(), size_of_val(blocks)) }
 }
 
-/// Writes all of the bytes; through the cache when the file system refuses them past it, and from then on.
+/// Writes all of the bytes; through the cache when the file system refuses them past it.
 fn write_all(mut file: &File, mut bytes: &[u8], is_direct: &mut bool) -> io::Result<()> {
     while !bytes.is_empty() {
         match file.write(bytes) {
